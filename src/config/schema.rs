@@ -1,0 +1,731 @@
+//! The configuration as operators write it: one struct per TOML table, every field with its
+//! default, unit and effect. Nothing here is checked against anything else; that is the work of
+//! the modules that compile a table into its working form.
+//!
+//! *(restart)* marks keys that a reload cannot change.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use super::units::{ByteSize, Interval, Rate};
+
+/// The whole configuration.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Public listeners and limits of a connection.
+    pub server: Server,
+    /// The listener for probes and metrics.
+    pub admin: Admin,
+    /// Where users, sessions and events live.
+    pub storage: Storage,
+    /// Where rate counters live.
+    pub counters: Counters,
+    /// Access and refresh tokens that this gateway issues.
+    pub tokens: Tokens,
+    /// Who may create an account.
+    pub signup: Signup,
+    /// Password rule and hashing cost.
+    pub passwords: Passwords,
+    /// Named rate limits.
+    pub limits: Limits,
+    /// Names of the headers that carry the identity to upstreams.
+    pub identity_headers: IdentityHeaders,
+    /// Cross-origin requests.
+    pub cors: Cors,
+    /// Access log and diagnostics.
+    pub log: Log,
+    /// Other parties whose access tokens are accepted.
+    pub issuers: Vec<Issuer>,
+    /// The APIs behind the gateway, by name.
+    pub upstreams: BTreeMap<String, Upstream>,
+    /// Which request goes where, and who may make it.
+    pub routes: Vec<Route>,
+    /// Requests with their expected decision, checked by `check` and before start.
+    pub tests: Vec<Test>,
+}
+
+/// `[server]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Server {
+    /// Addresses to listen on. Default `["127.0.0.1:8080"]`. *(restart)*
+    pub listen: Vec<SocketAddr>,
+    /// Worker threads; 0 = one per processor. Default 0. *(restart)*
+    pub workers: usize,
+    /// Path prefix that the gateway answers itself. Default `/auth`. *(restart)*
+    pub auth_prefix: String,
+    /// Networks whose forwarding header is believed. Default none.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The one header a trusted proxy writes. Default `x-forwarded-for`.
+    pub forwarded_header: ForwardedHeader,
+    /// Open client connections over all workers. Default 20000. *(restart)*
+    pub max_connections: usize,
+    /// Time for a whole request head. Default 10 s. *(restart)*
+    pub header_timeout: Interval,
+    /// Silence between two pieces of a request body. Default 15 s. *(restart)*
+    pub body_timeout: Interval,
+    /// Silence between two requests. Default 75 s. *(restart)*
+    pub idle_timeout: Interval,
+    /// Longest request head; 431 beyond. Default 32 KiB. *(restart)*
+    pub max_header_bytes: ByteSize,
+    /// Longest request body; 413 beyond. Default 1 GiB.
+    pub max_body_bytes: ByteSize,
+    /// Not ready but still accepting, so that balancers notice. Default 0 s. *(restart)*
+    pub drain_delay: Interval,
+    /// Time for running requests to finish at shutdown. Default 30 s. *(restart)*
+    pub drain_timeout: Interval,
+    /// Serve TLS on every listener. Default none: plain HTTP. *(restart)*
+    pub tls: Option<ServerTls>,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 8080))],
+            workers: 0,
+            auth_prefix: "/auth".to_owned(),
+            trusted_proxies: Vec::new(),
+            forwarded_header: ForwardedHeader::XForwardedFor,
+            max_connections: 20_000,
+            header_timeout: Interval::seconds(10),
+            body_timeout: Interval::seconds(15),
+            idle_timeout: Interval::seconds(75),
+            max_header_bytes: ByteSize::kib(32),
+            max_body_bytes: ByteSize::gib(1),
+            drain_delay: Interval::seconds(0),
+            drain_timeout: Interval::seconds(30),
+            tls: None,
+        }
+    }
+}
+
+/// `[server.tls]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerTls {
+    /// PEM file with the certificate chain, leaf first.
+    pub certificate: PathBuf,
+    /// PEM file with the private key.
+    pub private_key: PathBuf,
+}
+
+/// The header from which the client address is read behind a trusted proxy.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For`
+    #[default]
+    #[serde(rename = "x-forwarded-for")]
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239)
+    #[serde(rename = "forwarded")]
+    Forwarded,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admin {
+    /// Address for `/health/live`, `/health/ready` and `/metrics`. Default `127.0.0.1:9090`. *(restart)*
+    pub listen: SocketAddr,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9090)) }
+    }
+}
+
+/// `[storage]` *(restart)*
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Storage {
+    /// `sqlite:FILE` or `postgres://user:pass@host/db?sslmode=…&sslrootcert=…`.
+    /// Default `sqlite:portcullis.db`.
+    pub url: SecretString,
+    /// Database connections. Default 16.
+    pub max_connections: usize,
+    /// Bring the schema up to date at start. Default true; otherwise run `portcullis migrate`.
+    pub migrate: bool,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self { url: "sqlite:portcullis.db".into(), max_connections: 16, migrate: true }
+    }
+}
+
+/// `[counters]` *(restart)*
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Counters {
+    /// `memory:`, `redis://`, `rediss://`, `redis+unix://` or `redis-cluster://`. Default `memory:`.
+    pub url: SecretString,
+    /// Put before every key. Default `portcullis:`.
+    pub key_prefix: String,
+    /// What a limit does while the counters are unreachable. Default `local`.
+    pub on_outage: OnOutage,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            url: "memory:".into(),
+            key_prefix: "portcullis:".to_owned(),
+            on_outage: OnOutage::Local,
+        }
+    }
+}
+
+/// What a limit does while the counters are unreachable.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum OnOutage {
+    /// Count in this process.
+    #[default]
+    Local,
+    /// Let everything pass.
+    Allow,
+    /// Refuse with 503.
+    Deny,
+}
+
+/// `[tokens]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tokens {
+    /// `iss` of our tokens. Default `http://127.0.0.1:8080/auth`. *(restart)*
+    pub issuer: String,
+    /// `aud` of our tokens. Default `authenticated`. *(restart)*
+    pub audience: String,
+    /// Signature algorithm. Default `ES256`. *(restart)*
+    pub algorithm: Algorithm,
+    /// HS256 only: the shared secret, at least 32 bytes. *(restart)*
+    pub secret: Option<SecretString>,
+    /// Life of an access token. Default 24 h. *(restart)*
+    pub access_lifetime: Interval,
+    /// Life of a session from its login, however often it is refreshed. Default 30 days. *(restart)*
+    pub refresh_lifetime: Interval,
+    /// A session that is not refreshed for this long ends. Default 7 days. *(restart)*
+    pub refresh_idle: Interval,
+    /// Clock difference that is forgiven. Default 30 s. *(restart)*
+    pub leeway: Interval,
+    /// Refuse tokens with 503 when ended sessions have not been read for this long. Default: go on. *(restart)*
+    pub max_staleness: Option<Interval>,
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Self {
+            issuer: "http://127.0.0.1:8080/auth".to_owned(),
+            audience: "authenticated".to_owned(),
+            algorithm: Algorithm::Es256,
+            secret: None,
+            access_lifetime: Interval::hours(24),
+            refresh_lifetime: Interval::hours(30 * 24),
+            refresh_idle: Interval::hours(7 * 24),
+            leeway: Interval::seconds(30),
+            max_staleness: None,
+        }
+    }
+}
+
+/// A JWS signature algorithm (RFC 7518 §3.1, RFC 8037).
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Algorithm {
+    /// ECDSA on P-256 with SHA-256.
+    #[default]
+    #[serde(rename = "ES256")]
+    Es256,
+    /// Ed25519.
+    #[serde(rename = "EdDSA")]
+    EdDsa,
+    /// HMAC with SHA-256.
+    #[serde(rename = "HS256")]
+    Hs256,
+    /// RSASSA-PKCS1-v1_5 with SHA-256.
+    #[serde(rename = "RS256")]
+    Rs256,
+}
+
+impl Algorithm {
+    /// The name in a JOSE header.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Es256 => "ES256",
+            Self::EdDsa => "EdDSA",
+            Self::Hs256 => "HS256",
+            Self::Rs256 => "RS256",
+        }
+    }
+}
+
+/// `[signup]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Signup {
+    /// Let anyone create an account. Default true.
+    pub enabled: bool,
+}
+
+impl Default for Signup {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
+/// `[passwords]` *(restart)*
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Passwords {
+    /// Fewest characters. Default 8.
+    pub min_length: usize,
+    /// Kinds of character that must occur. Default lower case, upper case, digit.
+    pub require: Vec<CharacterClass>,
+    /// Refuse the bundled list of common passwords. Default true.
+    pub refuse_common: bool,
+    /// Cost of a new hash.
+    pub argon2: Argon2,
+    /// Hashing threads; 0 = one per processor. Default 0.
+    pub max_concurrent_hashes: usize,
+    /// Hashes that may wait for a thread; 503 beyond. Default 64.
+    pub max_queued_hashes: usize,
+}
+
+impl Default for Passwords {
+    fn default() -> Self {
+        Self {
+            min_length: 8,
+            require: vec![
+                CharacterClass::Lowercase,
+                CharacterClass::Uppercase,
+                CharacterClass::Digit,
+            ],
+            refuse_common: true,
+            argon2: Argon2::default(),
+            max_concurrent_hashes: 0,
+            max_queued_hashes: 64,
+        }
+    }
+}
+
+/// A kind of character that a password must hold.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum CharacterClass {
+    /// Any digit.
+    Digit,
+    /// Any lower-case letter.
+    Lowercase,
+    /// Anything that is neither letter nor digit.
+    Symbol,
+    /// Any upper-case letter.
+    Uppercase,
+}
+
+/// `passwords.argon2`: cost of Argon2id (RFC 9106).
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Argon2 {
+    /// Memory for one hash. Default 19 MiB.
+    pub memory: ByteSize,
+    /// Passes over the memory. Default 2.
+    pub iterations: u32,
+    /// Lanes. Default 1.
+    pub parallelism: u32,
+}
+
+impl Default for Argon2 {
+    fn default() -> Self {
+        Self { memory: ByteSize::mib(19), iterations: 2, parallelism: 1 }
+    }
+}
+
+/// `[limits]`: the four built-in ones and any number of named ones for routes.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(transparent)]
+pub struct Limits(pub BTreeMap<String, Limit>);
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self(Self::built_in().into_iter().map(|(n, l)| (n.to_owned(), l)).collect())
+    }
+}
+
+impl Limits {
+    /// The limits that exist without being written: sign-up and login per address, login per
+    /// account, refresh per address.
+    pub fn built_in() -> [(&'static str, Limit); 4] {
+        let limit = |n, seconds, by| Limit { rate: Rate::new(n, seconds), by, on_outage: None };
+        [
+            ("signup", limit(5, 60, LimitBy::Ip)),
+            ("login", limit(5, 60, LimitBy::Ip)),
+            ("login_account", limit(20, 3600, LimitBy::Account)),
+            ("refresh", limit(30, 60, LimitBy::Ip)),
+        ]
+    }
+}
+
+/// One entry of `[limits]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limit {
+    /// How many in which time, for example `"5/minute"`.
+    pub rate: Rate,
+    /// What is counted apart.
+    pub by: LimitBy,
+    /// Overrides `counters.on_outage`.
+    #[serde(default)]
+    pub on_outage: Option<OnOutage>,
+}
+
+/// What a limit counts apart.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum LimitBy {
+    /// The e-mail address tried, known or not.
+    Account,
+    /// The client address (IPv6: its /64).
+    Ip,
+    /// One count for the whole route.
+    Route,
+    /// The token's subject; the client address when anonymous.
+    User,
+}
+
+/// `[identity_headers]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IdentityHeaders {
+    /// The token's subject. Default `X-User-Id`.
+    pub user_id: String,
+    /// The e-mail address, when it is confirmed. Default `X-User-Email`.
+    pub email: String,
+    /// Roles, sorted, comma separated. Default `X-User-Roles`.
+    pub roles: String,
+    /// The session. Default `X-Session-Id`.
+    pub session_id: String,
+}
+
+impl Default for IdentityHeaders {
+    fn default() -> Self {
+        Self {
+            user_id: "X-User-Id".to_owned(),
+            email: "X-User-Email".to_owned(),
+            roles: "X-User-Roles".to_owned(),
+            session_id: "X-Session-Id".to_owned(),
+        }
+    }
+}
+
+/// `[cors]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cors {
+    /// Exact origins; empty = off. Default empty.
+    pub allowed_origins: Vec<String>,
+    /// Methods a preflight is granted.
+    pub allowed_methods: Vec<String>,
+    /// Request headers a preflight is granted.
+    pub allowed_headers: Vec<String>,
+    /// Answer headers that scripts may read.
+    pub exposed_headers: Vec<String>,
+    /// Send `Access-Control-Allow-Credentials`. Default false.
+    pub allow_credentials: bool,
+    /// How long a browser may keep a preflight's answer. Default 10 min.
+    pub max_age: Interval,
+}
+
+impl Default for Cors {
+    fn default() -> Self {
+        let list = |names: &[&str]| names.iter().map(|&n| n.to_owned()).collect();
+        Self {
+            allowed_origins: Vec::new(),
+            allowed_methods: list(&["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]),
+            allowed_headers: list(&[
+                "authorization",
+                "content-type",
+                "apikey",
+                "x-client-info",
+                "x-supabase-api-version",
+            ]),
+            exposed_headers: list(&[
+                "retry-after",
+                "x-request-id",
+                "x-total-count",
+                "link",
+                "x-supabase-api-version",
+            ]),
+            allow_credentials: false,
+            max_age: Interval::seconds(600),
+        }
+    }
+}
+
+/// `[log]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// Write one line for each request to standard output. Default true. *(restart)*
+    pub access: bool,
+    /// `auto` (text on a terminal, else JSON), `json` or `text`. Default `auto`. *(restart)*
+    pub format: LogFormat,
+    /// Least serious diagnostics on standard error: `error`, `warn`, `info`, `debug`, `trace`,
+    /// or a filter by module. Default `info`. *(restart)*
+    pub level: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { access: true, format: LogFormat::Auto, level: "info".to_owned() }
+    }
+}
+
+/// Form of log lines.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// `[[issuers]]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Issuer {
+    /// The name routes use.
+    pub name: String,
+    /// Exact `iss`.
+    pub issuer: String,
+    /// Exact `aud` (one of them, when the token has several).
+    pub audience: String,
+    /// Algorithms its key may be used with; one, as there is one key.
+    pub algorithms: Vec<Algorithm>,
+    /// PEM public key, or for HS256 a file with the secret.
+    pub key_file: PathBuf,
+    /// `kid` that tokens must name. Default: none asked for.
+    #[serde(default)]
+    pub kid: Option<String>,
+}
+
+/// `[upstreams.NAME]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// Base addresses, `http://host:port`. Requests go round.
+    pub servers: Vec<String>,
+    /// Time to connect. Default 2 s.
+    #[serde(default = "Upstream::default_connect_timeout")]
+    pub connect_timeout: Interval,
+    /// Time to the response head. Default 60 s.
+    #[serde(default = "Upstream::default_response_timeout")]
+    pub response_timeout: Interval,
+    /// Silence within a response body. Default 60 s.
+    #[serde(default = "Upstream::default_idle_timeout")]
+    pub idle_timeout: Interval,
+    /// Idle connections kept by each worker to each server. Default 100.
+    #[serde(default = "Upstream::default_max_idle_connections")]
+    pub max_idle_connections: usize,
+    /// An idle connection is closed after this; keep it below the server's own limit. Default 4 s
+    /// (Node closes after 5).
+    #[serde(default = "Upstream::default_keep_alive")]
+    pub keep_alive: Interval,
+    /// Which `Host` the upstream sees. Default `preserve`.
+    #[serde(default)]
+    pub host: HostHeader,
+}
+
+impl Upstream {
+    fn default_connect_timeout() -> Interval {
+        Interval::seconds(2)
+    }
+    fn default_response_timeout() -> Interval {
+        Interval::seconds(60)
+    }
+    fn default_idle_timeout() -> Interval {
+        Interval::seconds(60)
+    }
+    fn default_max_idle_connections() -> usize {
+        100
+    }
+    fn default_keep_alive() -> Interval {
+        Interval::seconds(4)
+    }
+}
+
+/// Which `Host` an upstream sees.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum HostHeader {
+    /// The client's.
+    #[default]
+    Preserve,
+    /// The server's own authority.
+    Upstream,
+}
+
+/// `[[routes]]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Segments, `{name}`, `{name:uuid}`, `{name:int}`, a final `{*rest}`.
+    pub path: String,
+    /// Methods; default all. `HEAD` follows `GET`.
+    #[serde(default)]
+    pub methods: Vec<String>,
+    /// Name of the upstream. Needed unless `access = "deny"`.
+    #[serde(default)]
+    pub upstream: Option<String>,
+    /// Who may come in. Default `authenticated`.
+    #[serde(default)]
+    pub access: Access,
+    /// Path variable that must equal the subject; `none` opts out. Default `user_id` when the path
+    /// has it.
+    #[serde(default)]
+    pub owner: Option<String>,
+    /// Why `owner = "none"` is right.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// Any of these roles is needed. Default none.
+    #[serde(default)]
+    pub roles: Vec<String>,
+    /// Roles that may act on another user's path. Default none.
+    #[serde(default)]
+    pub owner_override_roles: Vec<String>,
+    /// Names of `[[issuers]]`, `self` for our own. Default `["self"]`.
+    #[serde(default)]
+    pub issuers: Vec<String>,
+    /// Names from `[limits]`. Default none.
+    #[serde(default)]
+    pub limit: Vec<String>,
+    /// Overrides of the upstream's timeouts.
+    #[serde(default)]
+    pub timeouts: RouteTimeouts,
+    /// Overrides `server.max_body_bytes`.
+    #[serde(default)]
+    pub max_body_bytes: Option<ByteSize>,
+    /// Pass the bearer token on. Default false.
+    #[serde(default)]
+    pub forward_token: bool,
+    /// Taken off the front of the path before it is forwarded.
+    #[serde(default)]
+    pub strip_prefix: Option<String>,
+    /// Let `%2F` stand in a segment. Default false.
+    #[serde(default)]
+    pub allow_encoded_slash: bool,
+    /// Answer an owner mismatch like an unknown route. Default false.
+    #[serde(default)]
+    pub hide_mismatch: bool,
+    /// Who answers CORS preflights. Default the gateway.
+    #[serde(default)]
+    pub preflight: Preflight,
+    /// `shadow` decides and logs, but lets through. Default `enforce`.
+    #[serde(default)]
+    pub mode: Mode,
+}
+
+/// `routes.timeouts`
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RouteTimeouts {
+    /// To the response head.
+    pub response: Option<Interval>,
+    /// Silence within a response body.
+    pub idle: Option<Interval>,
+}
+
+/// Who may come in.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Access {
+    /// A valid token.
+    #[default]
+    Authenticated,
+    /// Nobody.
+    Deny,
+    /// No token is fine; a bad one is not.
+    Optional,
+    /// Tokens are not looked at.
+    Public,
+}
+
+/// Who answers CORS preflights.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Preflight {
+    /// The gateway.
+    #[default]
+    Answer,
+    /// The upstream.
+    Forward,
+}
+
+/// Whether a route's decision is binding.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// It is.
+    #[default]
+    Enforce,
+    /// It is logged and counted only.
+    Shadow,
+}
+
+/// `[[tests]]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Test {
+    /// `METHOD PATH`.
+    pub request: String,
+    /// Subject of the token; without it the request is anonymous.
+    #[serde(default, rename = "as")]
+    pub subject: Option<String>,
+    /// Roles of the subject.
+    #[serde(default)]
+    pub roles: Vec<String>,
+    /// Name of the issuer; default our own.
+    #[serde(default)]
+    pub issuer: Option<String>,
+    /// `"allow"`, or the status of the refusal.
+    pub expect: Expectation,
+}
+
+/// Expected outcome of a test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expectation {
+    /// The request would be forwarded.
+    Allow,
+    /// The request would be refused with this status.
+    Refuse(u16),
+}
+
+impl<'de> Deserialize<'de> for Expectation {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Raw {
+            Status(u16),
+            Word(String),
+        }
+        let refused =
+            || serde::de::Error::custom("expected \"allow\" or one of 400, 401, 403, 404, 405");
+        let status = match Raw::deserialize(deserializer).map_err(|_| refused())? {
+            Raw::Word(word) if word == "allow" => return Ok(Self::Allow),
+            Raw::Word(word) => word.parse().map_err(|_| refused())?,
+            Raw::Status(status) => status,
+        };
+        matches!(status, 400 | 401 | 403 | 404 | 405)
+            .then_some(Self::Refuse(status))
+            .ok_or_else(refused)
+    }
+}

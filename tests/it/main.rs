@@ -1,0 +1,3 @@
+//! Black-box tests: real servers, real sockets. A missing server is a failure, never a skip.
+
+mod harness;
