@@ -11,3 +11,4 @@
 //! [`Credential`]: crate::identity::Credential
 
 pub mod path;
+pub mod route;
