@@ -10,5 +10,8 @@
 //!
 //! [`Credential`]: crate::identity::Credential
 
+pub mod authorize;
+pub mod decide;
 pub mod path;
 pub mod route;
+pub mod trace;

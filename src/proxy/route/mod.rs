@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use http::Method;
 
+pub(in crate::proxy) use self::compile::issuer_index;
 pub use self::method::MethodSet;
 use self::pattern::Pattern;
 use self::trie::Trie;
