@@ -12,6 +12,7 @@
 
 pub mod authorize;
 pub mod decide;
+pub mod headers;
 pub mod path;
 pub mod route;
 pub mod trace;
