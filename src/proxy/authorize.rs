@@ -83,12 +83,9 @@ pub enum Refusal {
     /// More than one token, or an `Authorization` that is none.
     #[error("the authorization of the request is malformed")]
     MalformedCredential,
-    /// The token is not accepted anywhere.
-    #[error("the token is not accepted: {}", .0.as_str())]
+    /// The token is not accepted.
+    #[error(transparent)]
     BadToken(Rejection),
-    /// The token is good, but the route does not take its issuer.
-    #[error("the route does not take tokens of this issuer")]
-    IssuerNotAccepted,
     /// The path is another user's.
     #[error("the path belongs to another user")]
     OwnerMismatch {
@@ -111,7 +108,6 @@ impl Refusal {
             Self::NoToken => "no_token",
             Self::MalformedCredential => "malformed_credential",
             Self::BadToken(rejection) => rejection.as_str(),
-            Self::IssuerNotAccepted => "issuer_not_accepted",
             Self::OwnerMismatch { .. } => "owner_mismatch",
             Self::MissingRole => "missing_role",
         }
@@ -211,7 +207,7 @@ fn verified<T: Trace>(
     trace: &mut T,
 ) -> Result<Option<Arc<Identity>>, Refusal> {
     let refusal = match credential {
-        Credential::Verified(identity) if route.issuers.contains(&identity.issuer) => {
+        Credential::Verified(identity) if route.issuers.contains(identity.issuer) => {
             trace.note(Step::Token, "passed", || format!("the caller is `{}`", identity.subject));
             return Ok(Some(identity));
         }
@@ -219,10 +215,11 @@ fn verified<T: Trace>(
             trace.note(Step::Token, "passed", || "no token, and none is needed".to_owned());
             return Ok(None);
         }
-        Credential::Verified(_) => Refusal::IssuerNotAccepted,
+        // The verifier is told the route's issuers; this holds if it is not.
+        Credential::Verified(_) => Refusal::BadToken(Rejection::IssuerNotAccepted),
         Credential::Absent | Credential::OtherScheme => Refusal::NoToken,
         Credential::Rejected(rejection) => Refusal::BadToken(rejection),
-        Credential::Malformed => Refusal::MalformedCredential,
+        Credential::Malformed(_) => Refusal::MalformedCredential,
     };
     trace.note(Step::Token, "refused", || refusal.to_string());
     Err(refusal)

@@ -6,15 +6,14 @@
 
 use std::sync::Arc;
 
-use http::{HeaderValue, Method};
+use http::Method;
 
 use super::authorize::{Permit, Refusal, Refused, authorize};
 use super::path::{CanonicalPath, PathError};
-use super::route::{Route, RouteTable, issuer_index};
+use super::route::{Route, RouteTable};
 use super::trace::{NoTrace, Recording, Step, Trace};
 use crate::config::{self, Config, Expectation, Problem};
-use crate::identity::{Credential, Identity};
-use crate::model::is_role_name;
+use crate::identity::{Credential, Identity, IssuerIndex};
 
 /// What is to happen with a request.
 #[derive(Debug)]
@@ -85,7 +84,7 @@ pub fn decide_quietly<'t>(
 pub fn status_of(refusal: &Refusal) -> u16 {
     match refusal {
         Refusal::BadPath(_) | Refusal::MalformedCredential => 400,
-        Refusal::NoToken | Refusal::BadToken(_) | Refusal::IssuerNotAccepted => 401,
+        Refusal::NoToken | Refusal::BadToken(_) => 401,
         Refusal::Denied | Refusal::MissingRole | Refusal::OwnerMismatch { hidden: false } => 403,
         Refusal::NoRoute | Refusal::OwnerMismatch { hidden: true } => 404,
         Refusal::MethodNotAllowed { .. } => 405,
@@ -137,29 +136,12 @@ fn test_credential(config: &Config, test: &config::Test) -> Result<Credential, S
             Err("`roles` and `issuer` need a subject: add `as`".to_owned())
         };
     };
-    if let Some(role) = test.roles.iter().find(|role| !is_role_name(role)) {
-        return Err(format!("`{role}` is no role"));
-    }
-    let issuer = test.issuer.as_deref().map_or(Some(0), |name| issuer_index(config, name));
-    let issuer = issuer.ok_or("`issuer` is none of [[issuers]]")?;
-    Ok(Credential::Verified(Arc::new(imagined(subject, &test.roles, issuer))))
-}
-
-/// The caller that a test or `explain --as` imagines; never one that a request carries.
-pub fn imagined(subject: &str, roles: &[String], issuer: usize) -> Identity {
-    let mut roles = roles.to_vec();
-    roles.sort_unstable();
-    roles.dedup();
-    let header = |text: &str| HeaderValue::from_str(text).ok();
-    Identity {
-        subject: subject.into(),
-        subject_value: header(subject).unwrap_or(HeaderValue::from_static("")),
-        email_value: None,
-        roles_value: (!roles.is_empty()).then(|| header(&roles.join(","))).flatten(),
-        session_value: None,
-        roles,
-        issuer,
-    }
+    let name = test.issuer.as_deref().unwrap_or("self");
+    let issuer = IssuerIndex::named(name, &config.issuers)
+        .ok_or_else(|| format!("`issuer`: `{name}` is none of [[issuers]]"))?;
+    Identity::synthetic(subject, &test.roles, issuer, name.into())
+        .map(|identity| Credential::Verified(Arc::new(identity)))
+        .map_err(|error| format!("no token could say this: {error}"))
 }
 
 fn refuse<'t>(refusal: Refusal) -> Decision<'t> {

@@ -178,10 +178,10 @@ impl HeaderPolicy {
         identity: &'a Identity,
     ) -> impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)> {
         [
-            (&self.user_id, Some(&identity.subject_value)),
-            (&self.email, identity.email_value.as_ref()),
-            (&self.roles, identity.roles_value.as_ref()),
-            (&self.session_id, identity.session_value.as_ref()),
+            (&self.user_id, Some(&identity.headers.subject)),
+            (&self.email, identity.headers.email.as_ref()),
+            (&self.roles, identity.headers.roles.as_ref()),
+            (&self.session_id, identity.headers.session.as_ref()),
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)))

@@ -3,8 +3,8 @@ use std::sync::Arc;
 use http::Method;
 
 use super::*;
-use crate::identity::Credential;
-use crate::proxy::decide::{Decision, decide_quietly, imagined};
+use crate::identity::{Credential, IssuerIndex};
+use crate::proxy::decide::{Decision, decide_quietly};
 use crate::proxy::route::RouteTable;
 
 const CONFIG: &str = r#"
@@ -53,7 +53,7 @@ fn forwarded(path: &str, from: From, lines: &[(&str, &str)]) -> (HeaderMap, Fram
     let table = RouteTable::compile(&config).unwrap();
     let policy = HeaderPolicy::compile(&config).unwrap();
     let mut headers = header_map(lines);
-    let caller = Arc::new(imagined("u1", &["clerk".to_owned()], 0));
+    let caller = Arc::new(caller_with(&["clerk".to_owned()]));
     let credential = |_: &_| Credential::Verified(caller);
     let Decision::Permit(permit) = decide_quietly(&table, &Method::GET, path, credential) else {
         panic!("{path} was refused");
@@ -69,6 +69,10 @@ fn forwarded(path: &str, from: From, lines: &[(&str, &str)]) -> (HeaderMap, Fram
     };
     let framing = policy.prepare_request(&mut headers, &permit, &hop);
     (headers, framing)
+}
+
+fn caller_with(roles: &[String]) -> Identity {
+    Identity::synthetic("u1", roles, IssuerIndex::OURS, "self".into()).unwrap()
 }
 
 fn values<'h>(headers: &'h HeaderMap, name: &str) -> Vec<&'h str> {
@@ -417,7 +421,7 @@ fn names_that_cannot_carry_an_identity_are_refused() {
     let mut config = Config::default();
     config.identity_headers.user_id = "Remote_User".to_owned();
     let policy = HeaderPolicy::compile(&config).unwrap();
-    let caller = imagined("u1", &[], 0);
+    let caller = caller_with(&[]);
     let set: Vec<_> = policy.identity_headers(&caller).map(|(name, _)| name.as_str()).collect();
     assert_eq!(set, ["remote_user"]);
     // Both the configured spelling and its twins are the gateway's.

@@ -8,6 +8,7 @@ use super::pattern::{Pattern, literal_prefix};
 use super::trie::Trie;
 use super::{MethodSet, Owner, Route, RouteTable, RouteUpstream};
 use crate::config::{self, Access, Config, LimitBy, Problem};
+use crate::identity::IssuerSet;
 use crate::model::is_role_name;
 
 /// The variable that is an owner without being named one.
@@ -169,22 +170,14 @@ impl<'c> Compiler<'c> {
         })
     }
 
-    fn issuers(&mut self, id: usize, written: &config::Route) -> Vec<usize> {
-        if written.issuers.is_empty() {
-            return vec![0];
-        }
-        let our_tokens = OUR_TOKENS.to_owned();
-        let mut issuers = Vec::new();
-        for (index, name) in written.issuers.iter().enumerate() {
-            let Some(issuer) = issuer_index(self.config, name) else {
-                let names = self.config.issuers.iter().map(|issuer| &issuer.name);
-                let message = undefined(name, std::iter::once(&our_tokens).chain(names));
-                self.problem(id, &format!("issuers[{index}]"), message);
-                continue;
-            };
-            issuers.push(issuer);
-        }
-        issuers
+    fn issuers(&mut self, id: usize, written: &config::Route) -> IssuerSet {
+        IssuerSet::named(&written.issuers, &self.config.issuers).unwrap_or_else(|name| {
+            let our_tokens = OUR_TOKENS.to_owned();
+            let others = self.config.issuers.iter().map(|issuer| &issuer.name);
+            let message = undefined(name, std::iter::once(&our_tokens).chain(others));
+            self.problem(id, "issuers", message);
+            IssuerSet::OURS
+        })
     }
 
     fn limits(&mut self, id: usize, written: &config::Route) -> Vec<usize> {
@@ -240,14 +233,6 @@ impl<'c> Compiler<'c> {
     fn problem(&mut self, id: usize, key: &str, message: impl Into<String>) {
         self.problems.push(Problem::new(format!("routes[{id}].{key}"), message));
     }
-}
-
-/// The index by which routes know an issuer: 0 for our own, else its place in `[[issuers]]` + 1.
-pub(in crate::proxy) fn issuer_index(config: &Config, name: &str) -> Option<usize> {
-    if name == OUR_TOKENS {
-        return Some(0);
-    }
-    config.issuers.iter().position(|issuer| issuer.name == name).map(|place| place + 1)
 }
 
 /// Why two routes with a path in common cannot stand together.

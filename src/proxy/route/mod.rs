@@ -19,12 +19,12 @@ use std::time::Duration;
 
 use http::Method;
 
-pub(in crate::proxy) use self::compile::issuer_index;
 pub use self::method::MethodSet;
 use self::pattern::Pattern;
 use self::trie::Trie;
 use super::path::{CanonicalPath, PathError};
 use crate::config::{Access, Config, Mode, Preflight, Problem};
+use crate::identity::IssuerSet;
 
 /// All routes, compiled.
 #[derive(Debug)]
@@ -53,8 +53,8 @@ pub struct Route {
     pub roles: Vec<String>,
     /// Any of these may act on another user's path.
     pub owner_override_roles: Vec<String>,
-    /// Whose tokens count: 0 = our own, i + 1 = entry i of `[[issuers]]`.
-    pub issuers: Vec<usize>,
+    /// Whose tokens count.
+    pub issuers: IssuerSet,
     /// Limits, by place among the sorted names of `[limits]`.
     pub limits: Vec<usize>,
     /// Longest request body.
@@ -164,7 +164,6 @@ impl RouteTable {
         let bare = without_parameters(path.as_str());
         let both = without_parameters(&slashes);
         for reading in [slashes, bare, both] {
-            // Dropping parameters of a last segment may leave `/a/`; it is canonical all the same.
             let reading = CanonicalPath::parse(&reading).map_err(|_| PathError::Ambiguous)?;
             let leads_to = self.trie.find(reading.after_root());
             let harmless = match leads_to {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::identity::IssuerIndex;
 
 /// A configuration with two upstreams, one more issuer, and these routes.
 fn config(routes: &str) -> Config {
@@ -81,7 +82,7 @@ fn what_cannot_be_right_is_refused_at_its_key() {
             "no owner",
         ),
         // names
-        (&[("/a", "issuers = [\"self\", \"core\"]")], "routes[0].issuers[1]", "`corp`"),
+        (&[("/a", "issuers = [\"self\", \"core\"]")], "routes[0].issuers", "`corp`"),
         (&[("/a", "limit = [\"search\", \"serch\"]")], "routes[0].limit[1]", "`search`"),
         (&[("/a", "limit = [\"tried\"]")], "routes[0].limit[0]", "e-mail"),
         // prefixes
@@ -193,7 +194,9 @@ fn settings_are_resolved() {
     assert_eq!(upstream.response_timeout, Duration::from_secs(5));
     assert_eq!(upstream.idle_timeout, Duration::from_secs(1));
     assert_eq!(route.owner, Some(Owner { name: "user_id".into(), segment: 2 }));
-    assert_eq!((route.issuers.as_slice(), route.max_body_bytes), (&[1][..], 1024));
+    let corp = IssuerIndex::named("corp", &config.issuers).unwrap();
+    assert!(route.issuers.contains(corp) && !route.issuers.contains(IssuerIndex::OURS));
+    assert_eq!(route.max_body_bytes, 1024);
     let limit = config.limits.0.keys().nth(route.limits[0]).unwrap();
     assert_eq!(limit, "search");
     assert_eq!(
