@@ -1,1 +1,6 @@
-//! auth
+//! The account half of the gateway: everything below `/auth`.
+
+mod formats;
+pub mod input;
+pub mod password;
+pub mod policy;
