@@ -4,3 +4,4 @@ mod formats;
 pub mod input;
 pub mod password;
 pub mod policy;
+pub mod shapes;
