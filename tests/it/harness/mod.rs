@@ -1,1 +1,4 @@
 //! What the tests stand on.
+
+pub(crate) mod redis;
+pub(crate) mod watchdog;
