@@ -143,6 +143,17 @@ impl AuthError {
         "weak_password",
     ];
 
+    /// Notes whose account was tried, for the event of a limit.
+    #[must_use]
+    pub fn with_email(self, address: &str) -> Self {
+        match self {
+            Self::OverLimit(over) => {
+                Self::OverLimit(OverLimit { email: Some(address.to_owned()), ..over })
+            }
+            other => other,
+        }
+    }
+
     /// The stable word for programs.
     pub fn code(&self) -> &'static str {
         match self {

@@ -12,8 +12,8 @@ use crate::model::{Session, SessionId, StoredEvent, User};
 pub struct Tokens {
     /// Signed; `Authorization: Bearer` from now on.
     pub access_token: String,
-    /// When it expires.
-    pub expires_at: Timestamp,
+    /// When it expires, in Unix seconds.
+    pub expires_at: i64,
     /// Traded once for the next pair.
     pub refresh_token: String,
 }
@@ -26,12 +26,11 @@ impl std::fmt::Debug for Tokens {
 
 /// A session with its tokens.
 pub fn session(tokens: &Tokens, user: &User, audience: &str, now: Timestamp) -> Value {
-    let expires_at = tokens.expires_at.as_second();
     json!({
         "access_token": tokens.access_token,
         "token_type": "bearer",
-        "expires_in": (expires_at - now.as_second()).max(0),
-        "expires_at": expires_at,
+        "expires_in": (tokens.expires_at - now.as_second()).max(0),
+        "expires_at": tokens.expires_at,
         "refresh_token": tokens.refresh_token,
         "user": self::user(user, audience, now),
     })
@@ -176,7 +175,7 @@ mod tests {
     fn a_session_has_every_field_that_clients_of_supabase_auth_look_for() {
         let tokens = Tokens {
             access_token: "a.b.c".to_owned(),
-            expires_at: at("2026-01-03T03:04:05Z"),
+            expires_at: 1_767_409_445,
             refresh_token: "r".to_owned(),
         };
         let shown = session(&tokens, &ann(), "authenticated", at("2026-01-02T03:04:05.9Z"));
