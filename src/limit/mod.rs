@@ -28,7 +28,7 @@ use self::window::{Verdict, from_micros};
 use crate::clock::Clock;
 use crate::config::Counters;
 
-/// Longest time that a request waits for its counters. In one data centre Redis answers in less
+/// Longest time that a request waits for its counters, unless told otherwise. In one data centre Redis answers in less
 /// than a millisecond; a person does not notice 50.
 pub const DEADLINE: Duration = Duration::from_millis(50);
 
@@ -69,11 +69,20 @@ impl Limiter {
         })
     }
 
+    /// Waits for Redis longer or shorter than [`DEADLINE`]. Counters in this process never wait.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        if let Self::Redis(redis) = &mut self {
+            redis.set_deadline(deadline);
+        }
+        self
+    }
+
     /// Counts one hit and says whether it may go on. Takes at most [`DEADLINE`].
     ///
     /// A hit that Redis answers too late is decided without it but may still be counted there.
     pub async fn hit(&self, rule: &Rule, key: &Key) -> Decision {
-        self.hit_before(rule, key, Instant::now() + DEADLINE).await
+        self.hit_before(rule, key, self.deadline()).await
     }
 
     /// Counts one hit under each of several rules, in their order, and stops at the first that
@@ -87,7 +96,7 @@ impl Limiter {
         &self,
         hits: impl IntoIterator<Item = (&'r Rule, Key)>,
     ) -> Vec<(&'r Rule, Decision)> {
-        let deadline = Instant::now() + DEADLINE;
+        let deadline = self.deadline();
         let mut decisions = Vec::new();
         for (rule, key) in hits {
             let decision = self.hit_before(rule, &key, deadline).await;
@@ -97,6 +106,13 @@ impl Limiter {
             }
         }
         decisions
+    }
+
+    fn deadline(&self) -> Instant {
+        match self {
+            Self::Memory(..) => Instant::now(),
+            Self::Redis(redis) => redis.deadline(),
+        }
     }
 
     async fn hit_before(&self, rule: &Rule, key: &Key, deadline: Instant) -> Decision {

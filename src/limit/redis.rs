@@ -25,7 +25,7 @@ use super::link::{Link, Server};
 use super::memory::Memory;
 use super::rule::{Key, Rule};
 use super::window::{Verdict, Window};
-use super::{Basis, Decision, LimitError, Metrics};
+use super::{Basis, DEADLINE, Decision, LimitError, Metrics};
 use crate::config::{OnOutage, Rate};
 
 /// Failures in a row that open the breaker. One may be a hiccup (a fork to save, a lost packet);
@@ -63,7 +63,10 @@ pub fn script(time: TimeSource) -> Script {
 }
 
 /// Counters in Redis. Dropping it ends its tasks.
-pub struct Redis(Arc<Shared>);
+pub struct Redis {
+    shared: Arc<Shared>,
+    deadline: Duration,
+}
 
 impl Redis {
     pub(super) fn open(
@@ -86,16 +89,25 @@ impl Redis {
             metrics,
         });
         shared.warm_up();
-        Ok(Self(shared))
+        Ok(Self { shared, deadline: DEADLINE })
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
-        &self.0.metrics
+        &self.shared.metrics
+    }
+
+    pub(super) fn set_deadline(&mut self, deadline: Duration) {
+        self.deadline = deadline;
+    }
+
+    /// When a call that begins now must be decided.
+    pub(super) fn deadline(&self) -> Instant {
+        Instant::now() + self.deadline
     }
 
     /// Counts a hit, or decides without Redis.
     pub(super) async fn hit(&self, rule: &Rule, key: &Key, deadline: Instant) -> Decision {
-        let shared = &self.0;
+        let shared = &self.shared;
         if !shared.open.load(Ordering::Acquire) {
             let name = format!("{}{}:{key}", shared.key_prefix, rule.name());
             match shared.count(name, *rule.window(), deadline).await {
@@ -114,13 +126,13 @@ impl Redis {
     }
 
     pub(super) async fn ping(&self) -> Result<(), LimitError> {
-        self.0.probe().await
+        self.shared.probe().await
     }
 }
 
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Redis").field("server", &self.0.server).finish_non_exhaustive()
+        f.debug_struct("Redis").field("server", &self.shared.server).finish_non_exhaustive()
     }
 }
 

@@ -41,7 +41,14 @@ fn both() -> [(&'static str, Limiter); 2] {
     [("memory", open(&Counters::default())), ("redis", open(&Redis::new().counters()))]
 }
 
+/// For tests of what is counted: on a machine that is busy with other tests, an answer that comes
+/// late is no outage.
 fn open(counters: &Counters) -> Limiter {
+    open_strict(counters).with_deadline(Duration::from_secs(20))
+}
+
+/// For tests of outages: with the deadline of production.
+fn open_strict(counters: &Counters) -> Limiter {
     Limiter::open(counters, Clock::system()).expect("counters open")
 }
 
@@ -275,7 +282,7 @@ async fn keys_in_redis_expire_and_name_no_account() {
 #[tokio::test]
 async fn a_hung_redis_costs_the_deadline_until_the_breaker_opens_then_nothing() {
     let own = OwnRedis::start();
-    let limiter = open(&own.counters());
+    let limiter = open_strict(&own.counters());
     until_counted(&limiter).await;
     let rules = [
         (rule_with("local", 2, 600, OnOutage::Local), Basis::Local),
@@ -283,9 +290,11 @@ async fn a_hung_redis_costs_the_deadline_until_the_breaker_opens_then_nothing() 
         (rule_with("deny", 2, 600, OnOutage::Deny), Basis::Unavailable),
     ];
     let client = key("192.0.2.1");
+    let patient = open(&own.counters());
     for (rule, _) in &rules {
-        while limiter.hit(rule, &client).await.allowed {}
+        while patient.hit(rule, &client).await.allowed {}
     }
+    let errors_before = limiter.metrics().errors.get();
 
     own.pause();
     for (rule, basis) in &rules {
@@ -295,7 +304,7 @@ async fn a_hung_redis_costs_the_deadline_until_the_breaker_opens_then_nothing() 
         assert_eq!(decision.basis, *basis);
     }
     assert!(limiter.is_degraded());
-    assert_eq!(limiter.metrics().errors.get(), 3);
+    assert_eq!(limiter.metrics().errors.get() - errors_before, 3);
 
     // Open: a thousand hits take less than twenty would, each waiting for its deadline.
     let start = Instant::now();
@@ -317,7 +326,7 @@ async fn a_hung_redis_costs_the_deadline_until_the_breaker_opens_then_nothing() 
     assert!(until_counted(&limiter).await <= RECOVERY);
     assert!(!limiter.is_degraded());
     for (rule, _) in &rules {
-        let decision = limiter.hit(rule, &client).await;
+        let decision = patient.hit(rule, &client).await;
         assert_eq!((decision.allowed, decision.basis), (false, Basis::Counted), "{}", rule.name());
     }
 }
@@ -325,7 +334,7 @@ async fn a_hung_redis_costs_the_deadline_until_the_breaker_opens_then_nothing() 
 #[tokio::test]
 async fn several_rules_together_wait_one_deadline() {
     let own = OwnRedis::start();
-    let limiter = open(&own.counters());
+    let limiter = open_strict(&own.counters());
     until_counted(&limiter).await;
     own.pause();
     let (first, second) = (rule("first", 5, 60), rule("second", 5, 60));
@@ -340,7 +349,7 @@ async fn several_rules_together_wait_one_deadline() {
 #[tokio::test]
 async fn a_redis_that_dies_and_comes_back_is_used_again() {
     let mut own = OwnRedis::start();
-    let limiter = open(&own.counters());
+    let limiter = open_strict(&own.counters());
     until_counted(&limiter).await;
     let (rule, client) = (rule("login", 5, 60), key("192.0.2.1"));
     for _ in 0..2 {
@@ -363,7 +372,7 @@ async fn a_redis_that_dies_and_comes_back_is_used_again() {
 async fn a_gateway_starts_without_redis_and_finds_it_later() {
     let mut own = OwnRedis::not_yet_started();
     let start = Instant::now();
-    let limiter = open(&own.counters());
+    let limiter = open_strict(&own.counters());
     assert!(start.elapsed() < DEADLINE + SLACK);
     assert_eq!(limiter.hit(&rule("login", 5, 60), &key("192.0.2.1")).await.basis, Basis::Local);
     own.restart();
@@ -378,7 +387,7 @@ async fn a_redis_that_cannot_count_is_away() {
     // `PING` still works: only writing does not.
     let refuse = ["SET", "min-replicas-to-write", "1"];
     redis::cmd("CONFIG").arg(&refuse).exec(&mut link).expect("a setting");
-    let limiter = open(&own.counters());
+    let limiter = open_strict(&own.counters());
     for _ in 0..4 {
         assert_eq!(limiter.hit(&rule("login", 5, 60), &key("192.0.2.1")).await.basis, Basis::Local);
     }
