@@ -1,5 +1,5 @@
 //! Black-box tests: real servers, real sockets. A missing server is a failure, never a skip.
 
 mod harness;
-mod limiter;
 mod jose;
+mod limiter;
