@@ -9,12 +9,12 @@ use super::cases::{Refresh, Rotation, UserUpdate};
 use crate::model::{JsonObject, Session, User};
 
 /// For how long what is over stays readable: sessions, used refresh tokens.
-pub(super) const KEEP_OVER: Duration = Duration::from_secs(30 * 24 * 3600);
+pub(super) const KEEP_OVER: Duration = Duration::from_hours(30 * 24);
 
 /// For how long an end is told after its tokens expired. Verifiers forgive clock differences
 /// (`tokens.leeway`), so a token lives a little longer than its `exp`; an hour is beyond any leeway
 /// in use and costs a few rows.
-pub(super) const KEEP_REVOCATION: Duration = Duration::from_secs(3600);
+pub(super) const KEEP_REVOCATION: Duration = Duration::from_hours(1);
 
 /// A time as both databases hold it: whole microseconds.
 pub(super) fn whole_micros(time: Timestamp) -> Timestamp {
@@ -38,6 +38,7 @@ pub(super) struct ShownToken {
 }
 
 /// What to do about a shown refresh token.
+#[expect(clippy::large_enum_variant, reason = "one for each refresh, taken apart at once")]
 #[derive(Debug, PartialEq)]
 pub(super) enum Verdict {
     /// Trade it.

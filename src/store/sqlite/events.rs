@@ -98,7 +98,10 @@ impl Sqlite {
                 let rows = db.all(sql, [last], |row| {
                     Ok((stored(row)?, row.get(EVENT_WIDTH).unwrap_or(last)))
                 })?;
-                let last = rows.last().map_or(newest.max(last), |(_, seq)| *seq);
+                let last = match rows.last() {
+                    Some((_, seq)) => *seq,
+                    None => last.max(newest),
+                };
                 Ok((last, rows.into_iter().map(|(event, _)| event).collect()))
             })
             .await?;
@@ -154,5 +157,6 @@ fn stored(row: &Row<'_>) -> Result<StoredEvent, StoreError> {
 
 /// The place before which to list; without one, after everything.
 fn place_before(before: Option<(Timestamp, Uuid)>) -> (i64, Uuid) {
-    before.map_or((i64::MAX, Uuid::max()), |(at, id)| (at.as_microsecond(), id))
+    let (at, id) = before.unwrap_or((Timestamp::MAX, Uuid::max()));
+    (at.as_microsecond(), id)
 }
