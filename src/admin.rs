@@ -16,6 +16,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
@@ -65,7 +66,11 @@ pub(crate) async fn serve(listener: TcpListener, gateway: Arc<Gateway>, scrape: 
     }
 }
 
-async fn answer<B>(gateway: &Gateway, scrape: &Scrape, request: &Request<B>) -> Response<Full<Bytes>> {
+async fn answer<B>(
+    gateway: &Gateway,
+    scrape: &Scrape,
+    request: &Request<B>,
+) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return json_answer(StatusCode::METHOD_NOT_ALLOWED, &json!({"error": "only GET"}));
     }
@@ -126,21 +131,68 @@ fn write_shared(text: &mut String, gateway: &Gateway, scrape: &Scrape) {
     let staleness =
         gateway.revocations.staleness(Instant::now()).map_or(f64::INFINITY, |s| s.as_secs_f64());
     let limiter = gateway.limiter.metrics();
-    let hashing = gateway.auth.accounts().hasher().stats();
+    let hashing = gateway.auth.accounts().hasher.stats();
     metrics::family(text, "db_pool_connections", "gauge", "Database connections by state.");
     for (state, count) in
         [("available", pool.available), ("open", pool.size), ("waiting", pool.waiting)]
     {
         let _ = writeln!(text, "portcullis_db_pool_connections{{state=\"{state}\"}} {count}");
     }
-    metrics::single(text, "revocation_staleness_seconds", "gauge", "Time since the ended sessions were read.", staleness);
-    metrics::single(text, "ended_sessions", "gauge", "Ended sessions whose tokens have not expired.", gateway.revocations.len());
-    metrics::single(text, "events_dropped_total", "counter", "Events of proxied routes that were lost.", gateway.events.dropped());
-    metrics::single(text, "access_log_buffers_dropped_total", "counter", "Buffers of access-log lines that were lost.", scrape.dropped_log_buffers());
-    metrics::single(text, "counters_errors_total", "counter", "Calls to the rate counters that failed.", limiter.errors.get());
-    metrics::single(text, "counters_degraded", "gauge", "1 while limits are decided without Redis.", limiter.degraded.get());
-    metrics::single(text, "password_hash_queue", "gauge", "Password hashes that wait for a thread.", hashing.queue.get());
-    metrics::registered(text, hashing);
+    metrics::single(
+        text,
+        "revocation_staleness_seconds",
+        "gauge",
+        "Time since the ended sessions were read.",
+        staleness,
+    );
+    metrics::single(
+        text,
+        "ended_sessions",
+        "gauge",
+        "Ended sessions whose tokens have not expired.",
+        gateway.revocations.len(),
+    );
+    metrics::single(
+        text,
+        "events_dropped_total",
+        "counter",
+        "Events of proxied routes that were lost.",
+        gateway.events.dropped(),
+    );
+    metrics::single(
+        text,
+        "access_log_buffers_dropped_total",
+        "counter",
+        "Buffers of access-log lines that were lost.",
+        scrape.dropped_log_buffers(),
+    );
+    metrics::single(
+        text,
+        "counters_errors_total",
+        "counter",
+        "Calls to the rate counters that failed.",
+        limiter.errors.get(),
+    );
+    metrics::single(
+        text,
+        "counters_degraded",
+        "gauge",
+        "1 while limits are decided without Redis.",
+        limiter.degraded.get(),
+    );
+    metrics::single(
+        text,
+        "password_hash_queue",
+        "gauge",
+        "Password hashes that wait for a thread.",
+        hashing.queued.get(),
+    );
+    let mut registry = Registry::with_prefix("portcullis");
+    let help = "Time of one password hash, without its wait";
+    registry.register("password_hash_duration_seconds", help, hashing.seconds.clone());
+    if prometheus_client::encoding::text::encode_registry(text, &registry).is_err() {
+        tracing::error!("the hash durations cannot be written");
+    }
     metrics::family(text, "build_info", "gauge", "The version that runs.");
     let _ = writeln!(text, "portcullis_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
 }

@@ -1,6 +1,6 @@
 //! Cross-origin requests (Fetch standard, "CORS protocol"): preflights are answered here, before
 //! any token is looked at, and answers to allowed origins say so. An origin is allowed when it is
-//! written in the configuration, byte for byte.
+//! written in the configuration, byte for byte, or when that says `*` (then without credentials).
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
@@ -55,14 +55,6 @@ impl Cors {
         !self.origins.is_empty()
     }
 
-    /// The method that a preflight asks for; `None` for every other request.
-    pub fn preflight<'r, B>(&self, request: &'r Request<B>) -> Option<&'r HeaderValue> {
-        let asks = self.is_on()
-            && request.method() == Method::OPTIONS
-            && request.headers().contains_key(ORIGIN);
-        asks.then(|| request.headers().get(ACCESS_CONTROL_REQUEST_METHOD)).flatten()
-    }
-
     /// The answer to a preflight. An origin that is not allowed gets one that grants nothing.
     pub fn answer_preflight(&self, origin: Option<&HeaderValue>) -> Response<()> {
         let mut response = Response::new(());
@@ -94,8 +86,15 @@ impl Cors {
     }
 
     fn allowed(&self, origin: Option<&HeaderValue>) -> Option<&HeaderValue> {
-        self.origins.iter().find(|allowed| Some(*allowed) == origin)
+        let any = |allowed: &&HeaderValue| *allowed == "*" || Some(*allowed) == origin;
+        origin.and_then(|_| self.origins.iter().find(any))
     }
+}
+
+/// The method that a preflight asks for; `None` for every other request.
+pub fn preflight<B>(request: &Request<B>) -> Option<&HeaderValue> {
+    let asks = request.method() == Method::OPTIONS && request.headers().contains_key(ORIGIN);
+    asks.then(|| request.headers().get(ACCESS_CONTROL_REQUEST_METHOD)).flatten()
 }
 
 #[cfg(test)]
@@ -126,7 +125,7 @@ mod tests {
             ("null", false),
         ] {
             let request = preflight(origin);
-            assert_eq!(cors.preflight(&request).unwrap(), "PUT");
+            assert_eq!(super::preflight(&request).unwrap(), "PUT");
             let origin = request.headers().get(ORIGIN);
             let mut response = cors.answer_preflight(origin);
             cors.mark(origin, response.headers_mut());
@@ -139,7 +138,7 @@ mod tests {
     #[test]
     fn without_origins_it_is_off() {
         let cors = cors(&[]);
-        assert!(cors.preflight(&preflight("https://app.example")).is_none());
+        assert!(!cors.is_on());
         let mut headers = HeaderMap::new();
         cors.mark(Some(&HeaderValue::from_static("https://app.example")), &mut headers);
         assert!(headers.is_empty());

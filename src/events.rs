@@ -44,8 +44,7 @@ pub fn queue() -> (EventNotes, EventQueue) {
     let (sender, receiver) = mpsc::channel(MAX_WAITING);
     let dropped = Arc::new(AtomicU64::new(0));
     let closed = CancellationToken::new();
-    let notes =
-        EventNotes { sender, dropped: Arc::clone(&dropped), closed: closed.clone() };
+    let notes = EventNotes { sender, dropped: Arc::clone(&dropped), closed: closed.clone() };
     (notes, EventQueue { receiver, dropped, closed })
 }
 
@@ -70,10 +69,11 @@ impl EventNotes {
 
 impl EventQueue {
     /// Writes batches through `sink` until the notes are closed (or gone) and the queue is empty.
-    pub async fn write<E: std::error::Error>(
-        mut self,
-        sink: impl AsyncFn(&[Event]) -> Result<(), E>,
-    ) {
+    pub async fn write<E, F>(mut self, sink: impl Fn(Vec<Event>) -> F)
+    where
+        E: std::error::Error,
+        F: Future<Output = Result<(), E>>,
+    {
         let mut batch = Vec::with_capacity(BATCH);
         while self.next(&mut batch).await {
             if batch.len() < BATCH && !self.closed.is_cancelled() {
@@ -86,7 +86,7 @@ impl EventQueue {
                 }
             }
             for attempt in 1..=TRIES {
-                let Err(error) = sink(&batch).await else { break };
+                let Err(error) = sink(batch.clone()).await else { break };
                 if attempt == TRIES || self.closed.is_cancelled() {
                     self.dropped.fetch_add(batch.len() as u64, Relaxed);
                     tracing::warn!(events = batch.len(), %error, "events were dropped");
@@ -146,10 +146,10 @@ mod tests {
         drop(notes);
         let written = RefCell::new(0);
         queue
-            .write(async |batch: &[Event]| {
+            .write(|batch| {
                 assert!(batch.len() <= BATCH);
                 *written.borrow_mut() += batch.len();
-                Ok::<_, std::io::Error>(())
+                std::future::ready(Ok::<_, std::io::Error>(()))
             })
             .await;
         assert_eq!(written.into_inner(), MAX_WAITING);
@@ -161,13 +161,14 @@ mod tests {
         notes.note(event());
         let tries = RefCell::new(0);
         let written = RefCell::new(0);
-        let writing = queue.write(async |batch: &[Event]| {
+        let writing = queue.write(|batch| {
             *tries.borrow_mut() += 1;
-            if *tries.borrow() < 3 {
-                return Err(std::io::Error::other("away"));
-            }
-            *written.borrow_mut() += batch.len();
-            Ok(())
+            std::future::ready(if *tries.borrow() < 3 {
+                Err(std::io::Error::other("away"))
+            } else {
+                *written.borrow_mut() += batch.len();
+                Ok(())
+            })
         });
         let closing = async {
             tokio::time::sleep(PAUSE * 10).await;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue,
-    RETRY_AFTER, WWW_AUTHENTICATE,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
+    WWW_AUTHENTICATE,
 };
 use http::{Response, StatusCode};
 use serde_json::json;
@@ -138,7 +138,11 @@ impl Problem {
     }
 
     /// The answer to the request with this id, which sent this `X-Supabase-Api-Version`.
-    pub fn into_response(self, api_version: Option<HeaderValue>, request_id: &str) -> Response<Bytes> {
+    pub fn into_response(
+        self,
+        api_version: Option<HeaderValue>,
+        request_id: &str,
+    ) -> Response<Bytes> {
         let mut document = json!({
             "type": format!("urn:portcullis:problem:{}", self.code),
             "title": self.status.canonical_reason().unwrap_or("Error"),
@@ -152,7 +156,10 @@ impl Problem {
         if let Some(members) = document.as_object_mut() {
             if uuid::Uuid::try_parse(request_id).is_err() {
                 // An id that the client made up is no UUID; it is a name all the same.
-                members.insert("instance".to_owned(), format!("urn:portcullis:request:{request_id}").into());
+                members.insert(
+                    "instance".to_owned(),
+                    format!("urn:portcullis:request:{request_id}").into(),
+                );
             }
             if api_version.is_some() {
                 members.insert("message".to_owned(), self.detail.clone().into());
@@ -184,7 +191,11 @@ impl Error {
     pub fn log(&self, request_id: &str) {
         match self {
             Self::Auth(AuthError::Internal(_)) | Self::Internal(_) => {
-                tracing::error!(request_id, error = crate::telemetry::chain(self), "request failed");
+                tracing::error!(
+                    request_id,
+                    error = crate::telemetry::chain(self),
+                    "request failed"
+                );
             }
             Self::Auth(AuthError::Unavailable { .. } | AuthError::Busy { .. })
             | Self::Forward(_)
@@ -196,7 +207,11 @@ impl Error {
             | Self::Head(_)
             | Self::OverLimit(_)
             | Self::Refused(_) => {
-                tracing::debug!(request_id, error = crate::telemetry::chain(self), "request refused");
+                tracing::debug!(
+                    request_id,
+                    error = crate::telemetry::chain(self),
+                    "request refused"
+                );
             }
         }
     }
@@ -306,7 +321,9 @@ fn head_reason(error: HeadError) -> &'static str {
 fn head_problem(error: HeadError) -> Problem {
     let bad = |detail: &str| Problem::new(StatusCode::BAD_REQUEST, "bad_request", detail);
     match error {
-        HeadError::BareLineFeed => bad("A line of the request head ends without a carriage return."),
+        HeadError::BareLineFeed => {
+            bad("A line of the request head ends without a carriage return.")
+        }
         HeadError::TwoLengths => bad("Content-Length and Transfer-Encoding exclude each other."),
         HeadError::ContentLength => bad("Content-Length must be one plain number."),
         HeadError::TransferEncoding => bad("Transfer-Encoding must be exactly chunked."),
@@ -339,7 +356,6 @@ fn refusal_problem(refusal: &Refusal) -> Problem {
             format!("The path is not acceptable: {error}."),
         ),
         Refusal::BadToken(rejection) => bad_jwt(*rejection),
-        Refusal::IssuerNotAccepted => bad_jwt(Rejection::IssuerNotAccepted),
         Refusal::Denied => Problem::new(StatusCode::FORBIDDEN, "denied", "This path is closed."),
         Refusal::MalformedCredential => malformed_credential(),
         Refusal::MethodNotAllowed { allow } => method_not_allowed(allow),
@@ -452,7 +468,13 @@ fn auth_problem(error: &AuthError) -> Problem {
         AuthError::ValidationFailed(detail) => refused(StatusCode::UNPROCESSABLE_ENTITY, detail),
         AuthError::WeakPassword(weakness) => {
             let mut problem = refused(StatusCode::UNPROCESSABLE_ENTITY, &weakness.message);
-            problem.extra = Some(("weak_password", json!(weakness)));
+            problem.extra = Some((
+                "weak_password",
+                json!({
+                    "message": weakness.message,
+                    "reasons": weakness.reasons.iter().map(|reason| reason.as_str()).collect::<Vec<_>>(),
+                }),
+            ));
             problem
         }
     }

@@ -24,6 +24,7 @@ use super::error::{AuthError, AuthFailure, OverLimit};
 use super::input::{self, Fields};
 use super::shapes;
 use crate::config::{Config, LimitBy, Limits, Problem};
+use crate::identity::caller::OURS;
 use crate::identity::credential::{Carried, bearer};
 use crate::identity::{IssuerSet, Rejection};
 use crate::limit::{Basis, Caller, Decision, Limiter, Rule, rate_limit_fields};
@@ -385,7 +386,7 @@ impl Auth {
             let account = format!("password change of {}", bearer.user_id);
             let caller = Caller {
                 address: request.client,
-                user: Some(&bearer.user_id),
+                user: Some((OURS, bearer.user_id.as_str())),
                 account: Some(&account),
                 route: &request.path,
             };

@@ -20,4 +20,16 @@ pub use accounts::Accounts;
 pub use endpoints::{Auth, AuthAnswer, AuthRequest, Rules};
 pub use error::{AuthError, AuthFailure, OverLimit};
 pub use password::Hasher;
-pub use policy::Policy;
+pub use policy::{MAX_PASSWORD_BYTES, Policy};
+
+use crate::config::{Config, Problem};
+
+/// What is wrong with the account half of a configuration.
+pub fn check(config: &Config) -> Vec<Problem> {
+    let checks = [
+        password::Settings::compile(&config.passwords).err(),
+        Policy::compile(&config.passwords).err(),
+        Rules::compile(config).err(),
+    ];
+    checks.into_iter().flatten().flatten().collect()
+}

@@ -8,7 +8,7 @@ use crate::gateway::Live;
 use crate::identity::{KeySet, Verifier};
 use crate::limit::Limiter;
 use crate::proxy::decide::run_tests;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::telemetry;
 
 #[derive(clap::Args)]
@@ -38,7 +38,12 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<(), Failure> {
         println!("{}", route.describe());
     }
     let failed = run_tests(config, &live.table);
-    println!("{} routes, {} tests, {} failed", live.table.routes().len(), config.tests.len(), failed.len());
+    println!(
+        "{} routes, {} tests, {} failed",
+        live.table.routes().len(),
+        config.tests.len(),
+        failed.len()
+    );
     if !failed.is_empty() {
         let report = sources.report(&failed);
         return Err(Failure { code: 1, message: format!("error: [[tests]] failed\n{report}") });
@@ -65,15 +70,21 @@ async fn connect(config: &crate::config::Config) -> Result<(), Failure> {
     let store = Store::open(&config.storage)?;
     store.ping().await?;
     match store.check_schema().await {
-        Err(error) if config.storage.migrate && error.is_behind() => {
-            println!("database {}: reached; `serve` will bring its schema up to date", store.describe());
+        Err(error)
+            if config.storage.migrate && matches!(error, StoreError::SchemaBehind { .. }) =>
+        {
+            println!(
+                "database {}: reached; `serve` will bring its schema up to date",
+                store.describe()
+            );
         }
         outcome => {
             outcome?;
             println!("database {}: fine", store.describe());
         }
     }
-    let cannot = |error: crate::limit::LimitError| Failure::failed("the counters cannot be used", &error);
+    let cannot =
+        |error: crate::limit::LimitError| Failure::failed("the counters cannot be used", &error);
     let limiter = Limiter::open(&config.counters, Clock::system()).map_err(cannot)?;
     limiter.ping().await.map_err(cannot)?;
     println!("counters: fine");

@@ -52,8 +52,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let api = runtime
         .block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
         .map_err(|error| Failure::failed("the example API cannot listen", &error))?;
-    let api_address =
-        api.local_addr().map_err(|error| Failure::failed("the example API cannot listen", &error))?;
+    let api_address = api
+        .local_addr()
+        .map_err(|error| Failure::failed("the example API cannot listen", &error))?;
     runtime.spawn(serve_tasks(api));
 
     let address = args.listen.unwrap_or_else(free_address);

@@ -63,7 +63,8 @@ fn kind(word: &str) -> Result<EventKind, String> {
 pub(super) fn run(context: &Context, args: Args) -> Result<(), Failure> {
     context.administer(async |admin| match args.action {
         Action::List { kind, user, email, since, limit, json } => {
-            let filter = EventFilter { kind, user_id: user, email, since, ..EventFilter::default() };
+            let filter =
+                EventFilter { kind, user_id: user, email, since, ..EventFilter::default() };
             let events = admin.store.events(&filter, limit, None).await?;
             if json {
                 table::print_json(events.iter().map(as_json));
@@ -78,7 +79,7 @@ pub(super) fn run(context: &Context, args: Args) -> Result<(), Failure> {
 
 async fn tail(admin: &Admin, last: u32, json: bool) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
-    let mut cursor = EventCursor::last(last);
+    let mut cursor = EventCursor::with_last(last);
     loop {
         match admin.store.new_events(&mut cursor).await {
             Ok(events) if json => table::print_json(events.iter().map(as_json)),

@@ -46,7 +46,9 @@ pub(super) fn run(context: &Context, args: Args) -> Result<(), Failure> {
     let method = Method::from_bytes(args.method.as_bytes())
         .ok()
         .filter(|method| crate::wire::head::METHODS.contains(method))
-        .ok_or_else(|| Failure::usage(format!("`{}` is no method that is passed on", args.method)))?;
+        .ok_or_else(|| {
+            Failure::usage(format!("`{}` is no method that is passed on", args.method))
+        })?;
     let caller = Caller::of(&config, &args)?;
     let path = args.path.split_once('?').map_or(&*args.path, |(path, _)| path);
 
@@ -81,7 +83,12 @@ pub(super) fn run(context: &Context, args: Args) -> Result<(), Failure> {
     } else {
         print!("{trace}");
         if let Some(route) = route.filter(|route| word != "deny" && !route.limits.is_empty()) {
-            println!("{:<7} {:<10} {}", "limits", "not asked", limit_names(&live, route).join(", "));
+            println!(
+                "{:<7} {:<10} {}",
+                "limits",
+                "not asked",
+                limit_names(&live, route).join(", ")
+            );
         }
         match status {
             Some(status) => println!("refused: {status} {reason}"),

@@ -22,8 +22,9 @@ pub(super) struct Args {
 pub(super) fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let address = reachable(context.load()?.config.admin.listen);
     let path = if args.live { "/health/live" } else { "/health/ready" };
-    let answer = ask(address, path)
-        .map_err(|error| Failure::failed(&format!("no answer from http://{address}{path}"), &error))?;
+    let answer = ask(address, path).map_err(|error| {
+        Failure::failed(&format!("no answer from http://{address}{path}"), &error)
+    })?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     println!("{}", body.trim_end());
     if head.split(' ').nth(1) == Some("200") { Ok(()) } else { Err(Failure::no()) }

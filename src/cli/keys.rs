@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{Admin, Context, Failure, table, when};
 use crate::config::{Algorithm, Interval};
-use crate::identity::keys::{self, pem};
+use crate::identity::keys;
 use crate::model::{EventKind, SigningKey};
 
 /// Who verifies our tokens may keep the JWKS for ten minutes (its `max-age`), so a new key is
@@ -64,8 +64,10 @@ struct Start {
 impl Start {
     fn at(&self, now: Timestamp) -> Timestamp {
         let wait = if self.now { Duration::ZERO } else { self.after.0 };
-        now.saturating_add(jiff::SignedDuration::try_from(wait).unwrap_or(jiff::SignedDuration::MAX))
-            .unwrap_or(Timestamp::MAX)
+        now.saturating_add(
+            jiff::SignedDuration::try_from(wait).unwrap_or(jiff::SignedDuration::MAX),
+        )
+        .unwrap_or(Timestamp::MAX)
     }
 }
 
@@ -87,7 +89,7 @@ pub(super) fn run(context: &Context, args: Args) -> Result<(), Failure> {
             let text = zeroize::Zeroizing::new(std::fs::read(&file).map_err(|error| {
                 Failure::failed(&format!("{} cannot be read", file.display()), &error)
             })?);
-            let key = pem::import_private(&text, now, start.at(now))
+            let key = keys::import_private(&text, now, start.at(now))
                 .map_err(|error| Failure::failed("the key cannot be used", &error))?;
             if key.algorithm != admin.config.tokens.algorithm {
                 return Err(Failure::usage(format!(

@@ -43,37 +43,57 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run the gateway
-    #[command(after_help = "Example:\n  portcullis serve --config /etc/portcullis/portcullis.toml\n\nEnds with SIGTERM or Ctrl-C: running requests finish first.")]
+    #[command(
+        after_help = "Example:\n  portcullis serve --config /etc/portcullis/portcullis.toml\n\nEnds with SIGTERM or Ctrl-C: running requests finish first."
+    )]
     Serve,
     /// Run the gateway in front of a small example API, on embedded stores in a temporary folder
-    #[command(after_help = "Example:\n  portcullis demo\n\nPrints curl lines to try. Ends with Ctrl-C.")]
+    #[command(
+        after_help = "Example:\n  portcullis demo\n\nPrints curl lines to try. Ends with Ctrl-C."
+    )]
     Demo(demo::Args),
     /// Check the configuration, run its tests, print the route table
-    #[command(after_help = "Examples:\n  portcullis check --config portcullis.toml\n  portcullis check --connect     # also try the database and the counters")]
+    #[command(
+        after_help = "Examples:\n  portcullis check --config portcullis.toml\n  portcullis check --connect     # also try the database and the counters"
+    )]
     Check(check::Args),
     /// Say what would be decided on a request, and why
-    #[command(after_help = "Examples:\n  portcullis explain GET /api/u-1/tasks --as u-1\n  portcullis explain GET /api/u-1/tasks --as u-2 --role admin --json\n  portcullis explain GET /api/u-1/tasks --token eyJ…\n\nExit code: 0 allowed, 1 denied.")]
+    #[command(
+        after_help = "Examples:\n  portcullis explain GET /api/u-1/tasks --as u-1\n  portcullis explain GET /api/u-1/tasks --as u-2 --role admin --json\n  portcullis explain GET /api/u-1/tasks --token eyJ…\n\nExit code: 0 allowed, 1 denied."
+    )]
     Explain(explain::Args),
     /// Bring the database schema up to date
     #[command(after_help = "Example:\n  portcullis migrate --config portcullis.toml")]
     Migrate,
     /// See and change accounts
-    #[command(after_help = "Examples:\n  portcullis users list --json\n  portcullis users create ann@example.com --role admin --confirmed\n  portcullis users disable 018f2d3e-… ")]
+    #[command(
+        after_help = "Examples:\n  portcullis users list --json\n  portcullis users create ann@example.com --role admin --confirmed\n  portcullis users disable 018f2d3e-… "
+    )]
     Users(users::Args),
     /// See and end sessions
-    #[command(after_help = "Examples:\n  portcullis sessions list USER_ID\n  portcullis sessions revoke USER_ID --session SESSION_ID\n  portcullis sessions revoke USER_ID     # all of them")]
+    #[command(
+        after_help = "Examples:\n  portcullis sessions list USER_ID\n  portcullis sessions revoke USER_ID --session SESSION_ID\n  portcullis sessions revoke USER_ID     # all of them"
+    )]
     Sessions(sessions::Args),
     /// See, make, import and retire signing keys
-    #[command(after_help = "Examples:\n  portcullis keys list\n  portcullis keys rotate             # the new key signs in ten minutes\n  portcullis keys rotate --now\n  portcullis keys import key.pem\n  portcullis keys retire KID         # its tokens are refused at once")]
+    #[command(
+        after_help = "Examples:\n  portcullis keys list\n  portcullis keys rotate             # the new key signs in ten minutes\n  portcullis keys rotate --now\n  portcullis keys import key.pem\n  portcullis keys retire KID         # its tokens are refused at once"
+    )]
     Keys(keys::Args),
     /// See authentication events
-    #[command(after_help = "Examples:\n  portcullis events list --kind login_failed --limit 20\n  portcullis events tail --json")]
+    #[command(
+        after_help = "Examples:\n  portcullis events list --kind login_failed --limit 20\n  portcullis events tail --json"
+    )]
     Events(events::Args),
     /// Ask the running gateway whether it is ready
-    #[command(after_help = "Example, in a Dockerfile:\n  HEALTHCHECK CMD [\"portcullis\", \"healthcheck\"]")]
+    #[command(
+        after_help = "Example, in a Dockerfile:\n  HEALTHCHECK CMD [\"portcullis\", \"healthcheck\"]"
+    )]
     Healthcheck(healthcheck::Args),
     /// Print shell completions
-    #[command(after_help = "Example:\n  portcullis completions bash > /etc/bash_completion.d/portcullis")]
+    #[command(
+        after_help = "Example:\n  portcullis completions bash > /etc/bash_completion.d/portcullis"
+    )]
     Completions {
         /// Shell to print them for
         shell: clap_complete::Shell,

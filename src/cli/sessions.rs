@@ -80,9 +80,8 @@ async fn revoke(admin: &Admin, user: &str, session: Option<SessionId>) -> Result
     let mut event = admin.event(EventKind::SessionRevoked, Some(&user.id));
     event.session_id = session;
     let which = session.map_or(Sessions::All, Sessions::One);
-    let ended = (admin.store)
-        .end_sessions(&user.id, which, EndReason::Revoked, event.at, &event)
-        .await?;
+    let ended =
+        (admin.store).end_sessions(&user.id, which, EndReason::Revoked, event.at, &event).await?;
     println!("ended {} sessions of {}", ended.len(), user.id);
     if session.is_some() && ended.is_empty() {
         return Err(Failure::refused("the user has no such running session"));

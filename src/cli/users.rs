@@ -204,9 +204,7 @@ async fn new_password(
         Failure::usage(lines.join("\n"))
     };
     let policy = Policy::compile(&admin.config.passwords).map_err(wrong)?;
-    policy
-        .check(&password, Some(email))
-        .map_err(|weakness| Failure::refused(weakness.message))?;
+    policy.check(&password, Some(email)).map_err(|weakness| Failure::refused(weakness.message))?;
     let settings = Settings::compile(&admin.config.passwords).map_err(wrong)?;
     let hasher = Hasher::start(&settings)
         .map_err(|error| Failure::failed("the hashing threads did not start", &error))?;

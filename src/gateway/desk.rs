@@ -24,13 +24,14 @@ use super::live::Live;
 use super::record::{AnswerBody, Record, Source};
 use super::{Gateway, SessionSeen};
 use crate::config::Mode;
+use crate::cors;
 use crate::identity::address::Resolved;
 use crate::identity::{Credential, IssuerSet, TokenCache, Verifier};
 use crate::limit::{Caller, Decision as LimitDecision, Rule, rate_limit_fields};
 use crate::model::{self, Event, EventKind, Outcome, SessionId};
 use crate::problem::{API_VERSION, Error};
 use crate::proxy::authorize::{Permit, Refusal};
-use crate::proxy::decide::{Decision, decide_quietly};
+use crate::proxy::decide::{Decision, decide_preflight, decide_quietly};
 use crate::proxy::headers::{RequestIds, Scheme};
 use crate::proxy::pool::Pool;
 use crate::telemetry::access::AccessLog;
@@ -119,9 +120,9 @@ pub(super) struct Failed {
     pub(super) headers: HeaderMap,
 }
 
-impl<E: Into<Error>> From<E> for Failed {
-    fn from(error: E) -> Self {
-        Self { error: error.into(), headers: HeaderMap::new() }
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self { error, headers: HeaderMap::new() }
     }
 }
 
@@ -192,7 +193,9 @@ impl Desk {
 
     /// Tells a client, as well as that is possible without reading, that there is no room for it.
     pub(crate) fn refuse_connection(&self, stream: &tokio::net::TcpStream, over_tls: bool) {
-        self.tally_mut(|tally| *tally.decisions.entry(("deny", "too_many_connections")).or_default() += 1);
+        self.tally_mut(|tally| {
+            *tally.decisions.entry(("deny", "too_many_connections")).or_default() += 1
+        });
         if !over_tls {
             // Nothing depends on whether it arrives.
             let _ = stream.try_write(
@@ -230,7 +233,7 @@ impl Desk {
             .and_then(|()| head::check(&request, connection.scheme == Scheme::Https));
         let outcome = match checked {
             Ok(()) => self.answer(&local, &connection, resolved, &mut record, request).await,
-            Err(error) => Err(error.into()),
+            Err(error) => Err(Error::from(error).into()),
         };
         let mut response = match outcome {
             Ok(response) => response,
@@ -264,9 +267,10 @@ impl Desk {
         mut request: Request<Incoming>,
     ) -> Result<Answer, Failed> {
         let live = &local.live;
-        if let Some(method) = live.cors.preflight(&request)
-            && !live.table.forwards_preflight(request.uri().path(), method)
-        {
+        let preflight = cors::preflight(&request);
+        let preflight_permit =
+            preflight.and_then(|asked| decide_preflight(&live.table, request.uri().path(), asked));
+        if preflight.is_some() && preflight_permit.is_none() && live.cors.is_on() {
             (record.decision, record.reason) = ("own", "preflight");
             let answer = live.cors.answer_preflight(request.headers().get(ORIGIN));
             return Ok(answer.map(|()| Source::Whole(Bytes::new())));
@@ -275,9 +279,12 @@ impl Desk {
         let upgrade = upgrade.then(|| hyper::upgrade::on(&mut request));
         let (parts, body) = request.into_parts();
         let uri = parts.uri.clone();
-        let decision = decide_quietly(&live.table, &parts.method, uri.path(), |route| {
-            self.credential(&parts.headers, route.issuers)
-        });
+        let decision = match preflight_permit {
+            Some(permit) => Decision::Permit(permit),
+            None => decide_quietly(&live.table, &parts.method, uri.path(), |route| {
+                self.credential(&parts.headers, route.issuers)
+            }),
+        };
         let permit = match decision {
             Decision::Own => {
                 (record.decision, record.reason) = ("own", "account");
@@ -292,7 +299,7 @@ impl Desk {
                 }
                 record.identity = refused.identity;
                 self.note_refusal(record, &refused.refusal);
-                return Err(refused.refusal.into());
+                return Err(Error::from(refused.refusal).into());
             }
         };
         record.route = Label::clone(&local.routes[permit.route().id]);
@@ -353,17 +360,21 @@ impl Desk {
         }
         let caller = Caller {
             address: record.client,
-            user: permit.identity().map(|identity| &*identity.subject),
+            user: permit.identity().map(|id| (&*id.issuer_name, &*id.subject)),
             account: None,
             route: &route.name,
         };
-        let hits = route.limits.iter().map(|&limit| (&live.rules[limit], live.rules[limit].key(&caller)));
+        let hits =
+            route.limits.iter().map(|&limit| (&live.rules[limit], live.rules[limit].key(&caller)));
         let decisions = self.gateway.limiter.hit_all(hits).await;
         let headers = limit_headers(&decisions);
-        let Some((rule, decision)) = decisions.last().filter(|(_, decision)| !decision.allowed) else {
+        let Some((rule, decision)) = decisions.last().filter(|(_, decision)| !decision.allowed)
+        else {
             return Ok(headers);
         };
-        self.tally_mut(|tally| *tally.rate_limited.entry(Label::clone(rule.name())).or_default() += 1);
+        self.tally_mut(|tally| {
+            *tally.rate_limited.entry(Label::clone(rule.name())).or_default() += 1
+        });
         self.gateway.events.note(self.event(record, EventKind::RateLimited, rule.name()));
         if permit.route().mode == Mode::Shadow {
             (record.decision, record.reason) = ("shadow", "over_request_rate_limit");
@@ -376,10 +387,9 @@ impl Desk {
     fn note_refusal(&self, record: &Record, refusal: &Refusal) {
         let kind = match refusal {
             Refusal::OwnerMismatch { .. } => EventKind::OwnerMismatch,
-            Refusal::BadToken(_)
-            | Refusal::Denied
-            | Refusal::IssuerNotAccepted
-            | Refusal::MissingRole => EventKind::AccessDenied,
+            Refusal::BadToken(_) | Refusal::Denied | Refusal::MissingRole => {
+                EventKind::AccessDenied
+            }
             Refusal::BadPath(_)
             | Refusal::MalformedCredential
             | Refusal::MethodNotAllowed { .. }
@@ -416,7 +426,10 @@ impl Desk {
             email: None,
             session_id: identity.and_then(|identity| identity.session),
             address: Some(record.client),
-            user_agent: record.user_agent.as_ref().map(|value| model::clean_text(value.as_bytes(), 256)),
+            user_agent: record
+                .user_agent
+                .as_ref()
+                .map(|value| model::clean_text(value.as_bytes(), 256)),
             request_id: Some(record.request_id().to_owned()),
         }
     }

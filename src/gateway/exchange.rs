@@ -18,12 +18,12 @@ use hyper_util::rt::TokioIo;
 use super::desk::{Answer, Asked, Connection, Desk, Failed, Local, address_value};
 use super::live::Live;
 use super::record::{Record, Source};
-use crate::auth::{AuthError, AuthFailure, AuthRequest, MAX_BODY_BYTES};
-use crate::config::HostHeader;
+use crate::auth::input::MAX_BODY_BYTES;
+use crate::auth::{AuthError, AuthRequest};
 use crate::problem::Error;
 use crate::proxy::authorize::Permit;
 use crate::proxy::body::{BodyLimits, BodyState, ClientBody};
-use crate::proxy::forward::{ForwardLimits, forward};
+use crate::proxy::forward::{ForwardError, ForwardLimits, forward};
 use crate::proxy::headers::{Hop, prepare_response};
 use crate::telemetry::tally::Label;
 
@@ -44,7 +44,8 @@ impl Desk {
         let Parts { method, uri, mut headers, .. } = parts;
         let route = permit.route();
         let upstream = &local.live.upstreams[permit.upstream().index];
-        let client = (resolved.client.0 != connection.peer).then(|| address_value(resolved.client.0));
+        let client =
+            (resolved.client.0 != connection.peer).then(|| address_value(resolved.client.0));
         let request_id = record.request_id.clone().ok_or(Error::Internal("no request id"))?;
         let framing = local.live.headers.prepare_request(
             &mut headers,
@@ -76,7 +77,8 @@ impl Desk {
         *request.uri_mut() = forwarded_uri(permit, uri)?;
         *request.version_mut() = Version::HTTP_11;
         *request.headers_mut() = headers;
-        if upstream.host == HostHeader::Upstream {
+        if upstream.upstream_host {
+            // The one that is missing is the server's own.
             request.headers_mut().remove(HOST);
         }
         let limits = ForwardLimits {
@@ -143,7 +145,7 @@ impl Desk {
         let outcome = self.gateway.control.spawn(async move { auth.answer(request).await }).await;
         let outcome = outcome.map_err(|_| Error::Internal("an account request panicked"))?;
         if is_login {
-            let word = login_outcome(&outcome.as_ref().map_err(|failure| &failure.error).err());
+            let word = login_outcome(outcome.as_ref().err().map(|failure| &failure.error));
             self.tally_mut(|tally| *tally.logins.entry(word).or_default() += 1);
         }
         let answer = match outcome {
@@ -189,7 +191,7 @@ impl Desk {
             let Ok(frame) = frame else {
                 return Err(match record.fate.state.get() {
                     BodyState::TooLarge => Error::BodyTooLarge,
-                    _ => Error::ClientBroke,
+                    _ => Error::Forward(ForwardError::ClientBroke),
                 });
             };
             if let Some(data) = frame.data_ref() {
@@ -234,18 +236,12 @@ fn is_login(parts: &Parts, path: &str) -> bool {
     parts.method == Method::POST && (path == "/login" || (path == "/token" && by_password()))
 }
 
-fn login_outcome(error: &Option<&AuthError>) -> &'static str {
+fn login_outcome(error: Option<&AuthError>) -> &'static str {
     match error {
         None => "success",
         Some(AuthError::OverLimit(_)) => "limited",
         Some(AuthError::Busy { .. } | AuthError::Unavailable { .. }) => "unavailable",
         Some(AuthError::InvalidCredentials) => "failure",
         Some(_) => "invalid",
-    }
-}
-
-impl From<AuthFailure> for Failed {
-    fn from(failure: AuthFailure) -> Self {
-        Self { error: Error::Auth(failure.error), headers: failure.headers }
     }
 }

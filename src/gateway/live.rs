@@ -52,8 +52,7 @@ impl Live {
         let mut problems = Vec::new();
         let table = keep(RouteTable::compile(config), &mut problems);
         let cors = keep(Cors::compile(&config.cors), &mut problems);
-        let headers =
-            keep(HeaderPolicy::compile(&config.identity_headers), &mut problems);
+        let headers = keep(HeaderPolicy::compile(config), &mut problems);
         let rules = keep(compile_rules(config), &mut problems);
         let (Some(table), Some(cors), Some(headers), Some(rules)) = (table, cors, headers, rules)
         else {

@@ -5,6 +5,7 @@
 //! sessions are added to [`Revocations`]. A request takes snapshots and keeps them to its end.
 
 pub(crate) mod desk;
+mod exchange;
 pub mod live;
 mod record;
 
@@ -20,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::desk::{Connection, Desk};
 pub use self::live::Live;
-use crate::auth::Auth;
+use crate::auth::password::Settings;
+use crate::auth::{Accounts, Auth, Hasher, Policy, Rules};
 use crate::clock::Clock;
 use crate::config::{Algorithm, Config, Problem};
 use crate::events::{self, EventNotes};
@@ -116,25 +118,29 @@ impl Gateway {
         patiently(&store, || prepare(&store, config.storage.migrate)).await?;
         let keys = patiently(&store, || load_keys(&store, config, &clock)).await?;
         let keys = Arc::new(KeySet::compile(&config.tokens, &keys).map_err(StartError::Keys)?);
-        let verifier = Verifier::compile(&config.tokens, keys, &config.issuers)
-            .map_err(StartError::Config)?;
+        let verifier =
+            Verifier::compile(&config.tokens, keys, &config.issuers).map_err(StartError::Config)?;
         let verifier = Arc::new(ArcSwap::from_pointee(verifier));
 
         let revocations = Arc::new(Revocations::new(config.tokens.leeway.0, Instant::now()));
         let mut cursor = RevocationCursor::default();
         read_ended(&store, &revocations, &mut cursor, &clock).await.map_err(StartError::Store)?;
 
-        let limiter = Limiter::open(&config.counters, clock.clone()).map_err(StartError::Counters)?;
+        let limiter =
+            Limiter::open(&config.counters, clock.clone()).map_err(StartError::Counters)?;
         let limiter = Arc::new(limiter);
-        let auth = Auth::open(
-            config,
-            Arc::clone(&store),
-            Arc::clone(&limiter),
-            Arc::clone(&verifier),
-            Arc::clone(&revocations),
-            clock.clone(),
-        )
-        .map_err(StartError::Config)?;
+        let settings = Settings::compile(&config.passwords).map_err(StartError::Config)?;
+        let accounts = Accounts {
+            store: Arc::clone(&store),
+            hasher: Arc::new(Hasher::start(&settings).map_err(StartError::Threads)?),
+            policy: Policy::compile(&config.passwords).map_err(StartError::Config)?,
+            tokens: config.tokens.clone(),
+            verifier: Arc::clone(&verifier),
+            revocations: Arc::clone(&revocations),
+            clock: clock.clone(),
+        };
+        let rules = Rules::compile(config).map_err(StartError::Config)?;
+        let auth = Auth::new(accounts, Arc::clone(&limiter), rules);
         let (notes, queue) = events::queue();
         let gateway = Arc::new(Self {
             clock,
@@ -157,9 +163,17 @@ impl Gateway {
         Ok(gateway)
     }
 
-    fn spawn_tasks(self: &Arc<Self>, config: Config, cursor: RevocationCursor, queue: events::EventQueue) {
+    fn spawn_tasks(
+        self: &Arc<Self>,
+        config: Config,
+        cursor: RevocationCursor,
+        queue: events::EventQueue,
+    ) {
         let store = Arc::clone(&self.store);
-        let writing = queue.write(async move |batch: &[_]| store.record(batch).await);
+        let writing = queue.write(move |batch| {
+            let store = Arc::clone(&store);
+            async move { store.record(&batch).await }
+        });
         let tasks = [
             tokio::spawn(Arc::clone(self).follow_ended_sessions(cursor)),
             tokio::spawn(Arc::clone(self).follow_keys(config)),
@@ -255,8 +269,10 @@ impl Gateway {
         let mut known = None;
         while self.pause(READ_KEYS).await {
             let Ok(stored) = self.store.signing_keys().await else { continue };
-            let state: Vec<_> =
-                stored.iter().map(|key| (key.kid.clone(), key.active_from, key.retire_at)).collect();
+            let state: Vec<_> = stored
+                .iter()
+                .map(|key| (key.kid.clone(), key.active_from, key.retire_at))
+                .collect();
             if known.as_ref() == Some(&state) {
                 continue;
             }
@@ -270,7 +286,10 @@ impl Gateway {
                     known = Some(state);
                 }
                 Err(error) => {
-                    tracing::error!(error = chain(&error), "the stored signing keys cannot be used; the known ones stay");
+                    tracing::error!(
+                        error = chain(&error),
+                        "the stored signing keys cannot be used; the known ones stay"
+                    );
                 }
             }
         }

@@ -106,7 +106,9 @@ impl Record {
             *tally.requests.entry(key).or_default() += 1;
             match tally.durations.get_mut(&self.route) {
                 Some(durations) => durations.observe(duration),
-                None => tally.durations.entry(Label::clone(&self.route)).or_default().observe(duration),
+                None => {
+                    tally.durations.entry(Label::clone(&self.route)).or_default().observe(duration)
+                }
             }
             *tally.decisions.entry((self.decision, self.reason)).or_default() += 1;
             if let (Some((name, _)), Some(time)) = (&self.upstream, self.upstream_time) {

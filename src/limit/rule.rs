@@ -10,7 +10,6 @@ use sha2::{Digest, Sha256};
 
 use super::window::Window;
 use crate::config::{Limit, LimitBy, OnOutage, Problem, Rate};
-use crate::model::UserId;
 
 /// One entry of `[limits]`, ready to be hit. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -72,7 +71,9 @@ impl Rule {
         let by_address = || Key(By::Ip(fold(caller.address)));
         match self.by {
             LimitBy::Ip => by_address(),
-            LimitBy::User => caller.user.map_or_else(by_address, |id| Key(By::User(id.clone()))),
+            LimitBy::User => caller.user.map_or_else(by_address, |(issuer, subject)| {
+                Key(By::User(format!("{issuer}/{subject}").into()))
+            }),
             LimitBy::Account => {
                 caller.account.map_or_else(by_address, |key| Key(By::Account(digest(key))))
             }
@@ -90,8 +91,8 @@ impl Rule {
 pub struct Caller<'a> {
     /// The client's address, after trusted proxies.
     pub address: IpAddr,
-    /// The verified subject.
-    pub user: Option<&'a UserId>,
+    /// The verified subject, after its issuer's name: two issuers may know one name.
+    pub user: Option<(&'a str, &'a str)>,
     /// [`Email::key`](crate::model::Email::key) of the account tried, known or not: spellings of
     /// one address share one count.
     pub account: Option<&'a str>,
@@ -106,7 +107,7 @@ pub struct Key(By);
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum By {
     Ip(IpAddr),
-    User(UserId),
+    User(Arc<str>),
     Account([u8; 16]),
     Route(Arc<str>),
 }
@@ -180,13 +181,15 @@ mod tests {
 
     #[test]
     fn each_rule_counts_by_what_it_names_and_else_by_address() {
-        let user: UserId = "u-1".parse().expect("an id");
-        let full =
-            Caller { user: Some(&user), account: Some("ann@example.com"), ..caller("192.0.2.1") };
+        let full = Caller {
+            user: Some(("self", "u-1")),
+            account: Some("ann@example.com"),
+            ..caller("192.0.2.1")
+        };
         let anonymous = caller("192.0.2.1");
         for (by, known, unknown) in [
             (LimitBy::Ip, "ip:192.0.2.1", "ip:192.0.2.1"),
-            (LimitBy::User, "user:u-1", "ip:192.0.2.1"),
+            (LimitBy::User, "user:self/u-1", "ip:192.0.2.1"),
             (LimitBy::Account, "account:71d4f55f72fa128dfb468a1a3901507c", "ip:192.0.2.1"),
             (LimitBy::Route, "route:/api/{id}", "route:/api/{id}"),
         ] {

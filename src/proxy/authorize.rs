@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::path::{self, PathError};
 use super::route::{NoMatch, Owner, Route, RouteMatch, RouteUpstream};
 use super::trace::{Step, Trace};
-use crate::config::{Access, Mode};
+use crate::config::{Access, Mode, Preflight};
 use crate::identity::{Credential, Identity, Rejection};
 
 /// Leave to forward one request.
@@ -48,6 +48,17 @@ impl<'t> Permit<'t> {
         self.shadowed.as_ref()
     }
 
+    /// A stable word for why it was given, for logs and metrics.
+    pub fn reason(&self) -> &'static str {
+        match (&self.identity, self.route.access) {
+            _ if self.owner_overridden => "owner_override",
+            (Some(_), _) if self.route.owner.is_some() => "owner",
+            (Some(_), _) => "authenticated",
+            (None, Access::Public) => "public",
+            (None, _) => "anonymous",
+        }
+    }
+
     /// The limits that the request counts against, by place among the sorted names of `[limits]`.
     pub fn limits(&self) -> &'t [usize] {
         &self.route.limits
@@ -57,6 +68,20 @@ impl<'t> Permit<'t> {
     pub fn forwarded_path<'p>(&self, path: &'p str) -> &'p str {
         self.route.forwarded_path(path)
     }
+}
+
+/// Leave to forward a CORS preflight, which carries no credential by design (Fetch standard), on a
+/// route that leaves the answer to its upstream.
+pub(super) fn permit_preflight(route: &Route) -> Option<Permit<'_>> {
+    let upstream = route.upstream.as_ref()?;
+    let forwards = route.preflight == Preflight::Forward && route.access != Access::Deny;
+    forwards.then_some(Permit {
+        route,
+        upstream,
+        identity: None,
+        owner_overridden: false,
+        shadowed: None,
+    })
 }
 
 /// Why a request is not forwarded.

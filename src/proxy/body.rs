@@ -142,7 +142,9 @@ impl Body for ClientBody {
                     this.fate.state.set(BodyState::Complete);
                     return Poll::Ready(None);
                 }
-                Some(Err(error)) => return fail(&this.fate, BodyState::Broken, BodyError::Client(error)),
+                Some(Err(error)) => {
+                    return fail(&this.fate, BodyState::Broken, BodyError::Client(error));
+                }
                 Some(Ok(frame)) => {
                     let Some(data) = frame.data_ref() else { continue };
                     let bytes = this.fate.bytes.get() + data.len() as u64;

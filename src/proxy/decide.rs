@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use http::Method;
+use http::{HeaderValue, Method};
 
-use super::authorize::{Permit, Refusal, Refused, authorize};
+use super::authorize::{Permit, Refusal, Refused, authorize, permit_preflight};
 use super::path::{CanonicalPath, PathError};
 use super::route::{Route, RouteTable};
 use super::trace::{NoTrace, Recording, Step, Trace};
@@ -80,6 +80,18 @@ pub fn decide_quietly<'t>(
     decide(table, method, path, credential, &mut NoTrace)
 }
 
+/// Leave to forward a CORS preflight for a request with the method `asked`, when that request's
+/// route says `preflight = "forward"`.
+pub fn decide_preflight<'t>(
+    table: &'t RouteTable,
+    path: &str,
+    asked: &HeaderValue,
+) -> Option<Permit<'t>> {
+    let path = CanonicalPath::parse(path).ok().filter(|path| !table.is_own(path))?;
+    let method = Method::from_bytes(asked.as_bytes()).ok()?;
+    permit_preflight(table.find(path, &method).ok()?.route())
+}
+
 /// The status that a refusal is answered with (contract, section 4).
 pub fn status_of(refusal: &Refusal) -> u16 {
     match refusal {
@@ -136,11 +148,24 @@ fn test_credential(config: &Config, test: &config::Test) -> Result<Credential, S
             Err("`roles` and `issuer` need a subject: add `as`".to_owned())
         };
     };
-    let name = test.issuer.as_deref().unwrap_or("self");
-    let issuer = IssuerIndex::named(name, &config.issuers)
-        .ok_or_else(|| format!("`issuer`: `{name}` is none of [[issuers]]"))?;
-    Identity::synthetic(subject, &test.roles, issuer, name.into())
+    imagined(config, subject, &test.roles, test.issuer.as_deref())
         .map(|identity| Credential::Verified(Arc::new(identity)))
+}
+
+/// The caller that a test or `explain --as` imagines; never one that a request carries.
+///
+/// # Errors
+/// A sentence: there is no such issuer, or no token of it could say this.
+pub fn imagined(
+    config: &Config,
+    subject: &str,
+    roles: &[String],
+    issuer: Option<&str>,
+) -> Result<Identity, String> {
+    let name = issuer.unwrap_or("self");
+    let index = IssuerIndex::named(name, &config.issuers)
+        .ok_or_else(|| format!("`issuer`: `{name}` is none of [[issuers]]"))?;
+    Identity::synthetic(subject, roles, index, name.into())
         .map_err(|error| format!("no token could say this: {error}"))
 }
 

@@ -24,8 +24,6 @@ pub(crate) struct ForwardLimits {
     pub(crate) response: Duration,
     /// Silence within the response body.
     pub(crate) idle: Duration,
-    /// Send the server's own authority as `Host`.
-    pub(crate) upstream_host: bool,
 }
 
 /// An answer that has begun.
@@ -73,11 +71,13 @@ pub(crate) async fn forward(
     watch: &Arc<Watch>,
     limits: ForwardLimits,
 ) -> Result<Forwarded, ForwardError> {
+    // Left out for the server's own to be put in.
+    let has_host = request.headers().contains_key(header::HOST);
     let tunnel_asked = request.headers().contains_key(header::UPGRADE);
     let mut spare = spare_of(&request);
     let mut lease = pool.lease(fate, false).await.map_err(ForwardError::Connect)?;
     let mut response = loop {
-        if limits.upstream_host || !request.headers().contains_key(header::HOST) {
+        if !has_host {
             request.headers_mut().insert(header::HOST, lease.server().host.clone());
         }
         watch.expect_upstream(limits.response);
@@ -108,8 +108,8 @@ pub(crate) async fn forward(
         _ => None,
     };
     let server = Rc::clone(lease.server());
-    let response = response
-        .map(|body| UpstreamBody::new(body, lease, Arc::clone(watch), limits.idle));
+    let response =
+        response.map(|body| UpstreamBody::new(body, lease, Arc::clone(watch), limits.idle));
     Ok(Forwarded { response, server, tunnel })
 }
 

@@ -11,8 +11,11 @@
 //! [`Credential`]: crate::identity::Credential
 
 pub mod authorize;
+pub(crate) mod body;
 pub mod decide;
+pub mod forward;
 pub mod headers;
 pub mod path;
+pub mod pool;
 pub mod route;
 pub mod trace;

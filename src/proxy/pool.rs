@@ -116,7 +116,8 @@ impl Pool {
         let first = self.next.get();
         self.next.set((first + 1) % self.servers.len());
         let now = Instant::now();
-        let in_turn = || (0..self.servers.len()).map(|i| &self.servers[(first + i) % self.servers.len()]);
+        let in_turn =
+            || (0..self.servers.len()).map(|i| &self.servers[(first + i) % self.servers.len()]);
         let usable = in_turn().filter(|server| !server.is_paused(now));
         // When all are paused they are all tried: a wrong guess must not be an outage.
         let paused = in_turn().filter(|server| server.is_paused(now));
@@ -141,14 +142,15 @@ impl Pool {
         Err(failed)
     }
 
-    async fn connect(&self, server: &Server) -> Result<http1::SendRequest<ClientBody>, ConnectError> {
-        let stream = tokio::time::timeout(
-            self.connect_timeout,
-            TcpStream::connect(&*server.authority),
-        )
-        .await
-        .map_err(|_| ConnectError::Timeout)?
-        .map_err(ConnectError::Io)?;
+    async fn connect(
+        &self,
+        server: &Server,
+    ) -> Result<http1::SendRequest<ClientBody>, ConnectError> {
+        let stream =
+            tokio::time::timeout(self.connect_timeout, TcpStream::connect(&*server.authority))
+                .await
+                .map_err(|_| ConnectError::Timeout)?
+                .map_err(ConnectError::Io)?;
         stream.set_nodelay(true).map_err(ConnectError::Io)?;
         let (sender, connection) = http1::Builder::new()
             .max_header_size(MAX_ANSWER_HEAD_BYTES)
@@ -174,8 +176,9 @@ impl Pool {
     /// Closes connections that have been idle for too long.
     pub(crate) fn close_stale(&self, now: Instant) {
         for server in &self.servers {
-            let fresh =
-                |idle: &Idle| now.duration_since(idle.since) < server.keep_alive && !idle.sender.is_closed();
+            let fresh = |idle: &Idle| {
+                now.duration_since(idle.since) < server.keep_alive && !idle.sender.is_closed()
+            };
             server.idle.borrow_mut().retain(fresh);
         }
     }
@@ -196,7 +199,8 @@ impl Server {
     async fn take_idle(&self, now: Instant) -> Option<http1::SendRequest<ClientBody>> {
         loop {
             let mut idle = self.idle.borrow_mut().pop()?;
-            let usable = !idle.sender.is_closed() && now.duration_since(idle.since) < self.keep_alive;
+            let usable =
+                !idle.sender.is_closed() && now.duration_since(idle.since) < self.keep_alive;
             // It was given back after a complete exchange, so this waits for its task at most.
             if usable && (idle.sender.is_ready() || idle.sender.ready().await.is_ok()) {
                 return Some(idle.sender);

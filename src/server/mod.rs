@@ -94,7 +94,8 @@ impl Server {
         let doors: Arc<[Door]> = doors.into();
         let limits = worker::Limits {
             max_connections: config.server.max_connections,
-            max_header_bytes: usize::try_from(config.server.max_header_bytes.0).unwrap_or(usize::MAX),
+            max_header_bytes: usize::try_from(config.server.max_header_bytes.0)
+                .unwrap_or(usize::MAX),
             wire: WireLimits {
                 head: config.server.header_timeout.0,
                 idle: config.server.idle_timeout.0,
@@ -236,7 +237,9 @@ fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, StartError> {
         // listeners share an address: that would be SO_REUSEPORT.
         socket.set_reuse_address(true)?;
         if address.is_ipv6() {
-            socket.set_only_v6(address.ip().to_canonical().is_ipv4() || !address.ip().is_unspecified())?;
+            socket.set_only_v6(
+                address.ip().to_canonical().is_ipv4() || !address.ip().is_unspecified(),
+            )?;
         }
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;

@@ -28,10 +28,12 @@ pub fn acceptor(config: &ServerTls) -> Result<TlsAcceptor, Problem> {
     }
     let key = PrivateKeyDer::from_pem_slice(&key)
         .map_err(|error| problem("server.tls.private_key", &config.private_key, &error))?;
-    let mut tls = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
-        .map_err(|error| problem("server.tls", &config.certificate, &error))?;
+    let mut tls = ServerConfig::builder_with_provider(Arc::new(
+        rustls::crypto::aws_lc_rs::default_provider(),
+    ))
+    .with_safe_default_protocol_versions()
+    .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+    .map_err(|error| problem("server.tls", &config.certificate, &error))?;
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(tls)))
 }

@@ -240,7 +240,7 @@ impl Worker {
         let desk = &self.desk;
         let service = service_fn(move |request| {
             let (desk, connection) = (Rc::clone(desk), Rc::clone(&connection));
-            async move { Ok::<_, std::convert::Infallible>(desk.handle(&connection, request).await) }
+            async move { Ok::<_, std::convert::Infallible>(desk.handle(connection, request).await) }
         });
         let served = self.http.serve_connection(io, service).with_upgrades();
         if let Err(error) = guarded(&guard.watch, served).await {

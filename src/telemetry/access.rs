@@ -89,12 +89,13 @@ impl Carrier {
         mut output: impl Write + Send + 'static,
     ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
         let (sender, receiver): (_, Receiver<Vec<u8>>) = sync_channel(MAX_WAITING);
-        let thread = std::thread::Builder::new().name("access-log".to_owned()).spawn(move || {
-            for lines in receiver {
-                // Nobody could be told that the log itself cannot be written.
-                let _ = output.write_all(&lines).and_then(|()| output.flush());
-            }
-        })?;
+        let thread =
+            std::thread::Builder::new().name("access-log".to_owned()).spawn(move || {
+                for lines in receiver {
+                    // Nobody could be told that the log itself cannot be written.
+                    let _ = output.write_all(&lines).and_then(|()| output.flush());
+                }
+            })?;
         Ok((Self { sender, dropped: Arc::default() }, thread))
     }
 
@@ -166,7 +167,8 @@ fn write_json(out: &mut Vec<u8>, second: &str, millis: i32, line: &Line<'_>) {
     write_time(out, second, millis);
     out.extend_from_slice(b"\",\"level\":\"info\",\"request_id\":\"");
     write_escaped(out, line.request_id.as_bytes());
-    let _ = write!(out, "\",\"client\":\"{}\",\"method\":\"{}\",\"path\":\"", line.client, line.method);
+    let _ =
+        write!(out, "\",\"client\":\"{}\",\"method\":\"{}\",\"path\":\"", line.client, line.method);
     write_escaped(out, line.path.as_bytes());
     out.extend_from_slice(b"\",\"route\":\"");
     write_escaped(out, line.route.as_bytes());

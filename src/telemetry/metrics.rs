@@ -42,13 +42,37 @@ pub fn write_tally(text: &mut String, tally: &Tally) {
         let limit = escaped(limit);
         let _ = writeln!(text, "portcullis_rate_limited_total{{limit=\"{limit}\"}} {count}");
     }
-    single(text, "http_requests_in_flight", "gauge", "Requests that are being answered.", tally.in_flight);
+    single(
+        text,
+        "http_requests_in_flight",
+        "gauge",
+        "Requests that are being answered.",
+        tally.in_flight,
+    );
     family(text, "connections", "gauge", "Client connections by state.");
     let _ = writeln!(text, "portcullis_connections{{state=\"open\"}} {}", tally.connections);
     let _ = writeln!(text, "portcullis_connections{{state=\"tunnel\"}} {}", tally.tunnels);
-    single(text, "ignored_forwarding_headers_total", "counter", "Requests with a forwarding header of a peer that is not trusted.", tally.ignored_forwarding_headers);
-    histograms(text, "http_request_duration_seconds", "Time from a request's arrival to the end of its answer.", "route", &tally.durations);
-    histograms(text, "upstream_request_duration_seconds", "Time to the upstream's response head.", "upstream", &tally.upstream_durations);
+    single(
+        text,
+        "ignored_forwarding_headers_total",
+        "counter",
+        "Requests with a forwarding header of a peer that is not trusted.",
+        tally.ignored_forwarding_headers,
+    );
+    histograms(
+        text,
+        "http_request_duration_seconds",
+        "Time from a request's arrival to the end of its answer.",
+        "route",
+        &tally.durations,
+    );
+    histograms(
+        text,
+        "upstream_request_duration_seconds",
+        "Time to the upstream's response head.",
+        "upstream",
+        &tally.upstream_durations,
+    );
     family(text, "upstream_server_up", "gauge", "0 while a server is passed over by every worker.");
     for ((upstream, server), workers) in sorted(&tally.servers_up) {
         let (upstream, server, up) = (escaped(upstream), escaped(server), u8::from(*workers > 0));
@@ -70,7 +94,8 @@ fn histograms(
     for (value, histogram) in sorted(histograms) {
         let value = escaped(value);
         let mut sum = 0;
-        for (count, bound) in histogram.counts.iter().zip(BUCKETS_US.iter().map(Some).chain([None])) {
+        for (count, bound) in histogram.counts.iter().zip(BUCKETS_US.iter().map(Some).chain([None]))
+        {
             sum += count;
             let bound = bound.map_or_else(|| "+Inf".to_owned(), |&us| seconds(us));
             let _ = writeln!(

@@ -72,7 +72,10 @@ pub type Label = std::sync::Arc<str>;
 impl Tally {
     /// Adds another worker's sums.
     pub fn add(&mut self, other: &Self) {
-        fn sums<K: Clone + Eq + std::hash::Hash>(mine: &mut AHashMap<K, u64>, theirs: &AHashMap<K, u64>) {
+        fn sums<K: Clone + Eq + std::hash::Hash>(
+            mine: &mut AHashMap<K, u64>,
+            theirs: &AHashMap<K, u64>,
+        ) {
             for (key, count) in theirs {
                 *mine.entry(key.clone()).or_default() += count;
             }

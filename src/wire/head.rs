@@ -13,7 +13,7 @@ const MAX_TARGET_BYTES: usize = 8 << 10;
 pub(crate) const MAX_FIELDS: usize = 100;
 
 /// Methods that are let in: those of RFC 9110 and RFC 5789 that a gateway can pass on.
-pub const METHODS: [Method; 7] = [
+pub(crate) const METHODS: [Method; 7] = [
     Method::GET,
     Method::HEAD,
     Method::POST,
@@ -132,7 +132,9 @@ fn is_authority(bytes: &[u8]) -> bool {
     let port_fits = match port.split_first() {
         None => true,
         Some((colon, digits)) => {
-            *colon == b':' && (1..=5).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit)
+            *colon == b':'
+                && (1..=5).contains(&digits.len())
+                && digits.iter().all(u8::is_ascii_digit)
         }
     };
     !host.is_empty() && host_fits && port_fits
@@ -219,8 +221,18 @@ mod tests {
             ("get", "/", &[h], HeadError::Method),
             ("GET", &long, &[h], HeadError::TargetTooLong),
             ("GET", "/", &[h, ("expect", "200-ok")], HeadError::Expectation),
-            ("POST", "/", &[h, ("transfer-encoding", "gzip, chunked")], HeadError::TransferEncoding),
-            ("POST", "/", &[h, ("transfer-encoding", "chunked, chunked")], HeadError::TransferEncoding),
+            (
+                "POST",
+                "/",
+                &[h, ("transfer-encoding", "gzip, chunked")],
+                HeadError::TransferEncoding,
+            ),
+            (
+                "POST",
+                "/",
+                &[h, ("transfer-encoding", "chunked, chunked")],
+                HeadError::TransferEncoding,
+            ),
             ("POST", "/", &[h, ("transfer-encoding", ",chunked")], HeadError::TransferEncoding),
             ("POST", "/", &[h, ("transfer-encoding", "identity")], HeadError::TransferEncoding),
             (

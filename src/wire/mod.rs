@@ -219,8 +219,12 @@ impl Read for ClientIo {
                     });
                 }
                 match &mut this.stream {
-                    Stream::Plain(stream) => Pin::new(&mut TokioIo::new(stream)).poll_read(cx, cursor),
-                    Stream::Tls(stream) => Pin::new(&mut TokioIo::new(stream)).poll_read(cx, cursor),
+                    Stream::Plain(stream) => {
+                        Pin::new(&mut TokioIo::new(stream)).poll_read(cx, cursor)
+                    }
+                    Stream::Tls(stream) => {
+                        Pin::new(&mut TokioIo::new(stream)).poll_read(cx, cursor)
+                    }
                 }
             }
             Mode::Unseen => {
