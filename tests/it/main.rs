@@ -1,3 +1,4 @@
 //! Black-box tests: real servers, real sockets. A missing server is a failure, never a skip.
 
 mod harness;
+mod store;
