@@ -44,6 +44,7 @@ pub enum SignUp {
 }
 
 /// How a login ended.
+#[expect(clippy::large_enum_variant, reason = "one for each login, moved twice")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum LogIn {
     /// Session and event are stored; the user as of now.
@@ -152,6 +153,7 @@ pub struct UserUpdate {
 }
 
 /// How a user's change ended.
+#[expect(clippy::large_enum_variant, reason = "one for each change, moved twice")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum UpdateUser {
     /// Changes and events are stored.

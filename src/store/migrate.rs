@@ -60,7 +60,8 @@ mod tests {
     #[test]
     fn both_folders_carry_the_same_migrations() {
         let names = |runner: Runner| -> Vec<String> {
-            let mut names: Vec<_> = runner.get_migrations().iter().map(|m| m.to_string()).collect();
+            let mut names: Vec<_> =
+                runner.get_migrations().iter().map(ToString::to_string).collect();
             names.sort();
             names
         };

@@ -58,6 +58,7 @@ macro_rules! either {
 }
 
 /// The database as a whole.
+#[expect(clippy::missing_errors_doc, reason = "the same for all methods: see Store")]
 impl Store {
     /// Opens the database that `storage.url` names. A PostgreSQL server need not be reachable yet;
     /// a SQLite file is made, readable by its owner only, if it is not there.
@@ -116,6 +117,7 @@ impl Store {
 }
 
 /// Accounts.
+#[expect(clippy::missing_errors_doc, reason = "the same for all methods: see Store")]
 impl Store {
     /// Stores an account, its first login if there is one, and the event. Of several sign-ups with
     /// one address one is [`SignUp::Created`].
@@ -234,6 +236,7 @@ impl Store {
 }
 
 /// Sessions and refresh tokens.
+#[expect(clippy::missing_errors_doc, reason = "the same for all methods: see Store")]
 impl Store {
     /// Trades a refresh token for its successor (RFC 9700 §4.14.2). Of many trades of one token one
     /// is [`Refresh::Rotated`]; the others get the same successor.
@@ -286,6 +289,7 @@ impl Store {
 }
 
 /// Signing keys.
+#[expect(clippy::missing_errors_doc, reason = "the same for all methods: see Store")]
 impl Store {
     /// Every key, retired ones too; in the order in which they begin to sign.
     pub async fn signing_keys(&self) -> Result<Vec<SigningKey>, StoreError> {
@@ -321,6 +325,7 @@ impl Store {
 }
 
 /// Events.
+#[expect(clippy::missing_errors_doc, reason = "the same for all methods: see Store")]
 impl Store {
     /// Stores events of what changed nothing else: refused logins, denials.
     pub async fn record(&self, events: &[Event]) -> Result<(), StoreError> {

@@ -187,15 +187,16 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Hosts and database, for people.
 pub(super) fn describe(config: &tokio_postgres::Config) -> String {
     let mut text = String::from("PostgreSQL");
+    let ports = config.get_ports();
     for (i, host) in config.get_hosts().iter().enumerate() {
-        let port = config.get_ports().get(i).or(config.get_ports().first()).unwrap_or(&5432);
+        let port = ports.get(i).or_else(|| ports.first()).unwrap_or(&5432);
         let lead = if i == 0 { " at" } else { "," };
         let _ = match host {
             Host::Tcp(name) => write!(text, "{lead} {name}:{port}"),
             Host::Unix(folder) => write!(text, "{lead} {}", folder.display()),
         };
     }
-    if let Some(database) = config.get_dbname().or(config.get_user()) {
+    if let Some(database) = config.get_dbname().or_else(|| config.get_user()) {
         let _ = write!(text, ", database {database}");
     }
     text

@@ -19,7 +19,7 @@ impl Postgres {
         login: Option<&NewLogin>,
         event: &Event,
     ) -> Result<SignUp, StoreError> {
-        self.in_tx("sign_up", async |db| {
+        self.in_tx("sign_up", |db| async move {
             if !db.insert_user(new, login).await? {
                 // The other transaction is over, or the insert would have waited for it.
                 let taken = db
@@ -40,7 +40,7 @@ impl Postgres {
         &self,
         email: &Email,
     ) -> Result<Option<Account>, StoreError> {
-        self.at_once("account_by_email", async |db| {
+        self.at_once("account_by_email", |db| async move {
             let sql = concat!(
                 "-- account_by_email\nSELECT ",
                 user_columns!(),
@@ -55,7 +55,7 @@ impl Postgres {
         &self,
         user: &UserId,
     ) -> Result<Option<Account>, StoreError> {
-        self.at_once("account_by_id", async |db| {
+        self.at_once("account_by_id", |db| async move {
             let sql = concat!(
                 "-- account_by_id\nSELECT ",
                 user_columns!(),
@@ -67,7 +67,7 @@ impl Postgres {
     }
 
     pub(in crate::store) async fn user(&self, user: &UserId) -> Result<Option<User>, StoreError> {
-        self.at_once("user", async |db| {
+        self.at_once("user", |db| async move {
             let sql =
                 concat!("-- user\nSELECT ", user_columns!(), " FROM users AS u WHERE u.id = $1");
             db.one(sql, &[&user.as_str()], |row| record::user(row, 0)).await
@@ -81,7 +81,7 @@ impl Postgres {
         limit: u32,
         after: Option<&UserId>,
     ) -> Result<Vec<User>, StoreError> {
-        self.at_once("users", async |db| {
+        self.at_once("users", |db| async move {
             let sql = concat!(
                 "-- users\nSELECT ",
                 user_columns!(),
@@ -106,7 +106,7 @@ impl Postgres {
         login: &NewLogin,
         event: &Event,
     ) -> Result<LogIn, StoreError> {
-        self.in_tx("log_in", async |db| {
+        self.in_tx("log_in", |db| async move {
             // The conditions are evaluated again after a wait for the row's lock.
             let sql = concat!(
                 "-- log_in
@@ -140,7 +140,7 @@ impl Postgres {
         now: Timestamp,
         events: &[Event],
     ) -> Result<UpdateUser, StoreError> {
-        self.in_tx("update_user", async |db| {
+        self.in_tx("update_user", |db| async move {
             let sql = concat!(
                 "-- update_user: lock\nSELECT ",
                 user_columns!(),
@@ -199,9 +199,9 @@ impl Postgres {
              WHERE u.id = $1 RETURNING ",
             user_columns!()
         );
-        let roles = Value::from(sorted_roles(roles));
-        self.in_tx("set_roles", async |db| {
-            let params: &[super::Param<'_>] = &[&user.as_str(), &roles, &whole_micros(now)];
+        let roles = &Value::from(sorted_roles(roles));
+        self.in_tx("set_roles", |db| async move {
+            let params: &[super::Param<'_>] = &[&user.as_str(), roles, &whole_micros(now)];
             db.change_user(sql, params, event).await
         })
         .await
@@ -221,7 +221,7 @@ impl Postgres {
              WHERE u.id = $1 RETURNING ",
             user_columns!()
         );
-        self.in_tx("confirm_email", async |db| {
+        self.in_tx("confirm_email", |db| async move {
             db.change_user(sql, &[&user.as_str(), &whole_micros(now)], event).await
         })
         .await
@@ -234,7 +234,7 @@ impl Postgres {
         now: Timestamp,
         event: &Event,
     ) -> Result<Option<Vec<EndedSession>>, StoreError> {
-        self.in_tx("disable", async |db| {
+        self.in_tx("disable", |db| async move {
             let sql = "-- disable
                 UPDATE users
                 SET disabled_until = $2, updated_at = greatest(updated_at, $3)
@@ -263,7 +263,7 @@ impl Postgres {
              WHERE u.id = $1 RETURNING ",
             user_columns!()
         );
-        self.in_tx("enable", async |db| {
+        self.in_tx("enable", |db| async move {
             db.change_user(sql, &[&user.as_str(), &whole_micros(now)], event).await
         })
         .await
@@ -275,7 +275,7 @@ impl Postgres {
         now: Timestamp,
         event: &Event,
     ) -> Result<Option<Vec<EndedSession>>, StoreError> {
-        self.in_tx("delete_user", async |db| {
+        self.in_tx("delete_user", |db| async move {
             if !db.lock_user(user).await? {
                 return Ok(None);
             }
@@ -291,15 +291,15 @@ impl Postgres {
     }
 }
 
-impl Db<'_> {
+impl Db {
     /// Whether the user was there to be locked.
-    pub(super) async fn lock_user(self, user: &UserId) -> Result<bool, Fault> {
+    pub(super) async fn lock_user(&self, user: &UserId) -> Result<bool, Fault> {
         let sql = "-- lock_user\nSELECT FROM users WHERE id = $1 FOR UPDATE";
         Ok(self.run(sql, &[&user.as_str()]).await? > 0)
     }
 
     /// Whether id and address were free.
-    async fn insert_user(self, new: &NewAccount, login: Option<&NewLogin>) -> Result<bool, Fault> {
+    async fn insert_user(&self, new: &NewAccount, login: Option<&NewLogin>) -> Result<bool, Fault> {
         let sql = "-- insert_user
             INSERT INTO users (id, email, email_key, email_confirmed_at, password_hash, roles,
                 app_metadata, user_metadata, last_sign_in_at, disabled_until, created_at,
@@ -331,7 +331,7 @@ impl Db<'_> {
     }
 
     async fn change_user(
-        self,
+        &self,
         sql: &'static str,
         params: &[super::Param<'_>],
         event: &Event,

@@ -16,7 +16,7 @@ use crate::store::rules::whole_micros;
 
 impl Postgres {
     pub(in crate::store) async fn record(&self, events: &[Event]) -> Result<(), StoreError> {
-        self.at_once("record", async |db| db.record(events).await).await
+        self.at_once("record", |db| async move { db.record(events).await }).await
     }
 
     pub(in crate::store) async fn events_of_user(
@@ -25,7 +25,7 @@ impl Postgres {
         limit: u32,
         before: Option<(Timestamp, Uuid)>,
     ) -> Result<Vec<StoredEvent>, StoreError> {
-        self.at_once("events_of_user", async |db| {
+        self.at_once("events_of_user", |db| async move {
             let sql = concat!(
                 "-- events_of_user\nSELECT ",
                 event_columns!(),
@@ -45,7 +45,7 @@ impl Postgres {
         limit: u32,
         before: Option<(Timestamp, Uuid)>,
     ) -> Result<Vec<StoredEvent>, StoreError> {
-        self.at_once("events", async |db| {
+        self.at_once("events", |db| async move {
             let sql = concat!(
                 "-- events\nSELECT ",
                 event_columns!(),
@@ -63,7 +63,7 @@ impl Postgres {
             // Not from the cache of statements: a plan made for these very values leaves out the
             // conditions that are not given and finds the index for those that are.
             let rows = db
-                .client
+                .client()
                 .query(
                     sql,
                     &[
@@ -92,10 +92,11 @@ impl Postgres {
             Some(Mark::Transaction { xmin, .. }) => Some(xmin.to_string()),
             _ => None,
         };
+        let xmin = xmin.as_deref();
         let past = i64::from(cursor.past);
         let (mark, found, history) = self
-            .on_snapshot("new_events", async |db| {
-                let found = db.events_since(xmin.as_deref()).await?;
+            .on_snapshot("new_events", |db| async move {
+                let found = db.events_since(xmin).await?;
                 let history = if xmin.is_none() && past > 0 {
                     let sql = concat!(
                         "-- new_events: past\nSELECT ",
@@ -129,10 +130,10 @@ impl Postgres {
 /// Whether the event's transaction is not covered by the mark, and the event.
 type Found = (bool, StoredEvent);
 
-impl Db<'_> {
+impl Db {
     /// Stores events with the next numbers of this writer. Takes the lock of the writer's row, which
     /// every transaction of this process needs: the last statement before the commit.
-    pub(super) async fn record(self, events: &[Event]) -> Result<(), Fault> {
+    pub(super) async fn record(&self, events: &[Event]) -> Result<(), Fault> {
         let Some(first) = events.first() else { return Ok(()) };
         let sql = "-- record
             WITH place AS (
@@ -175,7 +176,7 @@ impl Db<'_> {
 
     /// Events of transactions from `xmin` on, or else of those that no mark covers yet; oldest
     /// first.
-    async fn events_since(self, xmin: Option<&str>) -> Result<(Option<Mark>, Vec<Found>), Fault> {
+    async fn events_since(&self, xmin: Option<&str>) -> Result<(Option<Mark>, Vec<Found>), Fault> {
         let sql = concat!(
             "-- new_events
              WITH here AS (
@@ -207,7 +208,8 @@ fn stored(row: &Row) -> Result<StoredEvent, StoreError> {
 
 /// The place before which to list; without one, after everything.
 fn place_before(before: Option<(Timestamp, Uuid)>) -> (Timestamp, Uuid) {
-    before.map_or((whole_micros(Timestamp::MAX), Uuid::max()), |(at, id)| (whole_micros(at), id))
+    let (at, id) = before.unwrap_or((Timestamp::MAX, Uuid::max()));
+    (whole_micros(at), id)
 }
 
 fn column<'a, T>(events: &'a [Event], field: impl Fn(&'a Event) -> T) -> Vec<T> {

@@ -11,7 +11,7 @@ use crate::store::rules::whole_micros;
 
 impl Postgres {
     pub(in crate::store) async fn signing_keys(&self) -> Result<Vec<SigningKey>, StoreError> {
-        self.at_once("signing_keys", async |db| {
+        self.at_once("signing_keys", |db| async move {
             let sql = concat!(
                 "-- signing_keys\nSELECT ",
                 key_columns!(),
@@ -26,7 +26,7 @@ impl Postgres {
         &self,
         new: &SigningKey,
     ) -> Result<bool, StoreError> {
-        self.in_tx("add_signing_key_if_none", async |db| {
+        self.in_tx("add_signing_key_if_none", |db| async move {
             db.lock_keys().await?;
             let sql = "-- add_signing_key_if_none
                 SELECT FROM signing_keys
@@ -46,7 +46,7 @@ impl Postgres {
         others_retire_at: Timestamp,
         event: &Event,
     ) -> Result<bool, StoreError> {
-        self.in_tx("rotate_signing_key", async |db| {
+        self.in_tx("rotate_signing_key", |db| async move {
             db.lock_keys().await?;
             if !db.insert_key(new).await? {
                 return Ok(false);
@@ -68,7 +68,7 @@ impl Postgres {
         at: Timestamp,
         event: &Event,
     ) -> Result<bool, StoreError> {
-        self.in_tx("retire_signing_key", async |db| {
+        self.in_tx("retire_signing_key", |db| async move {
             let sql = "-- retire_signing_key
                 UPDATE signing_keys SET retire_at = $2 WHERE kid = $1";
             if db.run(sql, &[&kid, &whole_micros(at)]).await? == 0 {
@@ -81,14 +81,14 @@ impl Postgres {
     }
 }
 
-impl Db<'_> {
-    async fn lock_keys(self) -> Result<(), Fault> {
+impl Db {
+    async fn lock_keys(&self) -> Result<(), Fault> {
         let sql = "-- lock_keys\nLOCK TABLE signing_keys IN SHARE ROW EXCLUSIVE MODE";
         self.run(sql, &[]).await.map(|_| ())
     }
 
     /// Whether the key was not known before.
-    async fn insert_key(self, key: &SigningKey) -> Result<bool, Fault> {
+    async fn insert_key(&self, key: &SigningKey) -> Result<bool, Fault> {
         let sql = "-- insert_key
             INSERT INTO signing_keys (kid, algorithm, private_key, created_at, active_from,
                 retire_at)

@@ -12,6 +12,8 @@ mod schema;
 mod sessions;
 mod tls;
 
+use std::error::Error as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{
@@ -79,39 +81,53 @@ impl Postgres {
 
     /// Runs `body` in one transaction: committed when it returns `Ok`, rolled back otherwise. It may
     /// run more than once.
-    async fn in_tx<T>(
+    ///
+    /// Not an `AsyncFn`: of the futures of those the compiler cannot yet say that they are `Send`.
+    async fn in_tx<T, F>(
         &self,
         operation: &'static str,
-        body: impl AsyncFn(Db<'_>) -> Result<T, Fault>,
-    ) -> Result<T, StoreError> {
+        body: impl Fn(Db) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
         self.attempts(operation, Some("BEGIN ISOLATION LEVEL READ COMMITTED"), body).await
     }
 
     /// Runs `body`, which only reads, on one snapshot.
-    async fn on_snapshot<T>(
+    async fn on_snapshot<T, F>(
         &self,
         operation: &'static str,
-        body: impl AsyncFn(Db<'_>) -> Result<T, Fault>,
-    ) -> Result<T, StoreError> {
+        body: impl Fn(Db) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         self.attempts(operation, Some(begin), body).await
     }
 
     /// Runs `body`, which is a single statement and so a transaction by itself.
-    async fn at_once<T>(
+    async fn at_once<T, F>(
         &self,
         operation: &'static str,
-        body: impl AsyncFn(Db<'_>) -> Result<T, Fault>,
-    ) -> Result<T, StoreError> {
+        body: impl Fn(Db) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
         self.attempts(operation, None, body).await
     }
 
-    async fn attempts<T>(
+    async fn attempts<T, F>(
         &self,
         operation: &'static str,
         begin: Option<&'static str>,
-        body: impl AsyncFn(Db<'_>) -> Result<T, Fault>,
-    ) -> Result<T, StoreError> {
+        body: impl Fn(Db) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
         let work = async {
             for _ in 1..ATTEMPTS {
                 match self.attempt(begin, &body).await {
@@ -132,17 +148,20 @@ impl Postgres {
         }
     }
 
-    async fn attempt<T>(
+    async fn attempt<T, F>(
         &self,
         begin: Option<&'static str>,
-        body: &impl AsyncFn(Db<'_>) -> Result<T, Fault>,
-    ) -> Result<T, Fault> {
-        let lease = Lease::of(self.pool.get().await.map_err(Fault::Pool)?);
+        body: &impl Fn(Db) -> F,
+    ) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
+        let lease = Arc::new(Lease::of(self.pool.get().await.map_err(Fault::Pool)?));
         let client = lease.client();
         if let Some(begin) = begin {
             client.batch_execute(begin).await.map_err(Fault::Begin)?;
         }
-        let result = body(Db { client, writer: self.writer }).await;
+        let result = body(Db { lease: Arc::clone(&lease), writer: self.writer }).await;
         let whole = match (&result, begin) {
             (_, None) => !client.is_closed(),
             (Ok(_), Some(_)) => {
@@ -151,7 +170,7 @@ impl Postgres {
             }
             (Err(_), Some(_)) => client.batch_execute("ROLLBACK").await.is_ok(),
         };
-        if whole {
+        if whole && let Some(lease) = Arc::into_inner(lease) {
             lease.give_back();
         }
         result
@@ -248,9 +267,8 @@ impl Fault {
 /// Whether the server is away, rather than displeased.
 fn is_outage(error: &tokio_postgres::Error) -> bool {
     let Some(refusal) = error.as_db_error() else {
-        let broken =
-            std::error::Error::source(error).is_some_and(|cause| cause.is::<std::io::Error>());
-        return error.is_closed() || broken;
+        let cause = error.source().and_then(|cause| cause.downcast_ref::<std::io::Error>());
+        return error.is_closed() || cause.is_some();
     };
     let code = refusal.code().code();
     // Classes (PostgreSQL, appendix A): 08 connection, 40 rolled back too often, 53 out of space,
@@ -264,41 +282,44 @@ fn is_outage(error: &tokio_postgres::Error) -> bool {
 type Param<'a> = &'a (dyn ToSql + Sync);
 
 /// A connection in use: statements are prepared once for each connection.
-#[derive(Clone, Copy)]
-struct Db<'a> {
-    client: &'a ClientWrapper,
+struct Db {
+    lease: Arc<Lease>,
     /// Who writes the events.
     writer: Uuid,
 }
 
-impl Db<'_> {
+impl Db {
+    fn client(&self) -> &ClientWrapper {
+        self.lease.client()
+    }
+
     /// All rows.
     async fn all<T>(
-        self,
+        &self,
         sql: &'static str,
         params: &[Param<'_>],
         read: impl Fn(&Row) -> Result<T, StoreError>,
     ) -> Result<Vec<T>, Fault> {
-        let statement = self.client.prepare_cached(sql).await?;
-        let rows = self.client.query(&statement, params).await?;
+        let statement = self.client().prepare_cached(sql).await?;
+        let rows = self.client().query(&statement, params).await?;
         Ok(rows.iter().map(read).collect::<Result<_, _>>()?)
     }
 
     /// The row, if there is one.
     async fn one<T>(
-        self,
+        &self,
         sql: &'static str,
         params: &[Param<'_>],
         read: impl Fn(&Row) -> Result<T, StoreError>,
     ) -> Result<Option<T>, Fault> {
-        let statement = self.client.prepare_cached(sql).await?;
-        let row = self.client.query_opt(&statement, params).await?;
+        let statement = self.client().prepare_cached(sql).await?;
+        let row = self.client().query_opt(&statement, params).await?;
         Ok(row.as_ref().map(read).transpose()?)
     }
 
     /// The number of rows that were changed, or found.
-    async fn run(self, sql: &'static str, params: &[Param<'_>]) -> Result<u64, Fault> {
-        let statement = self.client.prepare_cached(sql).await?;
-        Ok(self.client.execute(&statement, params).await?)
+    async fn run(&self, sql: &'static str, params: &[Param<'_>]) -> Result<u64, Fault> {
+        let statement = self.client().prepare_cached(sql).await?;
+        Ok(self.client().execute(&statement, params).await?)
     }
 }

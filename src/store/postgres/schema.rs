@@ -14,19 +14,22 @@ use crate::store::migrate;
 const MIGRATION_LOCK: i64 = 0x706f_7274_6375_6c6c;
 
 /// How long a migration waits for another process's.
-const LOCK_WAIT: Duration = Duration::from_secs(60);
+const LOCK_WAIT: Duration = Duration::from_mins(1);
 
 impl Postgres {
     pub(in crate::store) async fn ping(&self) -> Result<(), StoreError> {
-        self.at_once("ping", async |db| db.run("-- ping\nSELECT", &[]).await.map(|_| ())).await
+        self.at_once("ping", |db| async move { db.run("-- ping\nSELECT", &[]).await.map(|_| ()) })
+            .await
     }
 
     pub(in crate::store) async fn check_schema(&self) -> Result<(), StoreError> {
         let runner = migrate::postgres::migrations::runner();
-        let found = self.at_once("check_schema", async |db| version(db.client).await).await?;
-        match migrate::is_current(found, &runner)? {
-            true => Ok(()),
-            false => Err(migrate::behind(found, &runner)),
+        let found =
+            self.at_once("check_schema", |db| async move { version(db.client()).await }).await?;
+        if migrate::is_current(found, &runner)? {
+            Ok(())
+        } else {
+            Err(migrate::behind(found, &runner))
         }
     }
 

@@ -21,7 +21,7 @@ const PRUNE_BATCH: i64 = 2_000;
 
 impl Postgres {
     pub(in crate::store) async fn refresh(&self, r: &Rotation) -> Result<Refresh, StoreError> {
-        self.in_tx("refresh", async |db| {
+        self.in_tx("refresh", |db| async move {
             let Some(token) = db.lock_token(r).await? else { return Ok(Refresh::NotFound) };
             let verdict = judge(&token, r);
             let ShownToken { user, session, .. } = token;
@@ -56,7 +56,7 @@ impl Postgres {
         now: Timestamp,
         event: &Event,
     ) -> Result<Vec<EndedSession>, StoreError> {
-        self.in_tx("end_sessions", async |db| {
+        self.in_tx("end_sessions", |db| async move {
             db.lock_user(user).await?;
             let ended = db.end_sessions(user, which, reason, whole_micros(now)).await?;
             if !ended.is_empty() {
@@ -71,7 +71,7 @@ impl Postgres {
         &self,
         id: &SessionId,
     ) -> Result<Option<Session>, StoreError> {
-        self.at_once("session", async |db| {
+        self.at_once("session", |db| async move {
             let sql = concat!(
                 "-- session\nSELECT ",
                 session_columns!(),
@@ -87,7 +87,7 @@ impl Postgres {
         user: &UserId,
         now: Timestamp,
     ) -> Result<Vec<Session>, StoreError> {
-        self.at_once("sessions_of", async |db| {
+        self.at_once("sessions_of", |db| async move {
             let sql = concat!(
                 "-- sessions_of\nSELECT ",
                 session_columns!(),
@@ -104,7 +104,7 @@ impl Postgres {
         &self,
         seen: &[(SessionId, Timestamp)],
     ) -> Result<(), StoreError> {
-        self.at_once("touch_sessions", async |db| {
+        self.at_once("touch_sessions", |db| async move {
             // A row that is locked is being refreshed or ended, which says more than we would;
             // waiting for many rows in no order would invite deadlocks.
             let sql = "-- touch_sessions
@@ -135,7 +135,7 @@ impl Postgres {
         };
         let since = before(now, KEEP_REVOCATION);
         let (mark, ended) = self
-            .at_once("ended_sessions", async |db| {
+            .at_once("ended_sessions", |db| async move {
                 // One statement, so one snapshot: every transaction below its xmin is over and
                 // what it wrote is in this answer or an earlier one. After a crash or on another
                 // server transaction numbers may start again lower: then everything is read anew.
@@ -192,8 +192,10 @@ impl Postgres {
             ),
         ] {
             loop {
-                let deleted = self
-                    .at_once("prune", async |db| db.run(sql, &[&limit, &PRUNE_BATCH]).await)
+                let deleted =
+                    self.at_once("prune", |db| async move {
+                        db.run(sql, &[&limit, &PRUNE_BATCH]).await
+                    })
                     .await?;
                 pruned += deleted;
                 if deleted < PRUNE_BATCH.unsigned_abs() {
@@ -205,8 +207,8 @@ impl Postgres {
     }
 }
 
-impl Db<'_> {
-    pub(super) async fn insert_login(self, login: &NewLogin) -> Result<(), Fault> {
+impl Db {
+    pub(super) async fn insert_login(&self, login: &NewLogin) -> Result<(), Fault> {
         let sql = "-- insert_login
             WITH new AS (
                 INSERT INTO sessions (id, user_id, created_at, last_seen_at, expires_at,
@@ -236,7 +238,7 @@ impl Db<'_> {
     }
 
     /// The shown token, once nobody else works on its session.
-    async fn lock_token(self, r: &Rotation) -> Result<Option<ShownToken>, Fault> {
+    async fn lock_token(&self, r: &Rotation) -> Result<Option<ShownToken>, Fault> {
         let digest = &r.shown.0[..];
         // Two statements: after a wait for the lock only the locked row is read anew, the rest of
         // the same statement would still be what it was before.
@@ -271,7 +273,7 @@ impl Db<'_> {
         .await
     }
 
-    async fn rotate(self, r: &Rotation, session: Session) -> Result<Session, Fault> {
+    async fn rotate(&self, r: &Rotation, session: Session) -> Result<Session, Fault> {
         let sql = concat!(
             "-- refresh: rotate
              WITH used AS (
@@ -304,7 +306,7 @@ impl Db<'_> {
     }
 
     /// Remembers that another access token was given out.
-    async fn extend(self, r: &Rotation, session: Session) -> Result<Session, Fault> {
+    async fn extend(&self, r: &Rotation, session: Session) -> Result<Session, Fault> {
         let sql = concat!(
             "-- refresh: extend
              UPDATE sessions AS s SET access_expires_at = greatest(s.access_expires_at, $2)
@@ -318,7 +320,7 @@ impl Db<'_> {
 
     /// Ends what of the user's sessions is not over and tells every gateway.
     pub(super) async fn end_sessions(
-        self,
+        &self,
         user: &UserId,
         which: Sessions,
         reason: EndReason,

@@ -15,9 +15,10 @@ impl Sqlite {
     pub(in crate::store) async fn check_schema(&self) -> Result<(), StoreError> {
         let runner = migrate::sqlite::migrations::runner();
         let found = self.read("check_schema", |db| version(db.connection)).await?;
-        match migrate::is_current(found, &runner)? {
-            true => Ok(()),
-            false => Err(migrate::behind(found, &runner)),
+        if migrate::is_current(found, &runner)? {
+            Ok(())
+        } else {
+            Err(migrate::behind(found, &runner))
         }
     }
 

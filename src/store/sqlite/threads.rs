@@ -49,7 +49,7 @@ trait Change: Send {
     /// Makes the change inside the open transaction; `false` = undo what it did.
     fn make(&mut self, connection: &Connection) -> bool;
     /// Tells the caller, once the outcome of the commit is known.
-    fn answer(self: Box<Self>, committed: Result<(), &Arc<rusqlite::Error>>);
+    fn answer(self: Box<Self>, failure: Option<&Arc<rusqlite::Error>>);
 }
 
 struct Call<T, F> {
@@ -76,13 +76,13 @@ where
         matches!(self.result, Some(Ok(_)))
     }
 
-    fn answer(self: Box<Self>, committed: Result<(), &Arc<rusqlite::Error>>) {
-        let result = match (self.result, committed) {
+    fn answer(self: Box<Self>, failure: Option<&Arc<rusqlite::Error>>) {
+        let result = match (self.result, failure) {
             (Some(Err(error)), _) => Err(error),
-            (_, Err(error)) => Err(StoreError::unavailable(self.operation, Arc::clone(error))),
-            (Some(result), Ok(())) => result,
+            (_, Some(error)) => Err(StoreError::unavailable(self.operation, Arc::clone(error))),
+            (Some(result), None) => result,
             // Skipped: its caller is gone.
-            (None, Ok(())) => return,
+            (None, None) => return,
         };
         let _ = self.caller.send(result);
     }
@@ -250,13 +250,13 @@ fn write_until_closed(mut connection: Connection, queue: &Receiver<WriterJob>) {
 
 /// Makes the changes, each in a savepoint, commits those that succeeded, then answers all.
 fn commit_together(connection: &Connection, mut batch: Vec<Box<dyn Change>>) {
-    let committed = make_and_commit(connection, &mut batch).map_err(Arc::new);
-    if committed.is_err() && !connection.is_autocommit() {
+    let failure = make_and_commit(connection, &mut batch).err().map(Arc::new);
+    if failure.is_some() && !connection.is_autocommit() {
         // Should this fail too, the next BEGIN fails, and its callers hear of it.
         let _ = connection.execute_batch("ROLLBACK");
     }
     for change in batch {
-        change.answer(committed.as_ref().map(|()| ()));
+        change.answer(failure.as_ref());
     }
 }
 
