@@ -2,7 +2,7 @@
 //! while Redis is away. Sharded, so that workers seldom meet; no lock is held across an `await`,
 //! as nothing here waits.
 //!
-//! Invariant: at most [`CAPACITY`] hits are remembered, whatever clients send.
+//! Invariant: at most `CAPACITY` hits are remembered, whatever clients send.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
