@@ -3,3 +3,4 @@
 mod harness;
 mod jose;
 mod limiter;
+mod store;
