@@ -415,7 +415,7 @@ impl Desk {
 }
 
 /// An event of a proxied route.
-fn event(record: &Record, kind: EventKind, reason: &str) -> Event {
+pub(super) fn event(record: &Record, kind: EventKind, reason: &str) -> Event {
     let identity = record.identity.as_ref();
     Event {
         id: model::uuid_v7(record.time),

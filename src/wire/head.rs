@@ -191,11 +191,12 @@ mod tests {
         request.body(()).unwrap()
     }
 
+    type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], HeadError);
+
     #[test]
     fn heads_that_the_http_library_takes_are_refused() {
         let long = format!("/{}", "a".repeat(MAX_TARGET_BYTES));
         let h = ("host", "api.example");
-        type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], HeadError);
         let table: &[Case<'_>] = &[
             ("GET", "/", &[], HeadError::Host),
             ("GET", "/", &[h, ("host", "b")], HeadError::Host),
