@@ -156,6 +156,7 @@ impl OwnServer {
         let folder = std::env::temp_dir().join(unique("portcullis-pg"));
         fs::create_dir(&folder).expect("the server's folder is made");
         owner.give(&folder, 0o700);
+        let watchdog = watch(&folder);
         let initdb = owner
             .command("initdb")
             .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"])
@@ -167,7 +168,6 @@ impl OwnServer {
         if tls {
             write_certificates(&folder, &owner);
         }
-        let watchdog = watch(&folder);
         let mut server = Self { folder, port: None, process: Mutex::new(None), watchdog };
         // Somebody else may take the port between our look and the server's.
         for attempt in 1.. {
@@ -387,6 +387,10 @@ fn programs() -> &'static Path {
 fn watch(folder: &Path) -> Child {
     let script = "trap '' INT TERM HUP; cat >/dev/null
         pid=$(head -n 1 \"$1/data/postmaster.pid\" 2>/dev/null)
+        if [ -z \"$pid\" ] && [ -e \"$1/log\" ]; then
+            sleep 1 # it may have been about to write that file
+            pid=$(head -n 1 \"$1/data/postmaster.pid\" 2>/dev/null)
+        fi
         if [ -n \"$pid\" ]; then
             kill -QUIT \"$pid\" && kill -CONT \"$pid\"
             for _ in $(seq 100); do kill -0 \"$pid\" || break; sleep 0.1; done
