@@ -215,9 +215,10 @@ impl Desk {
         let flaw = connection.wire.begin(body_bytes(&request, fields));
         let local = self.snapshot();
         let resolved = local.live.trusted.client_addr(connection.peer, request.headers());
-        let client_text = match resolved.client.0 == connection.peer {
-            true => connection.peer_value.clone(),
-            false => address_value(resolved.client.0),
+        let client_text = if resolved.client.0 == connection.peer {
+            connection.peer_value.clone()
+        } else {
+            address_value(resolved.client.0)
         };
         let mut record = Record::new(
             Rc::clone(&self),
