@@ -322,7 +322,9 @@ impl Desk {
         let asked = Asked { parts, body, upgrade, resolved };
         match self.forward(local, connection, record, &permit, asked).await {
             Ok(mut answer) => {
-                answer.headers_mut().extend(limited);
+                if !limited.is_empty() {
+                    answer.headers_mut().extend(limited);
+                }
                 Ok(answer)
             }
             Err(error) => Err(Failed { error, headers: limited }),
