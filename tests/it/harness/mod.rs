@@ -1,1 +1,12 @@
-//! What the tests stand on.
+//! What the tests stand on: a gateway, an upstream, a client and a token maker, each for one test.
+
+pub(crate) mod client;
+pub(crate) mod gateway;
+pub(crate) mod http;
+pub(crate) mod token;
+pub(crate) mod upstream;
+
+pub(crate) use client::{Answer, Client, End, Request, Transcript, patiently};
+pub(crate) use gateway::{Caller, PASSWORD, TestGateway, blocking};
+pub(crate) use token::{Issuer, Token};
+pub(crate) use upstream::{Gate, Seen, Step, Upstream, reply, write};
