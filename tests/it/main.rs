@@ -1,3 +1,12 @@
 //! Black-box tests: real servers, real sockets. A missing server is a failure, never a skip.
 
 mod harness;
+
+mod admin;
+mod framing;
+mod headers;
+mod lifecycle;
+mod paths;
+mod proxy;
+mod timeouts;
+mod tokens;

@@ -294,10 +294,8 @@ impl Request {
         }
         head.push_str("\r\n");
         // One byte for each char, so that tests can send bytes above ASCII.
-        let mut bytes: Vec<u8> = head
-            .chars()
-            .map(|c| u8::try_from(c).expect("heads are written in Latin-1"))
-            .collect();
+        let mut bytes: Vec<u8> =
+            head.chars().map(|c| u8::try_from(c).expect("heads are written in Latin-1")).collect();
         bytes.extend_from_slice(self.body.as_deref().unwrap_or_default());
         bytes
     }

@@ -89,7 +89,8 @@ impl Builder {
     /// An upstream of several servers.
     pub(crate) fn servers(self, name: &str, urls: &[String]) -> Self {
         let servers = urls.iter().cloned().map(toml::Value::String).collect();
-        let upstream = toml::Table::from_iter([("servers".to_owned(), toml::Value::Array(servers))]);
+        let upstream =
+            toml::Table::from_iter([("servers".to_owned(), toml::Value::Array(servers))]);
         let named = toml::Table::from_iter([(name.to_owned(), toml::Value::Table(upstream))]);
         let mut config = self.config;
         merge(&mut config, toml::Table::from_iter([("upstreams".into(), named.into())]));

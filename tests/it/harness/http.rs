@@ -63,7 +63,9 @@ impl Headers {
 
 impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|(name, value)| format!("{name}: {value}"))).finish()
+        f.debug_list()
+            .entries(self.0.iter().map(|(name, value)| format!("{name}: {value}")))
+            .finish()
     }
 }
 

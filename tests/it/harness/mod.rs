@@ -7,6 +7,6 @@ pub(crate) mod token;
 pub(crate) mod upstream;
 
 pub(crate) use client::{Answer, Client, End, Request, Transcript, patiently};
-pub(crate) use gateway::{Caller, PASSWORD, TestGateway, blocking};
+pub(crate) use gateway::{Builder, Caller, PASSWORD, TestGateway, blocking};
 pub(crate) use token::{Issuer, Token};
 pub(crate) use upstream::{Gate, Seen, Step, Upstream, reply, write};

@@ -59,9 +59,10 @@ impl Issuer {
                 "role": "authenticated", "app_metadata": {}, "user_metadata": {}, "aal": "aal1",
                 "amr": [{ "method": "password", "timestamp": iat }], "is_anonymous": false,
             });
-            claims.as_object_mut().expect("an object").extend(
-                ours.as_object().expect("an object").clone(),
-            );
+            claims
+                .as_object_mut()
+                .expect("an object")
+                .extend(ours.as_object().expect("an object").clone());
         }
         let header = json!({ "alg": "HS256", "typ": "JWT" });
         Token { header, claims, secret: self.secret.clone() }

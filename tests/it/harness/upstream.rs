@@ -139,11 +139,23 @@ impl Upstream {
         Self::scripted(|_| vec![Step::Echo]).await
     }
 
+    /// As [`Upstream::echo`], at `address`.
+    pub(crate) async fn echo_at(address: &str) -> Self {
+        Self::listen(address, |_| vec![Step::Echo]).await
+    }
+
     /// Answers as `script` says.
     pub(crate) async fn scripted(
         script: impl Fn(&Seen) -> Vec<Step> + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::listen("127.0.0.1:0", script).await
+    }
+
+    async fn listen(
+        address: &str,
+        script: impl Fn(&Seen) -> Vec<Step> + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket");
         let shared = Arc::new(Shared {
             script: Box::new(script),
@@ -349,8 +361,12 @@ impl Exchanges<'_> {
                 return Ok(false);
             }
             Step::WebSocket => {
-                let key = self.shared.seen()[body.index].headers.get("sec-websocket-key").map(str::to_owned);
-                let key = key.ok_or_else(|| Broken::Syntax("a handshake without a key".to_owned()))?;
+                let key = self.shared.seen()[body.index]
+                    .headers
+                    .get("sec-websocket-key")
+                    .map(str::to_owned);
+                let key =
+                    key.ok_or_else(|| Broken::Syntax("a handshake without a key".to_owned()))?;
                 let head = format!(
                     "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
                      Connection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n\r\n",
