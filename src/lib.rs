@@ -1,11 +1,47 @@
-//! Portcullis, an authentication gateway.
+//! Portcullis, an authentication gateway: logins and per-user isolation in front of an existing
+//! HTTP API.
+//!
+//! # The map
+//!
+//! ```text
+//! L5  cli          one file a command
+//! L4  server       sockets and threads      admin     probes and metrics
+//! L3  gateway      one request from arrival to answer
+//!     problem      every failure and its answer       cors
+//! L2  proxy        path, route, decision, headers, forwarding
+//!     auth         the account endpoints
+//! L1  identity     who is calling           wire      client connections, time limits, heads
+//!     limit        rate limits              store     users, sessions, keys, events
+//!     events       events of proxied routes
+//! L0  config  model  clock  telemetry
+//! ```
+//!
+//! A file imports from its own folder or from a lower layer. `proxy` and `auth` never import each
+//! other; nor do `identity`, `limit`, `store`. Nothing below L3 knows of problem documents, nothing
+//! below L2 of routes.
+//!
+//! # The life of a request
+//!
+//! `wire` reads a head and looks at its raw bytes; [`gateway`] resolves the client's address, asks
+//! [`proxy::decide`] (path, route, credential, owner, roles), counts limits, has
+//! `proxy::headers` strip what clients may not say and say ours, and forwards. Own paths go to
+//! [`auth`] on another runtime. Whatever fails becomes one variant of [`problem::Error`], and one
+//! `match` makes that an answer.
 
+pub mod admin;
 pub mod auth;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod cors;
 pub mod events;
+pub mod gateway;
 pub mod identity;
 pub mod limit;
 pub mod model;
+pub mod problem;
 pub mod proxy;
+pub mod server;
 pub mod store;
+pub mod telemetry;
+pub mod wire;

@@ -5,12 +5,13 @@
 //! *(restart)* marks keys that a reload cannot change.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
 use secrecy::SecretString;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 
 use super::units::{ByteSize, Interval, Rate};
 
@@ -398,6 +399,18 @@ pub enum LimitBy {
     User,
 }
 
+impl LimitBy {
+    /// The word in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Account => "account",
+            Self::Ip => "ip",
+            Self::Route => "route",
+            Self::User => "user",
+        }
+    }
+}
+
 /// `[identity_headers]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -710,22 +723,35 @@ pub enum Expectation {
 }
 
 impl<'de> Deserialize<'de> for Expectation {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Raw {
-            Status(u16),
-            Word(String),
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Outcome;
+
+        impl de::Visitor<'_> for Outcome {
+            type Value = Expectation;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"allow\" or one of 400, 401, 403, 404, 405")
+            }
+
+            fn visit_u64<E: de::Error>(self, status: u64) -> Result<Expectation, E> {
+                match u16::try_from(status) {
+                    Ok(status @ (400 | 401 | 403 | 404 | 405)) => Ok(Expectation::Refuse(status)),
+                    _ => Err(E::invalid_value(de::Unexpected::Other("status"), &self)),
+                }
+            }
+
+            fn visit_i64<E: de::Error>(self, status: i64) -> Result<Expectation, E> {
+                self.visit_u64(u64::try_from(status).unwrap_or(0))
+            }
+
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<Expectation, E> {
+                if word == "allow" {
+                    return Ok(Expectation::Allow);
+                }
+                self.visit_u64(word.parse().unwrap_or(0))
+            }
         }
-        let refused =
-            || serde::de::Error::custom("expected \"allow\" or one of 400, 401, 403, 404, 405");
-        let status = match Raw::deserialize(deserializer).map_err(|_| refused())? {
-            Raw::Word(word) if word == "allow" => return Ok(Self::Allow),
-            Raw::Word(word) => word.parse().map_err(|_| refused())?,
-            Raw::Status(status) => status,
-        };
-        matches!(status, 400 | 401 | 403 | 404 | 405)
-            .then_some(Self::Refuse(status))
-            .ok_or_else(refused)
+
+        deserializer.deserialize_any(Outcome)
     }
 }

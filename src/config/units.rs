@@ -1,6 +1,7 @@
 //! Values with a unit, as operators write them: `"24h"`, `"64KiB"`, `"5/minute"`.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -11,6 +12,9 @@ use serde::{Deserialize, Deserializer, de};
 pub struct Interval(pub Duration);
 
 impl Interval {
+    /// The longest: ten years, so that a time plus an interval is always a time.
+    pub const MAX: Duration = Duration::from_hours(3_650 * 24);
+
     /// So many seconds.
     pub const fn seconds(n: u64) -> Self {
         Self(Duration::from_secs(n))
@@ -48,7 +52,11 @@ impl FromStr for Interval {
             "d" => 86_400_000,
             _ => return Err(refused()),
         };
-        number.checked_mul(unit_ms).map(|ms| Self(Duration::from_millis(ms))).ok_or_else(refused)
+        let length = number.checked_mul(unit_ms).map(Duration::from_millis).ok_or_else(refused)?;
+        if length > Self::MAX {
+            return Err(format!("`{text}` is too long; the longest is \"3650d\""));
+        }
+        Ok(Self(length))
     }
 }
 
@@ -121,7 +129,10 @@ impl Rate {
 
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}s", self.limit, self.window.as_secs())
+        match self.window.subsec_millis() {
+            0 => write!(f, "{}/{}s", self.limit, self.window.as_secs()),
+            _ => write!(f, "{}/{}ms", self.limit, self.window.as_millis()),
+        }
     }
 }
 
@@ -138,15 +149,15 @@ impl FromStr for Rate {
         let limit: u32 = limit.trim().parse().map_err(|_| refused())?;
         let window = match window.trim() {
             "second" => Duration::from_secs(1),
-            "minute" => Duration::from_secs(60),
-            "hour" => Duration::from_secs(3_600),
-            "day" => Duration::from_secs(86_400),
+            "minute" => Duration::from_mins(1),
+            "hour" => Duration::from_hours(1),
+            "day" => Duration::from_hours(24),
             other => other.parse::<Interval>().map_err(|_| refused())?.0,
         };
         if limit == 0 {
             return Err(format!("`{text}` lets nothing pass; use access = \"deny\" on the route"));
         }
-        if window < Duration::from_secs(1) || window > Duration::from_secs(86_400) {
+        if window < Duration::from_secs(1) || window > Duration::from_hours(24) {
             return Err(format!("the window of `{text}` must be from 1 second to 1 day"));
         }
         if limit > Self::MAX_LIMIT {
@@ -168,13 +179,167 @@ fn shorter_window(limit: u32, window: Duration) -> String {
     format!("\"{scaled}/{fitting}s\"")
 }
 
+/// Reads a unit from text, saying what was expected when it is something else.
+struct FromText<T>(&'static str, PhantomData<T>);
+
+impl<T: FromStr<Err = String>> de::Visitor<'_> for FromText<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
 macro_rules! deserialize_from_str {
-    ($($type:ty),+) => {$(
+    ($($type:ty: $expected:literal;)+) => {$(
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+                deserializer.deserialize_str(FromText($expected, PhantomData))
             }
         }
     )+};
 }
-deserialize_from_str!(ByteSize, Interval, Rate);
+deserialize_from_str! {
+    ByteSize: "a size such as \"64KiB\"";
+    Interval: "a duration such as \"10s\"";
+    Rate: "a rate such as \"5/minute\"";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_whole_number_and_a_unit() {
+        for (text, ms) in [
+            ("0s", 0),
+            ("500ms", 500),
+            ("10s", 10_000),
+            ("5m", 300_000),
+            ("5min", 300_000),
+            ("24h", 86_400_000),
+            ("30d", 2_592_000_000),
+            ("10 s", 10_000),
+            ("007s", 7_000),
+            ("3650d", 315_360_000_000),
+        ] {
+            assert_eq!(text.parse(), Ok(Interval(Duration::from_millis(ms))), "{text}");
+        }
+        for text in [
+            "",
+            "s",
+            "10",
+            "1.5h",
+            "-1s",
+            "+1s",
+            "1h30m",
+            "10sec",
+            "10S",
+            "1w",
+            " 10s",
+            "10s ",
+            "1e3s",
+            "１s",
+            "99999999999999999999s",
+            "18446744073709551615d",
+            "3651d",
+        ] {
+            let refused = text.parse::<Interval>().expect_err(text);
+            assert!(refused.starts_with(&format!("`{text}` is ")), "{refused}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_binary_and_say_so() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("512", 512),
+            ("512B", 512),
+            ("64KiB", 65_536),
+            ("64 KiB", 65_536),
+            ("19MiB", 19_922_944),
+            ("1GiB", 1_073_741_824),
+            ("17179869183GiB", 17_179_869_183 << 30),
+        ] {
+            assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
+        }
+        for text in [
+            "",
+            "KiB",
+            "64KB",
+            "64kb",
+            "64K",
+            "64Kib",
+            "1.5GiB",
+            "-1",
+            "1TiB",
+            "1 2",
+            " 1",
+            "99999999999999999999",
+            "17179869184GiB",
+        ] {
+            let refused = text.parse::<ByteSize>().expect_err(text);
+            assert!(refused.starts_with(&format!("`{text}` is not a size")), "{refused}");
+        }
+    }
+
+    #[test]
+    fn rates_are_countable_in_a_bounded_window() {
+        for (text, limit, seconds) in [
+            ("5/minute", 5, 60),
+            ("20/hour", 20, 3_600),
+            ("60/second", 60, 1),
+            ("1000/day", 1_000, 86_400),
+            ("3/10s", 3, 10),
+            ("3 / 10s", 3, 10),
+            ("7/1d", 7, 86_400),
+        ] {
+            assert_eq!(text.parse(), Ok(Rate::new(limit, seconds)), "{text}");
+        }
+        for (text, start) in [
+            ("", "`` is not a rate"),
+            ("5", "`5` is not a rate"),
+            ("/minute", "`/minute` is not a rate"),
+            ("5/", "`5/` is not a rate"),
+            ("5/fortnight", "`5/fortnight` is not a rate"),
+            ("5/minutes", "`5/minutes` is not a rate"),
+            ("-5/minute", "`-5/minute` is not a rate"),
+            ("5.5/minute", "`5.5/minute` is not a rate"),
+            ("4294967296/day", "`4294967296/day` is not a rate"),
+            ("0/minute", "`0/minute` lets nothing pass"),
+            ("5/500ms", "the window of `5/500ms` must be"),
+            ("5/2d", "the window of `5/2d` must be"),
+        ] {
+            let refused = text.parse::<Rate>().expect_err(text);
+            assert!(refused.starts_with(start), "{refused}");
+        }
+    }
+
+    #[test]
+    fn rates_read_back_as_they_are_printed() {
+        for rate in [Rate::new(5, 60), Rate::new(1_000, 86_400), Rate::new(1, 1)] {
+            assert_eq!(rate.to_string().parse(), Ok(rate));
+        }
+        assert_eq!("5/1500ms".parse::<Rate>().map(|rate| rate.to_string()), Ok("5/1500ms".into()));
+    }
+
+    #[test]
+    fn too_large_a_count_suggests_a_window_that_fits() {
+        for (text, suggestion) in [
+            ("1001/minute", "\"984/59s\""),
+            ("6000/minute", "\"1000/10s\""),
+            ("100000/hour", "\"1000/36s\""),
+            ("5000/second", "\"1000/1s\""),
+            ("4294967295/day", "\"1000/1s\""),
+        ] {
+            let refused = text.parse::<Rate>().expect_err(text);
+            assert!(refused.contains("shorter window"), "{refused}");
+            assert!(refused.ends_with(suggestion), "{refused}");
+            assert!(suggestion.trim_matches('"').parse::<Rate>().is_ok());
+        }
+    }
+}

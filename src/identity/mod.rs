@@ -1,1 +1,31 @@
-//! identity
+//! Who is calling: the client's address, the bearer token it carries, and the identity that the
+//! token proves. Also everything that makes such tokens: key pairs, access tokens, refresh tokens.
+//!
+//! ```text
+//! peer + forwarding header ──address──▶ ClientAddr
+//! Authorization ──credential──▶ token ──cache──▶ token (jws, claims, keys) ──▶ Identity
+//!                                        └─▶ revocation: was its session ended?
+//! ```
+//!
+//! This room knows neither routes nor answers nor the database: it is handed keys and ended
+//! sessions, and says who somebody is, never what they may do.
+
+pub mod address;
+pub mod cache;
+pub mod caller;
+pub mod credential;
+pub mod jws;
+pub mod keys;
+pub mod refresh;
+pub mod rejection;
+pub mod revocation;
+pub mod token;
+
+pub use address::{ClientAddr, TrustedProxies};
+pub use cache::TokenCache;
+pub use caller::{Identity, IssuerIndex, IssuerSet};
+pub use credential::Credential;
+pub use keys::KeySet;
+pub use rejection::Rejection;
+pub use revocation::Revocations;
+pub use token::Verifier;

@@ -1,1 +1,21 @@
-//! proxy
+//! The guarded way to an upstream: which route a request is for, whether its caller may make it,
+//! and what its headers may say. It knows accounts and tokens only as a [`Credential`], and
+//! nothing of how a refusal is worded for the client.
+//!
+//! ```text
+//! path ─▶ CanonicalPath ─▶ RouteMatch ─▶ + Credential ─▶ Permit ─▶ headers ─▶ forward
+//!  path.rs    route/        authorize.rs                headers/
+//!  └──────────────── decide.rs: the four doors ─────┘
+//! ```
+//!
+//! [`Credential`]: crate::identity::Credential
+
+pub mod authorize;
+pub(crate) mod body;
+pub mod decide;
+pub mod forward;
+pub mod headers;
+pub mod path;
+pub mod pool;
+pub mod route;
+pub mod trace;

@@ -1,1 +1,386 @@
-//! store
+//! Users, sessions, keys and events at rest: one method per use case, each one transaction, on
+//! PostgreSQL or on an embedded SQLite file.
+//!
+//! A change and its event commit together or not at all. The store knows neither HTTP nor how
+//! passwords, tokens and keys are made; it decides only what must be decided under a lock, and
+//! both backends decide it in the same functions ([`rules`]). A call ends within two seconds.
+//!
+//! ```text
+//! Store ─┬─ Postgres   pool of connections, row locks          postgres/
+//!        └─ Sqlite     one writing thread, a few that read     sqlite/
+//!              └─ cases (in, out) · rules (decisions) · record (rows) · migrate · url
+//! ```
+
+mod cases;
+mod error;
+mod migrate;
+mod postgres;
+mod record;
+mod rules;
+mod sqlite;
+mod url;
+
+use jiff::Timestamp;
+use secrecy::ExposeSecret as _;
+use uuid::Uuid;
+
+pub use cases::{
+    EventCursor, EventFilter, LogIn, Migrated, NewAccount, NewLogin, PoolStatus, Refresh,
+    RevocationCursor, Rotation, Sessions, SignUp, UpdateUser, UserUpdate,
+};
+pub use error::{Cause, StoreError};
+pub use postgres::Postgres;
+pub use sqlite::Sqlite;
+
+use crate::config;
+use crate::model::{
+    Account, Email, EndReason, EndedSession, Event, PasswordHash, Session, SessionId, SigningKey,
+    StoredEvent, User, UserId,
+};
+
+/// The database. Every method that returns a `Result` may fail with any [`StoreError`]; nothing is
+/// stored then, but for a commit whose answer was lost.
+pub enum Store {
+    /// A PostgreSQL server.
+    Postgres(Box<Postgres>),
+    /// A file.
+    Sqlite(Sqlite),
+}
+
+/// Calls the method of whichever backend it is.
+macro_rules! either {
+    ($store:expr, $backend:ident => $call:expr) => {
+        match $store {
+            Store::Postgres($backend) => $call,
+            Store::Sqlite($backend) => $call,
+        }
+    };
+}
+
+/// The database as a whole.
+#[expect(clippy::missing_errors_doc, reason = "the same for all methods: see Store")]
+impl Store {
+    /// Opens the database that `storage.url` names. A PostgreSQL server need not be reachable yet;
+    /// a SQLite file is made, readable by its owner only, if it is not there.
+    ///
+    /// # Errors
+    /// [`StoreError::Url`] when the URL is malformed, or names a file or certificate that cannot be
+    /// used.
+    pub fn open(storage: &config::Storage) -> Result<Self, StoreError> {
+        let writer = uuid::Builder::from_random_bytes(crate::clock::random_bytes()).into_uuid();
+        Ok(match url::Target::parse(storage.url.expose_secret())? {
+            url::Target::Postgres(target) => {
+                Self::Postgres(Box::new(Postgres::open(*target, storage.max_connections, writer)?))
+            }
+            url::Target::Sqlite(file) => Self::Sqlite(Sqlite::open(file, writer)?),
+        })
+    }
+
+    /// Backend and place for people: host and database, or the file. Never a password.
+    pub fn describe(&self) -> String {
+        either!(self, backend => backend.describe())
+    }
+
+    /// Brings the schema up to date; safe when several processes do so at once. Waits as long as
+    /// it takes.
+    ///
+    /// # Errors
+    /// [`StoreError::SchemaAhead`] when a newer program was here.
+    pub async fn migrate(&self) -> Result<Migrated, StoreError> {
+        either!(self, backend => backend.migrate().await)
+    }
+
+    /// Whether the schema is this program's.
+    ///
+    /// # Errors
+    /// [`StoreError::SchemaBehind`] or [`StoreError::SchemaAhead`] when it is not.
+    pub async fn check_schema(&self) -> Result<(), StoreError> {
+        either!(self, backend => backend.check_schema().await)
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        either!(self, backend => backend.ping().await)
+    }
+
+    /// Connections; on SQLite the threads that own them.
+    pub fn pool_status(&self) -> PoolStatus {
+        either!(self, backend => backend.pool_status())
+    }
+
+    /// Deletes what nobody asks for any more: revocations whose tokens have expired, and sessions
+    /// and used refresh tokens 30 days after their end. In many small transactions. Returns the
+    /// number of rows.
+    pub async fn prune(&self, now: Timestamp) -> Result<u64, StoreError> {
+        either!(self, backend => backend.prune(now).await)
+    }
+}
+
+/// Accounts.
+#[expect(clippy::missing_errors_doc, reason = "the same for all methods: see Store")]
+impl Store {
+    /// Stores an account, its first login if there is one, and the event. Of several sign-ups with
+    /// one address one is [`SignUp::Created`].
+    pub async fn sign_up(
+        &self,
+        new: &NewAccount,
+        login: Option<&NewLogin>,
+        event: &Event,
+    ) -> Result<SignUp, StoreError> {
+        either!(self, backend => backend.sign_up(new, login, event).await)
+    }
+
+    /// The account with this address.
+    pub async fn account_by_email(&self, email: &Email) -> Result<Option<Account>, StoreError> {
+        either!(self, backend => backend.account_by_email(email).await)
+    }
+
+    /// The account with this id.
+    pub async fn account_by_id(&self, user: &UserId) -> Result<Option<Account>, StoreError> {
+        either!(self, backend => backend.account_by_id(user).await)
+    }
+
+    /// The user with this id.
+    pub async fn user(&self, user: &UserId) -> Result<Option<User>, StoreError> {
+        either!(self, backend => backend.user(user).await)
+    }
+
+    /// At most `limit` users in the order of their ids, after `after`; those whose address or id
+    /// contains `filter`, if given.
+    pub async fn users(
+        &self,
+        filter: Option<&str>,
+        limit: u32,
+        after: Option<&UserId>,
+    ) -> Result<Vec<User>, StoreError> {
+        either!(self, backend => backend.users(filter, limit, after).await)
+    }
+
+    /// Stores a login at `login.session.created_at` after `checked` was found to match the
+    /// password: the stored hash must still be that one (it becomes `rehashed`, if given), and the
+    /// user not disabled.
+    pub async fn log_in(
+        &self,
+        user: &UserId,
+        checked: &PasswordHash,
+        rehashed: Option<&PasswordHash>,
+        login: &NewLogin,
+        event: &Event,
+    ) -> Result<LogIn, StoreError> {
+        either!(self, backend => backend.log_in(user, checked, rehashed, login, event).await)
+    }
+
+    /// Changes a user's own metadata, password, or both. A new password ends the other sessions.
+    pub async fn update_user(
+        &self,
+        user: &UserId,
+        update: &UserUpdate,
+        now: Timestamp,
+        events: &[Event],
+    ) -> Result<UpdateUser, StoreError> {
+        either!(self, backend => backend.update_user(user, update, now, events).await)
+    }
+
+    /// Replaces the roles; they are stored sorted, without repeats. `None` = no such user.
+    pub async fn set_roles(
+        &self,
+        user: &UserId,
+        roles: &[String],
+        now: Timestamp,
+        event: &Event,
+    ) -> Result<Option<User>, StoreError> {
+        either!(self, backend => backend.set_roles(user, roles, now, event).await)
+    }
+
+    /// Marks the address as proved; the first time counts. `None` = no such user.
+    pub async fn confirm_email(
+        &self,
+        user: &UserId,
+        now: Timestamp,
+        event: &Event,
+    ) -> Result<Option<User>, StoreError> {
+        either!(self, backend => backend.confirm_email(user, now, event).await)
+    }
+
+    /// Refuses logins before `until` and ends every session; a login that runs at the same time is
+    /// refused or ended. `None` = no such user.
+    pub async fn disable(
+        &self,
+        user: &UserId,
+        until: Timestamp,
+        now: Timestamp,
+        event: &Event,
+    ) -> Result<Option<Vec<EndedSession>>, StoreError> {
+        either!(self, backend => backend.disable(user, until, now, event).await)
+    }
+
+    /// Allows logins again. `None` = no such user.
+    pub async fn enable(
+        &self,
+        user: &UserId,
+        now: Timestamp,
+        event: &Event,
+    ) -> Result<Option<User>, StoreError> {
+        either!(self, backend => backend.enable(user, now, event).await)
+    }
+
+    /// Deletes the account with its sessions; its events stay. `None` = no such user.
+    pub async fn delete_user(
+        &self,
+        user: &UserId,
+        now: Timestamp,
+        event: &Event,
+    ) -> Result<Option<Vec<EndedSession>>, StoreError> {
+        either!(self, backend => backend.delete_user(user, now, event).await)
+    }
+}
+
+/// Sessions and refresh tokens.
+#[expect(clippy::missing_errors_doc, reason = "the same for all methods: see Store")]
+impl Store {
+    /// Trades a refresh token for its successor (RFC 9700 §4.14.2). Of many trades of one token one
+    /// is [`Refresh::Rotated`]; the others get the same successor.
+    pub async fn refresh(&self, rotation: &Rotation) -> Result<Refresh, StoreError> {
+        either!(self, backend => backend.refresh(rotation).await)
+    }
+
+    /// Ends sessions of a user and makes every gateway refuse their access tokens. The event is
+    /// stored when there was a session to end. Returns what was ended.
+    pub async fn end_sessions(
+        &self,
+        user: &UserId,
+        which: Sessions,
+        reason: EndReason,
+        now: Timestamp,
+        event: &Event,
+    ) -> Result<Vec<EndedSession>, StoreError> {
+        either!(self, backend => backend.end_sessions(user, which, reason, now, event).await)
+    }
+
+    /// The session with this id, ended ones too.
+    pub async fn session(&self, id: &SessionId) -> Result<Option<Session>, StoreError> {
+        either!(self, backend => backend.session(id).await)
+    }
+
+    /// The user's sessions that neither ended nor reached their limit, newest first.
+    pub async fn sessions_of(
+        &self,
+        user: &UserId,
+        now: Timestamp,
+    ) -> Result<Vec<Session>, StoreError> {
+        either!(self, backend => backend.sessions_of(user, now).await)
+    }
+
+    /// Notes when sessions were used; a time before the known one changes nothing.
+    pub async fn touch_sessions(&self, seen: &[(SessionId, Timestamp)]) -> Result<(), StoreError> {
+        either!(self, backend => backend.touch_sessions(seen).await)
+    }
+
+    /// Ended sessions that this cursor has not returned and whose access tokens may still be
+    /// accepted (those that expired within the last hour are among them, for the sake of clock
+    /// differences). Never leaves one out, however late its transaction commits; may repeat some.
+    pub async fn ended_sessions(
+        &self,
+        cursor: &mut RevocationCursor,
+        now: Timestamp,
+    ) -> Result<Vec<EndedSession>, StoreError> {
+        either!(self, backend => backend.ended_sessions(cursor, now).await)
+    }
+}
+
+/// Signing keys.
+#[expect(clippy::missing_errors_doc, reason = "the same for all methods: see Store")]
+impl Store {
+    /// Every key, retired ones too; in the order in which they begin to sign.
+    pub async fn signing_keys(&self) -> Result<Vec<SigningKey>, StoreError> {
+        either!(self, backend => backend.signing_keys().await)
+    }
+
+    /// Stores the key unless its algorithm has one that is not retired at its `created_at`. Of two
+    /// first starts one stores its key. Returns whether it was stored.
+    pub async fn add_signing_key_if_none(&self, new: &SigningKey) -> Result<bool, StoreError> {
+        either!(self, backend => backend.add_signing_key_if_none(new).await)
+    }
+
+    /// Stores a key and lets the others of its algorithm that have no end retire at
+    /// `others_retire_at`. Returns `false`, and changes nothing, when the key is known already.
+    pub async fn rotate_signing_key(
+        &self,
+        new: &SigningKey,
+        others_retire_at: Timestamp,
+        event: &Event,
+    ) -> Result<bool, StoreError> {
+        either!(self, backend => backend.rotate_signing_key(new, others_retire_at, event).await)
+    }
+
+    /// Lets a key retire at `at`. Returns whether there is such a key.
+    pub async fn retire_signing_key(
+        &self,
+        kid: &str,
+        at: Timestamp,
+        event: &Event,
+    ) -> Result<bool, StoreError> {
+        either!(self, backend => backend.retire_signing_key(kid, at, event).await)
+    }
+}
+
+/// Events.
+#[expect(clippy::missing_errors_doc, reason = "the same for all methods: see Store")]
+impl Store {
+    /// Stores events of what changed nothing else: refused logins, denials.
+    pub async fn record(&self, events: &[Event]) -> Result<(), StoreError> {
+        either!(self, backend => backend.record(events).await)
+    }
+
+    /// At most `limit` events of one user, newest first; `before` = time and id of the last one of
+    /// the page before.
+    pub async fn events_of_user(
+        &self,
+        user: &UserId,
+        limit: u32,
+        before: Option<(Timestamp, Uuid)>,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        either!(self, backend => backend.events_of_user(user, limit, before).await)
+    }
+
+    /// At most `limit` events that pass the filter, newest first; `before` as in
+    /// [`Store::events_of_user`].
+    pub async fn events(
+        &self,
+        filter: &EventFilter,
+        limit: u32,
+        before: Option<(Timestamp, Uuid)>,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        either!(self, backend => backend.events(filter, limit, before).await)
+    }
+
+    /// Events that were committed since the last call with this cursor, each once, oldest first.
+    pub async fn new_events(
+        &self,
+        cursor: &mut EventCursor,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        either!(self, backend => backend.new_events(cursor).await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The control runtime moves calls between threads.
+    #[test]
+    fn calls_may_move_between_threads() {
+        fn is_send<T: Send>(_: T) {}
+        fn all(store: &Store, user: &UserId, event: &Event, r: &Rotation, login: &NewLogin) {
+            let now = r.now;
+            is_send(store.migrate());
+            is_send(store.log_in(user, &PasswordHash(String::new()), None, login, event));
+            is_send(store.refresh(r));
+            is_send(store.disable(user, now, now, event));
+            is_send(store.ended_sessions(&mut RevocationCursor::default(), now));
+            is_send(store.new_events(&mut EventCursor::default()));
+            is_send(store.prune(now));
+        }
+        let _: fn(&Store, &UserId, &Event, &Rotation, &NewLogin) = all;
+    }
+}

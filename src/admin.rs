@@ -1,0 +1,207 @@
+//! The admin listener: liveness, readiness and metrics, never on the public address. It answers
+//! from what the gateway knows and changes nothing.
+//!
+//! Liveness never depends on a store: restarting the gateway does not bring a database back.
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+use crate::gateway::Gateway;
+use crate::server::Scrape;
+use crate::telemetry::{chain, metrics};
+
+/// Connections at once: probes and a few scrapers.
+const MAX_CONNECTIONS: usize = 64;
+
+/// Time for a probe's request head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Ended sessions must have been read within this time.
+const MAX_STALENESS: Duration = Duration::from_secs(5);
+
+/// Serves the admin endpoints on `listener`, as long as the control runtime lives.
+pub(crate) async fn serve(listener: TcpListener, gateway: Arc<Gateway>, scrape: Scrape) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "the admin listener cannot be used");
+            return;
+        }
+    };
+    let shared = Arc::new((gateway, scrape));
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            let _place = place;
+            let service = service_fn(async |request: Request<Incoming>| {
+                Ok::<_, Infallible>(answer(&shared.0, &shared.1, &request).await)
+            });
+            // A probe that breaks off needs no answer.
+            let _ = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+    }
+}
+
+async fn answer<B>(
+    gateway: &Gateway,
+    scrape: &Scrape,
+    request: &Request<B>,
+) -> Response<Full<Bytes>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return json_answer(StatusCode::METHOD_NOT_ALLOWED, &json!({"error": "only GET"}));
+    }
+    match request.uri().path() {
+        "/health/live" => json_answer(StatusCode::OK, &json!({"status": "live"})),
+        "/health/ready" => {
+            let (ready, checks) = readiness(gateway).await;
+            let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            let word = if ready { "ready" } else { "not ready" };
+            json_answer(status, &json!({"status": word, "checks": checks}))
+        }
+        "/metrics" => metrics_answer(gateway, scrape).await,
+        _ => json_answer(
+            StatusCode::NOT_FOUND,
+            &json!({"error": "there are /health/live, /health/ready and /metrics"}),
+        ),
+    }
+}
+
+/// Whether requests should be sent here, with each check by name.
+async fn readiness(gateway: &Gateway) -> (bool, Value) {
+    let database = gateway.store.ping().await.map_err(|error| chain(&error));
+    let staleness = gateway.revocations.staleness(Instant::now());
+    let sessions = match staleness {
+        Some(staleness) if staleness < MAX_STALENESS => Ok(()),
+        Some(staleness) => Err(format!("last read {} s ago", staleness.as_secs())),
+        None => Err("not read yet".to_owned()),
+    };
+    // Counters that are away are not a reason to send requests elsewhere: `on_outage` decides.
+    let counters = if gateway.limiter.is_degraded() { "degraded" } else { "ok" };
+    let draining = if gateway.is_draining() { Err("shutting down".to_owned()) } else { Ok(()) };
+    let ready = database.is_ok() && sessions.is_ok() && draining.is_ok();
+    let word = |check: Result<(), String>| check.map_or_else(|why| why, |()| "ok".to_owned());
+    let checks = json!({
+        "database": word(database),
+        "ended_sessions": word(sessions),
+        "counters": counters,
+        "draining": word(draining),
+    });
+    (ready, checks)
+}
+
+async fn metrics_answer(gateway: &Gateway, scrape: &Scrape) -> Response<Full<Bytes>> {
+    let tally = scrape.tally().await;
+    let mut text = String::with_capacity(16 << 10);
+    metrics::write_tally(&mut text, &tally);
+    write_shared(&mut text, gateway, scrape);
+    let mut answer = Response::new(Full::new(text.into()));
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+/// Numbers that are not counted by workers.
+fn write_shared(text: &mut String, gateway: &Gateway, scrape: &Scrape) {
+    let pool = gateway.store.pool_status();
+    let staleness =
+        gateway.revocations.staleness(Instant::now()).map_or(f64::INFINITY, |s| s.as_secs_f64());
+    let limiter = gateway.limiter.metrics();
+    let hashing = gateway.auth.accounts().hasher.stats();
+    metrics::family(text, "db_pool_connections", "gauge", "Database connections by state.");
+    for (state, count) in
+        [("available", pool.available), ("open", pool.size), ("waiting", pool.waiting)]
+    {
+        let _ = writeln!(text, "portcullis_db_pool_connections{{state=\"{state}\"}} {count}");
+    }
+    metrics::single(
+        text,
+        "revocation_staleness_seconds",
+        "gauge",
+        "Time since the ended sessions were read.",
+        staleness,
+    );
+    metrics::single(
+        text,
+        "ended_sessions",
+        "gauge",
+        "Ended sessions whose tokens have not expired.",
+        gateway.revocations.len(),
+    );
+    metrics::single(
+        text,
+        "events_dropped_total",
+        "counter",
+        "Events of proxied routes that were lost.",
+        gateway.events.dropped(),
+    );
+    metrics::single(
+        text,
+        "access_log_buffers_dropped_total",
+        "counter",
+        "Buffers of access-log lines that were lost.",
+        scrape.dropped_log_buffers(),
+    );
+    metrics::single(
+        text,
+        "counters_errors_total",
+        "counter",
+        "Calls to the rate counters that failed.",
+        limiter.errors.get(),
+    );
+    metrics::single(
+        text,
+        "counters_degraded",
+        "gauge",
+        "1 while limits are decided without Redis.",
+        limiter.degraded.get(),
+    );
+    metrics::single(
+        text,
+        "password_hash_queue",
+        "gauge",
+        "Password hashes that wait for a thread.",
+        hashing.queued.get(),
+    );
+    let mut registry = Registry::with_prefix("portcullis");
+    let help = "Time of one password hash, without its wait";
+    registry.register("password_hash_duration_seconds", help, hashing.seconds.clone());
+    if prometheus_client::encoding::text::encode_registry(text, &registry).is_err() {
+        tracing::error!("the hash durations cannot be written");
+    }
+    metrics::family(text, "build_info", "gauge", "The version that runs.");
+    let _ = writeln!(text, "portcullis_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
+}
+
+fn json_answer(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::new(format!("{value}\n").into()));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}

@@ -1,0 +1,258 @@
+//! Every way an account request can fail, without HTTP: `problem.rs` gives each its status and
+//! its words. A failure that a client may see has a stable code; what went wrong inside is a
+//! source, for the log only.
+
+use std::error::Error;
+use std::time::Duration;
+
+use http::HeaderMap;
+
+use super::input::InputError;
+use super::password::HashError;
+use super::policy::Weakness;
+use crate::identity::Rejection;
+use crate::limit::Decision;
+use crate::model::{SessionId, UserId};
+
+/// Why an account request was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthError {
+    /// A body that is not one strict JSON object; the words repeat nothing of it.
+    #[error("the body is not acceptable JSON: {0}")]
+    BadJson(String),
+    /// A bearer token that was not believed.
+    #[error("the access token was not accepted")]
+    BadJwt(#[source] Rejection),
+    /// A body of more than 16 KiB.
+    #[error("the body is too large")]
+    BodyTooLarge,
+    /// Too much password hashing at present.
+    #[error("too many passwords are being hashed")]
+    Busy {
+        /// When it may be worth trying again.
+        retry_after: Duration,
+    },
+    /// A new password with a wrong old one.
+    #[error("the current password is wrong")]
+    CurrentPasswordInvalid,
+    /// A new password without the old one, for an account that has no recent login.
+    #[error("the current password is needed")]
+    CurrentPasswordRequired,
+    /// Anything that cannot happen.
+    #[error("an account request failed")]
+    Internal(#[source] Box<dyn Error + Send + Sync>),
+    /// Unknown user, disabled user or wrong password: never told apart.
+    #[error("the credentials are wrong")]
+    InvalidCredentials,
+    /// `Authorization` that is no single bearer token.
+    #[error("the authorization header is malformed")]
+    MalformedCredential,
+    /// A known endpoint, but not with this method.
+    #[error("the endpoint does not take this method")]
+    MethodNotAllowed {
+        /// The value of `Allow`.
+        allow: String,
+    },
+    /// No bearer token where one is needed.
+    #[error("a bearer token is needed")]
+    NoAuthorization,
+    /// No endpoint has this path.
+    #[error("there is no such endpoint")]
+    NoRoute,
+    /// A limit was reached.
+    #[error("the limit `{}` is reached", .0.rule)]
+    OverLimit(OverLimit),
+    /// A new password needs the old one or a login less than a day old.
+    #[error("the login is too old to change the password")]
+    ReauthenticationNeeded,
+    /// A refresh token that was used, and whose session has been ended for it.
+    #[error("the refresh token was used before")]
+    RefreshTokenAlreadyUsed,
+    /// A refresh token that nobody was given.
+    #[error("the refresh token is unknown")]
+    RefreshTokenNotFound,
+    /// The new password is the old one.
+    #[error("the new password is the old one")]
+    SamePassword,
+    /// A refresh token of a session that is over.
+    #[error("the session has ended")]
+    SessionExpired,
+    /// A good access token of a session that was ended.
+    #[error("the session of the access token has ended")]
+    SessionNotFound,
+    /// Sign-up is switched off.
+    #[error("signing up is switched off")]
+    SignupDisabled,
+    /// The store or the counters cannot be reached; the source says which.
+    #[error("a service that is needed is unavailable")]
+    Unavailable {
+        /// When it may be worth trying again.
+        retry_after: Duration,
+        /// What is away.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The user has no running session with this id.
+    #[error("the user has no such session")]
+    UnknownSession,
+    /// `grant_type` is neither `password` nor `refresh_token`.
+    #[error("the grant type is not supported")]
+    UnsupportedGrantType,
+    /// A body that is not declared as JSON.
+    #[error("the content type is not application/json")]
+    UnsupportedMediaType,
+    /// The address has an account.
+    #[error("the address has an account")]
+    UserAlreadyExists,
+    /// A field is missing or unacceptable; a sentence for the client.
+    #[error("{0}")]
+    ValidationFailed(String),
+    /// The rule refuses the new password.
+    #[error("{}", .0.message)]
+    WeakPassword(Weakness),
+}
+
+impl AuthError {
+    /// Every code, sorted.
+    pub const CODES: &'static [&'static str] = &[
+        "bad_json",
+        "bad_jwt",
+        "body_too_large",
+        "current_password_invalid",
+        "current_password_required",
+        "invalid_credentials",
+        "invalid_request",
+        "method_not_allowed",
+        "no_authorization",
+        "no_route",
+        "not_found",
+        "over_request_rate_limit",
+        "reauthentication_needed",
+        "refresh_token_already_used",
+        "refresh_token_not_found",
+        "same_password",
+        "session_expired",
+        "session_not_found",
+        "signup_disabled",
+        "unavailable",
+        "unexpected_failure",
+        "unsupported_grant_type",
+        "unsupported_media_type",
+        "user_already_exists",
+        "validation_failed",
+        "weak_password",
+    ];
+
+    /// Notes whose account was tried, for the event of a limit.
+    #[must_use]
+    pub fn with_email(self, address: &str) -> Self {
+        match self {
+            Self::OverLimit(over) => {
+                Self::OverLimit(OverLimit { email: Some(address.to_owned()), ..over })
+            }
+            other => other,
+        }
+    }
+
+    /// The stable word for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::BadJson(_) => "bad_json",
+            Self::BadJwt(_) => "bad_jwt",
+            Self::BodyTooLarge => "body_too_large",
+            Self::Busy { .. } | Self::Unavailable { .. } => "unavailable",
+            Self::CurrentPasswordInvalid => "current_password_invalid",
+            Self::CurrentPasswordRequired => "current_password_required",
+            Self::Internal(_) => "unexpected_failure",
+            Self::InvalidCredentials => "invalid_credentials",
+            Self::MalformedCredential => "invalid_request",
+            Self::MethodNotAllowed { .. } => "method_not_allowed",
+            Self::NoAuthorization => "no_authorization",
+            Self::NoRoute => "no_route",
+            Self::OverLimit(_) => "over_request_rate_limit",
+            Self::ReauthenticationNeeded => "reauthentication_needed",
+            Self::RefreshTokenAlreadyUsed => "refresh_token_already_used",
+            Self::RefreshTokenNotFound => "refresh_token_not_found",
+            Self::SamePassword => "same_password",
+            Self::SessionExpired => "session_expired",
+            Self::SessionNotFound => "session_not_found",
+            Self::SignupDisabled => "signup_disabled",
+            Self::UnknownSession => "not_found",
+            Self::UnsupportedGrantType => "unsupported_grant_type",
+            Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::UserAlreadyExists => "user_already_exists",
+            Self::ValidationFailed(_) => "validation_failed",
+            Self::WeakPassword(_) => "weak_password",
+        }
+    }
+}
+
+impl From<InputError> for AuthError {
+    fn from(error: InputError) -> Self {
+        match error {
+            InputError::UnsupportedMediaType => Self::UnsupportedMediaType,
+            InputError::TooLarge => Self::BodyTooLarge,
+            InputError::BadJson(words) => Self::BadJson(words),
+            InputError::Invalid(sentence) => Self::ValidationFailed(sentence),
+            InputError::Weak(weakness) => Self::WeakPassword(weakness),
+        }
+    }
+}
+
+impl From<HashError> for AuthError {
+    fn from(error: HashError) -> Self {
+        match error {
+            HashError::Busy { retry_after } => Self::Busy { retry_after },
+            HashError::Failed => Self::Internal(error.into()),
+        }
+    }
+}
+
+/// Which limit was reached, and what to record of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OverLimit {
+    /// Name of the limit in `[limits]`.
+    pub rule: String,
+    /// What the counters said; has the time to wait.
+    pub decision: Decision,
+    /// The address that was tried, when that is known; not cleaned.
+    pub email: Option<String>,
+}
+
+/// A refusal with what its answer needs beside the problem document.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct AuthFailure {
+    /// Why.
+    #[source]
+    pub error: AuthError,
+    /// `RateLimit` and `RateLimit-Policy`, when the request was counted.
+    pub headers: HeaderMap,
+    /// Whose token the request carried, when it was believed.
+    pub user_id: Option<UserId>,
+    /// That token's session.
+    pub session_id: Option<SessionId>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_codes_is_sorted_and_holds_a_code_of_each_kind() {
+        assert!(AuthError::CODES.is_sorted_by(|a, b| a < b));
+        let source = || Box::<dyn Error + Send + Sync>::from("away");
+        let retry_after = Duration::from_secs(1);
+        for error in [
+            AuthError::BadJson(String::new()),
+            AuthError::Busy { retry_after },
+            AuthError::Internal(source()),
+            AuthError::MethodNotAllowed { allow: String::new() },
+            AuthError::Unavailable { retry_after, source: source() },
+            AuthError::UnknownSession,
+            AuthError::ValidationFailed(String::new()),
+        ] {
+            assert!(AuthError::CODES.contains(&error.code()), "{error:?}");
+        }
+    }
+}

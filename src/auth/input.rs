@@ -1,0 +1,486 @@
+//! What clients send to the account endpoints. Each body type exists only when it is valid, so
+//! that the service behind never meets a half-checked value.
+//!
+//! JSON is read strictly: one object, no repeated key (the classic way to show two parsers two
+//! different requests), sixteen levels, 16 KiB. Unknown fields are ignored, because the client
+//! libraries of Supabase Auth send some of their own.
+
+use std::fmt;
+
+use bytes::Bytes;
+use http::{HeaderMap, header};
+use secrecy::SecretString;
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+use zeroize::Zeroize as _;
+
+use super::policy::{Policy, Weakness};
+use crate::model::{Email, JsonObject};
+
+/// Longest body of an account request.
+pub const MAX_BODY_BYTES: usize = 16 * 1024;
+/// Deepest nesting of a body, the outer object counted.
+const MAX_DEPTH: usize = 16;
+/// Longest metadata as compact JSON: it travels in every access token.
+pub const MAX_METADATA_BYTES: usize = 2 * 1024;
+
+/// Why a request cannot be understood or is not acceptable.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InputError {
+    /// A body that is not declared as JSON.
+    #[error("the content type must be application/json")]
+    UnsupportedMediaType,
+    /// More than [`MAX_BODY_BYTES`].
+    #[error("the body is too large")]
+    TooLarge,
+    /// Not one strict JSON object; what is the matter, in words that repeat nothing of it.
+    #[error("the body is not acceptable JSON: {0}")]
+    BadJson(String),
+    /// A field that is missing or unacceptable, in a sentence for the client.
+    #[error("{0}")]
+    Invalid(String),
+    /// A new password that the rule refuses.
+    #[error("{}", .0.message)]
+    Weak(Weakness),
+}
+
+impl InputError {
+    /// The metadata would be larger than [`MAX_METADATA_BYTES`].
+    pub fn metadata_too_large() -> Self {
+        invalid("`data` must not make the metadata larger than 2048 bytes of JSON")
+    }
+}
+
+/// `POST /signup`
+#[derive(Debug)]
+pub struct SignUp {
+    /// The new account's address.
+    pub email: Email,
+    /// Its password, which the rule accepts.
+    pub password: SecretString,
+    /// What the user notes.
+    pub user_metadata: JsonObject,
+}
+
+impl SignUp {
+    /// Reads `{email, password, data?}`.
+    ///
+    /// # Errors
+    /// [`InputError::Invalid`] and [`InputError::Weak`].
+    pub fn parse(mut fields: Fields, policy: &Policy) -> Result<Self, InputError> {
+        let email = fields.email()?;
+        let password = fields.required_text("password")?;
+        if let Err(weakness) = policy.check(&password, Some(&email)) {
+            return Err(InputError::Weak(weakness));
+        }
+        let user_metadata = new_metadata(fields.optional_object("data")?.unwrap_or_default())?;
+        Ok(Self { email, password: password.into(), user_metadata })
+    }
+}
+
+/// `POST /login`, `POST /token?grant_type=password`
+#[derive(Debug)]
+pub struct LogIn {
+    /// The address that is tried.
+    pub email: Email,
+    /// The password that is tried: any text, as old rules may have allowed what new ones do not.
+    pub password: SecretString,
+}
+
+impl LogIn {
+    /// Reads `{email, password}`.
+    ///
+    /// # Errors
+    /// [`InputError::Invalid`].
+    pub fn parse(mut fields: Fields) -> Result<Self, InputError> {
+        let email = fields.email()?;
+        let password = fields.required_text("password")?.into();
+        Ok(Self { email, password })
+    }
+}
+
+/// `POST /token?grant_type=refresh_token`
+#[derive(Debug)]
+pub struct Refresh {
+    /// The token that is shown, of any form.
+    pub refresh_token: SecretString,
+}
+
+impl Refresh {
+    /// Reads `{refresh_token}`.
+    ///
+    /// # Errors
+    /// [`InputError::Invalid`].
+    pub fn parse(mut fields: Fields) -> Result<Self, InputError> {
+        Ok(Self { refresh_token: fields.required_text("refresh_token")?.into() })
+    }
+}
+
+/// `PUT /user`
+#[derive(Debug)]
+pub struct UpdateUser {
+    /// Keys to set, or with `null` to remove, in the user's metadata.
+    pub user_metadata: Option<JsonObject>,
+    /// A new password, not yet held against the rule: that needs the user's address.
+    pub password: Option<SecretString>,
+    /// The old one.
+    pub current_password: Option<SecretString>,
+}
+
+impl UpdateUser {
+    /// Reads `{data?, password?, current_password?}`.
+    ///
+    /// # Errors
+    /// [`InputError::Invalid`], also for a new `email` or `phone`, which cannot be proved yet.
+    pub fn parse(mut fields: Fields) -> Result<Self, InputError> {
+        let password = fields.optional_text("password")?.map(SecretString::from);
+        let current_password = fields.optional_text("current_password")?.map(SecretString::from);
+        let user_metadata = fields.optional_object("data")?;
+        if fields.optional_text("email")?.is_some() {
+            return Err(invalid("The e-mail address cannot be changed"));
+        }
+        if fields.optional_text("phone")?.is_some_and(|phone| !phone.is_empty()) {
+            return Err(invalid("Phone numbers are not supported"));
+        }
+        Ok(Self { user_metadata, password, current_password })
+    }
+}
+
+/// The metadata of a new account: what was sent, without its nulls, as an update would leave it.
+fn new_metadata(mut given: JsonObject) -> Result<JsonObject, InputError> {
+    given.retain(|_, value| !value.is_null());
+    let size = serde_json::to_vec(&given).map_or(usize::MAX, |text| text.len());
+    if size > MAX_METADATA_BYTES {
+        return Err(InputError::metadata_too_large());
+    }
+    Ok(given)
+}
+
+/// The fields of a JSON body, before anyone has looked at them. Wipes its texts when dropped.
+pub struct Fields(JsonObject);
+
+impl Fields {
+    /// Reads a body, and wipes it if nobody else holds it.
+    ///
+    /// # Errors
+    /// [`InputError::UnsupportedMediaType`] unless it is declared as JSON, which a form of another
+    /// site cannot do without a preflight; [`InputError::TooLarge`]; [`InputError::BadJson`].
+    pub fn read(headers: &HeaderMap, body: Bytes) -> Result<Self, InputError> {
+        if body.len() > MAX_BODY_BYTES {
+            return Err(InputError::TooLarge);
+        }
+        if body.is_empty() && !headers.contains_key(header::CONTENT_TYPE) {
+            return Err(InputError::BadJson("it is empty".to_owned()));
+        }
+        if !is_json(headers) {
+            return Err(InputError::UnsupportedMediaType);
+        }
+        let fields = Self::parse(&body);
+        if let Ok(mut body) = body.try_into_mut() {
+            body.as_mut().zeroize();
+        }
+        fields
+    }
+
+    /// Reads the text of a JSON object.
+    ///
+    /// # Errors
+    /// [`InputError::BadJson`].
+    pub fn parse(text: &[u8]) -> Result<Self, InputError> {
+        let bad = |error: serde_json::Error| InputError::BadJson(error.to_string());
+        let mut deserializer = serde_json::Deserializer::from_slice(text);
+        let value = Strict { levels: MAX_DEPTH }.deserialize(&mut deserializer).map_err(bad)?;
+        deserializer.end().map_err(bad)?;
+        match value {
+            Value::Object(fields) => Ok(Self(fields)),
+            _ => Err(InputError::BadJson("it is not an object".to_owned())),
+        }
+    }
+
+    /// The text of a field, whatever it is worth: for the record of a refused request.
+    pub fn peek(&self, name: &str) -> Option<&str> {
+        self.0.get(name).and_then(Value::as_str)
+    }
+
+    /// The address in the field `email`.
+    ///
+    /// # Errors
+    /// [`InputError::Invalid`].
+    pub fn email(&mut self) -> Result<Email, InputError> {
+        self.required_text("email")?
+            .parse()
+            .map_err(|_| invalid("`email` must be an e-mail address"))
+    }
+
+    fn required_text(&mut self, name: &str) -> Result<String, InputError> {
+        self.optional_text(name)?
+            .ok_or_else(|| InputError::Invalid(format!("`{name}` is required")))
+    }
+
+    fn optional_text(&mut self, name: &str) -> Result<Option<String>, InputError> {
+        match self.0.remove(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(InputError::Invalid(format!("`{name}` must be a string"))),
+        }
+    }
+
+    fn optional_object(&mut self, name: &str) -> Result<Option<JsonObject>, InputError> {
+        match self.0.remove(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Object(map)) => Ok(Some(map)),
+            Some(_) => Err(InputError::Invalid(format!("`{name}` must be an object"))),
+        }
+    }
+}
+
+impl fmt::Debug for Fields {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fields(..)")
+    }
+}
+
+impl Drop for Fields {
+    fn drop(&mut self) {
+        for value in self.0.values_mut() {
+            if let Value::String(text) = value {
+                text.zeroize();
+            }
+        }
+    }
+}
+
+fn invalid(sentence: &str) -> InputError {
+    InputError::Invalid(sentence.to_owned())
+}
+
+/// Whether the one `Content-Type` is `application/json`, with or without parameters.
+fn is_json(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(header::CONTENT_TYPE).iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else {
+        return false;
+    };
+    line.to_str().is_ok_and(|line| {
+        let media_type = line.split_once(';').map_or(line, |(media_type, _)| media_type);
+        media_type.trim().eq_ignore_ascii_case("application/json")
+    })
+}
+
+/// Builds a [`Value`] of at most so many levels, without repeated keys.
+#[derive(Clone, Copy)]
+struct Strict {
+    levels: usize,
+}
+
+impl Strict {
+    fn inner<E: de::Error>(self) -> Result<Self, E> {
+        let levels = self.levels.checked_sub(1);
+        levels.map(|levels| Self { levels }).ok_or_else(|| E::custom("it is nested too deeply"))
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let inner = self.inner()?;
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element_seed(inner)? {
+            list.push(item);
+        }
+        Ok(Value::Array(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let inner = self.inner()?;
+        let mut map = Map::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            let value = entries.next_value_seed(inner)?;
+            if map.insert(key, value).is_some() {
+                return Err(de::Error::custom("a key is repeated"));
+            }
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret as _;
+    use serde_json::json;
+
+    use super::*;
+    use crate::config;
+
+    fn fields(text: &str) -> Fields {
+        Fields::parse(text.as_bytes()).unwrap()
+    }
+
+    fn sign_up(text: &str) -> Result<SignUp, InputError> {
+        let policy = Policy::compile(&config::Passwords::default()).unwrap();
+        SignUp::parse(fields(text), &policy)
+    }
+
+    #[test]
+    fn bodies_are_strict_json_objects() {
+        let deep = |n: usize| format!("{{\"data\":{}{}}}", "[".repeat(n), "]".repeat(n));
+        for fine in ["{}", " {\"a\":[1,-2,3.5,true,null,\"x\\u00e4\"]}\n", &deep(15)] {
+            assert!(Fields::parse(fine.as_bytes()).is_ok(), "{fine}");
+        }
+        for bad in [
+            "",
+            "null",
+            "[]",
+            "\"text\"",
+            "{",
+            "{}{}",
+            "{} x",
+            "{\"a\":1,}",
+            "{'a':1}",
+            "{\"a\":1,\"a\":1}",
+            "{\"data\":{\"a\":1,\"\\u0061\":2}}",
+            "{\"a\":NaN}",
+            "{\"a\":1e999}",
+            "{\"a\":\"\\ud800\"}",
+            "{\"a\":\"\u{1}\"}",
+            "// x\n{}",
+            "\u{feff}{}",
+            &deep(16),
+        ] {
+            let refused = Fields::parse(bad.as_bytes());
+            assert!(matches!(refused, Err(InputError::BadJson(_))), "{bad}");
+        }
+        assert!(Fields::parse(b"{\"a\":\"\xff\"}").is_err());
+    }
+
+    #[test]
+    fn a_refusal_repeats_nothing_of_the_body() {
+        for bad in
+            ["{\"password\":\"Tiger-Lily-9\" \"x\"}", "{\"Tiger-Lily-9\":1,\"Tiger-Lily-9\":2}"]
+        {
+            let Err(error) = Fields::parse(bad.as_bytes()) else { panic!("{bad}") };
+            assert!(!error.to_string().contains("Tiger"), "{error}");
+        }
+    }
+
+    #[test]
+    fn only_declared_json_is_read() {
+        let read = |types: &[&str], body: &'static str| {
+            let mut headers = HeaderMap::new();
+            for content_type in types {
+                headers.append(header::CONTENT_TYPE, content_type.parse().unwrap());
+            }
+            Fields::read(&headers, Bytes::from_static(body.as_bytes())).map(|_| ())
+        };
+        assert_eq!(read(&["application/json"], "{}"), Ok(()));
+        assert_eq!(read(&["Application/JSON ; charset=utf-8"], "{}"), Ok(()));
+        for types in [
+            &[][..],
+            &["text/plain"],
+            &["application/x-www-form-urlencoded"],
+            &["application/jsonp"],
+            &["text/plain; application/json"],
+            &["application/json", "text/plain"],
+        ] {
+            assert_eq!(read(types, "{}"), Err(InputError::UnsupportedMediaType), "{types:?}");
+        }
+        assert_eq!(read(&[], ""), Err(InputError::BadJson("it is empty".to_owned())));
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
+        let large = Bytes::from(vec![b' '; MAX_BODY_BYTES + 1]);
+        assert_eq!(Fields::read(&headers, large).err(), Some(InputError::TooLarge));
+    }
+
+    #[test]
+    fn a_sign_up_has_an_address_and_a_password_that_the_rule_accepts() {
+        let body = sign_up(
+            r#"{"email":"Ann@Example.com","password":" Plover42\u0000","data":{"name":"Ann","x":null},
+                "gotrue_meta_security":{},"code_challenge":null,"role":"admin","app_metadata":{"roles":["admin"]}}"#,
+        )
+        .unwrap();
+        assert_eq!(body.email.address(), "Ann@Example.com");
+        assert_eq!(body.password.expose_secret(), " Plover42\0");
+        assert_eq!(Value::Object(body.user_metadata), json!({"name": "Ann"}));
+        for bad in [
+            "{}",
+            r#"{"email":"ann@example.com"}"#,
+            r#"{"password":"Plover42"}"#,
+            r#"{"email":null,"password":"Plover42"}"#,
+            r#"{"email":"ann","password":"Plover42"}"#,
+            r#"{"email":["ann@example.com"],"password":"Plover42"}"#,
+            r#"{"email":"ann@example.com","password":12345678}"#,
+            r#"{"email":"ann@example.com","password":"Plover42","data":[]}"#,
+            r#"{"email":"ann@example.com\u0000","password":"Plover42"}"#,
+        ] {
+            assert!(matches!(sign_up(bad), Err(InputError::Invalid(_))), "{bad}");
+        }
+        let weak = sign_up(r#"{"email":"ann@example.com","password":"short"}"#);
+        assert!(matches!(weak, Err(InputError::Weak(_))));
+    }
+
+    #[test]
+    fn an_update_refuses_what_cannot_be_proved() {
+        let update = |text: &str| UpdateUser::parse(fields(text));
+        let fine = update(r#"{"data":{"a":1},"password":"x","current_password":"y","email":null}"#);
+        let fine = fine.unwrap();
+        assert!(fine.user_metadata.is_some() && fine.current_password.is_some());
+        assert!(update("{}").unwrap().password.is_none());
+        for bad in [r#"{"email":"bob@example.com"}"#, r#"{"phone":"+49"}"#, r#"{"password":1}"#] {
+            assert!(matches!(update(bad), Err(InputError::Invalid(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn metadata_of_a_new_account_is_small_and_without_nulls() {
+        let object = |value: Value| value.as_object().unwrap().clone();
+        let given = object(json!({"a": null, "b": {"y": null}}));
+        assert_eq!(new_metadata(given), Ok(object(json!({"b": {"y": null}}))));
+        // {"k":"…"} has eight bytes beside the text.
+        let sized = |n: usize| new_metadata(object(json!({"k": "x".repeat(n)})));
+        assert!(sized(2040).is_ok());
+        assert_eq!(sized(2041), Err(InputError::metadata_too_large()));
+    }
+
+    #[test]
+    fn nothing_secret_is_printed() {
+        let body = sign_up(r#"{"email":"ann@example.com","password":"Plover42"}"#).unwrap();
+        let printed = format!("{body:?} {:?}", fields(r#"{"password":"Plover42"}"#));
+        assert!(!printed.contains("Plover42") && !printed.contains("ann@"), "{printed}");
+    }
+}

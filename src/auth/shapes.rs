@@ -1,0 +1,269 @@
+//! The JSON that account endpoints answer with: the shapes of Supabase Auth (GoTrue), so that its
+//! client libraries work. Every field is always there, `null` where there is nothing to say.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::policy::Policy;
+use crate::config::CharacterClass;
+use crate::model::{Session, SessionId, StoredEvent, User};
+
+/// What a login, a sign-up or a refresh hands out.
+pub struct Tokens {
+    /// Signed; `Authorization: Bearer` from now on.
+    pub access_token: String,
+    /// When it expires, in Unix seconds.
+    pub expires_at: i64,
+    /// Traded once for the next pair.
+    pub refresh_token: String,
+}
+
+impl std::fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokens").field("expires_at", &self.expires_at).finish_non_exhaustive()
+    }
+}
+
+/// A session with its tokens.
+pub fn session(tokens: &Tokens, user: &User, audience: &str, now: Timestamp) -> Value {
+    json!({
+        "access_token": tokens.access_token,
+        "token_type": "bearer",
+        "expires_in": (tokens.expires_at - now.as_second()).max(0),
+        "expires_at": tokens.expires_at,
+        "refresh_token": tokens.refresh_token,
+        "user": self::user(user, audience, now),
+    })
+}
+
+/// A user, as shown to that user.
+pub fn user(user: &User, audience: &str, now: Timestamp) -> Value {
+    let confirmed_at = optional_time(user.email_confirmed_at);
+    json!({
+        "id": user.id.as_str(),
+        "aud": audience,
+        "role": "authenticated",
+        "email": user.email,
+        "email_confirmed_at": confirmed_at,
+        "confirmed_at": confirmed_at,
+        "last_sign_in_at": optional_time(user.last_sign_in_at),
+        "app_metadata": user.public_app_metadata(),
+        "user_metadata": user.user_metadata,
+        "identities": [{
+            "identity_id": user.id.as_str(),
+            "id": user.id.as_str(),
+            "user_id": user.id.as_str(),
+            "identity_data": {
+                "sub": user.id.as_str(),
+                "email": user.email,
+                "email_verified": user.email_confirmed_at.is_some(),
+                "phone_verified": false,
+            },
+            "provider": "email",
+            "email": user.email,
+            "last_sign_in_at": optional_time(user.last_sign_in_at),
+            "created_at": time(user.created_at),
+            "updated_at": time(user.updated_at),
+        }],
+        "factors": [],
+        "is_anonymous": false,
+        "created_at": time(user.created_at),
+        "updated_at": time(user.updated_at),
+        "banned_until": optional_time(user.disabled_until.filter(|_| user.is_disabled(now))),
+    })
+}
+
+/// The running sessions of a user; `current` is the one that asks.
+pub fn sessions(sessions: &[Session], current: SessionId) -> Value {
+    let shown = |session: &Session| {
+        json!({
+            "id": session.id,
+            "created_at": time(session.created_at),
+            "last_seen_at": time(session.last_seen_at),
+            "expires_at": time(session.expires_at),
+            "address": session.address,
+            "user_agent": session.user_agent,
+            "current": session.id == current,
+        })
+    };
+    json!({ "sessions": sessions.iter().map(shown).collect::<Vec<_>>() })
+}
+
+/// A page of a user's events, newest first, and where the next page begins.
+pub fn events(events: &[StoredEvent], next: Option<&str>) -> Value {
+    let shown = |stored: &StoredEvent| {
+        let event = &stored.event;
+        json!({
+            "id": event.id,
+            "time": time(event.at),
+            "kind": event.kind.as_str(),
+            "outcome": event.outcome.as_str(),
+            "reason": event.reason,
+            "actor": event.actor,
+            "email": event.email,
+            "session_id": event.session_id,
+            "address": event.address,
+            "user_agent": event.user_agent,
+            "request_id": event.request_id,
+        })
+    };
+    json!({ "events": events.iter().map(shown).collect::<Vec<_>>(), "next": next })
+}
+
+/// What a client may know before anyone has logged in.
+pub fn settings(signup_is_enabled: bool, policy: &Policy) -> Value {
+    let require: Vec<_> = policy.require().iter().copied().map(class_word).collect();
+    json!({
+        "external": { "anonymous_users": false, "email": true, "phone": false },
+        "disable_signup": !signup_is_enabled,
+        "mailer_autoconfirm": true,
+        "phone_autoconfirm": false,
+        "saml_enabled": false,
+        "password": { "min_length": policy.min_length(), "require": require },
+    })
+}
+
+/// That somebody is there.
+pub fn health() -> Value {
+    json!({ "name": "Portcullis", "status": "ok" })
+}
+
+fn class_word(class: CharacterClass) -> &'static str {
+    match class {
+        CharacterClass::Digit => "digit",
+        CharacterClass::Lowercase => "lowercase",
+        CharacterClass::Symbol => "symbol",
+        CharacterClass::Uppercase => "uppercase",
+    }
+}
+
+/// RFC 3339 in UTC, to the microsecond that databases keep.
+fn time(at: Timestamp) -> String {
+    format!("{at:.6}")
+}
+
+fn optional_time(at: Option<Timestamp>) -> Option<String> {
+    at.map(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use crate::model::{Event, EventKind, Outcome, UserId};
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn ann() -> User {
+        User {
+            id: "u-1".parse().unwrap(),
+            email: "Ann@example.com".to_owned(),
+            email_confirmed_at: None,
+            roles: vec!["admin".to_owned()],
+            app_metadata: serde_json::Map::new(),
+            user_metadata: json!({"name": "Ann"}).as_object().unwrap().clone(),
+            last_sign_in_at: Some(at("2026-01-02T03:04:05Z")),
+            disabled_until: Some(at("2026-01-01T00:00:00Z")),
+            created_at: at("2026-01-01T00:00:00.123456Z"),
+            updated_at: at("2026-01-02T03:04:05.5Z"),
+        }
+    }
+
+    #[test]
+    fn a_session_has_every_field_that_clients_of_supabase_auth_look_for() {
+        let tokens = Tokens {
+            access_token: "a.b.c".to_owned(),
+            expires_at: 1_767_409_445,
+            refresh_token: "r".to_owned(),
+        };
+        let shown = session(&tokens, &ann(), "authenticated", at("2026-01-02T03:04:05.9Z"));
+        let identity = json!({
+            "identity_id": "u-1", "id": "u-1", "user_id": "u-1",
+            "identity_data": {
+                "sub": "u-1", "email": "Ann@example.com",
+                "email_verified": false, "phone_verified": false,
+            },
+            "provider": "email", "email": "Ann@example.com",
+            "last_sign_in_at": "2026-01-02T03:04:05.000000Z",
+            "created_at": "2026-01-01T00:00:00.123456Z",
+            "updated_at": "2026-01-02T03:04:05.500000Z",
+        });
+        assert_eq!(
+            shown,
+            json!({
+                "access_token": "a.b.c", "token_type": "bearer",
+                "expires_in": 86400, "expires_at": 1_767_409_445, "refresh_token": "r",
+                "user": {
+                    "id": "u-1", "aud": "authenticated", "role": "authenticated",
+                    "email": "Ann@example.com", "email_confirmed_at": null, "confirmed_at": null,
+                    "last_sign_in_at": "2026-01-02T03:04:05.000000Z",
+                    "app_metadata": { "provider": "email", "providers": ["email"], "roles": ["admin"] },
+                    "user_metadata": { "name": "Ann" },
+                    "identities": [identity], "factors": [], "is_anonymous": false,
+                    "created_at": "2026-01-01T00:00:00.123456Z",
+                    "updated_at": "2026-01-02T03:04:05.500000Z",
+                    "banned_until": null,
+                },
+            })
+        );
+    }
+
+    #[test]
+    fn the_session_that_asks_is_marked() {
+        let id = uuid::Uuid::from_u128;
+        let session = |n| Session {
+            id: id(n),
+            user_id: "u-1".parse::<UserId>().unwrap(),
+            created_at: at("2026-01-01T00:00:00Z"),
+            last_seen_at: at("2026-01-01T00:00:00Z"),
+            expires_at: at("2026-02-01T00:00:00Z"),
+            access_expires_at: at("2026-01-02T00:00:00Z"),
+            address: Some([192, 0, 2, 1].into()),
+            user_agent: None,
+            ended: None,
+        };
+        let shown = sessions(&[session(1), session(2)], id(2));
+        assert_eq!(shown["sessions"][0]["current"], false);
+        assert_eq!(
+            shown["sessions"][1],
+            json!({
+                "id": id(2), "created_at": "2026-01-01T00:00:00.000000Z",
+                "last_seen_at": "2026-01-01T00:00:00.000000Z",
+                "expires_at": "2026-02-01T00:00:00.000000Z",
+                "address": "192.0.2.1", "user_agent": null, "current": true,
+            })
+        );
+    }
+
+    #[test]
+    fn events_and_settings_have_their_documented_fields() {
+        let event = Event {
+            id: uuid::Uuid::nil(),
+            at: at("2026-01-01T00:00:00Z"),
+            kind: EventKind::LoginFailed,
+            outcome: Outcome::Failure,
+            reason: Some("wrong_password".to_owned()),
+            actor: None,
+            user_id: None,
+            email: Some("ann@example.com".to_owned()),
+            session_id: None,
+            address: None,
+            user_agent: None,
+            request_id: None,
+        };
+        let stored = StoredEvent { writer: uuid::Uuid::nil(), number: 1, event };
+        let shown = events(&[stored], Some("cursor"));
+        assert_eq!(shown["next"], "cursor");
+        assert_eq!(shown["events"][0]["kind"], "login_failed");
+        assert_eq!(shown["events"][0]["time"], "2026-01-01T00:00:00.000000Z");
+        assert_eq!(events(&[], None), json!({"events": [], "next": null}));
+
+        let policy = Policy::compile(&config::Passwords::default()).unwrap();
+        let shown = settings(false, &policy);
+        assert_eq!(shown["disable_signup"], true);
+        let rule = json!({"min_length": 8, "require": ["lowercase", "uppercase", "digit"]});
+        assert_eq!(shown["password"], rule);
+    }
+}

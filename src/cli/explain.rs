@@ -1,0 +1,169 @@
+//! `portcullis explain`: what would be decided on a request, and why, step by step. Asks the same
+//! function that the proxy asks. Limits are named, not counted.
+
+use std::sync::Arc;
+
+use http::Method;
+use serde_json::json;
+
+use super::{Context, Failure};
+use crate::clock::Clock;
+use crate::config::{Config, Loaded};
+use crate::gateway::Live;
+use crate::identity::credential::{Carried, bearer};
+use crate::identity::{Credential, Identity, IssuerSet, KeySet, Rejection, Verifier};
+use crate::proxy::decide::{Decision, decide, imagined, status_of};
+use crate::proxy::route::Route;
+use crate::proxy::trace::Recording;
+use crate::store::{RevocationCursor, Store};
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// GET, POST, …
+    method: String,
+    /// Path as it stands in the request line
+    path: String,
+    /// Access token that the request carries
+    #[arg(long, conflicts_with_all = ["subject", "role"])]
+    token: Option<String>,
+    /// Imagine a good token of this user
+    #[arg(long = "as", value_name = "USER_ID")]
+    subject: Option<String>,
+    /// … with this role
+    #[arg(long, requires = "subject")]
+    role: Vec<String>,
+    /// … from this entry of [[issuers]] [default: our own]
+    #[arg(long, requires = "subject")]
+    issuer: Option<String>,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(context: &Context, args: Args) -> Result<(), Failure> {
+    let Loaded { config, sources, .. } = context.load()?;
+    let live = Live::compile(&config).map_err(|problems| sources.report(&problems))?;
+    let method = Method::from_bytes(args.method.as_bytes())
+        .ok()
+        .filter(|method| crate::wire::head::METHODS.contains(method))
+        .ok_or_else(|| {
+            Failure::usage(format!("`{}` is no method that is passed on", args.method))
+        })?;
+    let caller = Caller::of(&config, &args)?;
+    let path = args.path.split_once('?').map_or(&*args.path, |(path, _)| path);
+
+    let mut trace = Recording::default();
+    let decision = decide(&live.table, &method, path, |route| caller.credential(route), &mut trace);
+    let (word, status, reason, route) = match &decision {
+        Decision::Own => ("own", None, "account", None),
+        Decision::Permit(permit) => {
+            let word = if permit.shadowed().is_some() { "shadow" } else { "allow" };
+            (word, None, permit.reason(), Some(permit.route()))
+        }
+        Decision::Refuse(refused) => {
+            let status = status_of(&refused.refusal);
+            ("deny", Some(status), refused.refusal.reason(), refused.route)
+        }
+    };
+    if args.json {
+        let steps: Vec<_> = (trace.steps.iter())
+            .map(|step| json!({"step": step.step.as_str(), "result": step.result, "why": step.why}))
+            .collect();
+        println!(
+            "{}",
+            json!({
+                "decision": word,
+                "status": status,
+                "reason": reason,
+                "route": route.map(|route| &route.name),
+                "limits": route.map(|route| limit_names(&live, route)),
+                "steps": steps,
+            })
+        );
+    } else {
+        print!("{trace}");
+        if let Some(route) = route.filter(|route| word != "deny" && !route.limits.is_empty()) {
+            println!(
+                "{:<7} {:<10} {}",
+                "limits",
+                "not asked",
+                limit_names(&live, route).join(", ")
+            );
+        }
+        match status {
+            Some(status) => println!("refused: {status} {reason}"),
+            None => println!("{word}: {reason}"),
+        }
+    }
+    if status.is_some() { Err(Failure::no()) } else { Ok(()) }
+}
+
+fn limit_names(live: &Live, route: &Route) -> Vec<String> {
+    route.limits.iter().map(|&limit| live.rules[limit].name().to_string()).collect()
+}
+
+/// Who makes the request.
+enum Caller {
+    Nobody,
+    Imagined(Arc<Identity>),
+    Bearer { token: String, verifier: Verifier, ended: Vec<uuid::Uuid>, now: i64 },
+}
+
+impl Caller {
+    fn of(config: &Config, args: &Args) -> Result<Self, Failure> {
+        if let Some(subject) = &args.subject {
+            let identity = imagined(config, subject, &args.role, args.issuer.as_deref())
+                .map_err(Failure::usage)?;
+            return Ok(Self::Imagined(Arc::new(identity)));
+        }
+        let Some(token) = args.token.clone() else { return Ok(Self::Nobody) };
+        let clock = Clock::system();
+        super::runtime()?.block_on(async {
+            let store = Store::open(&config.storage)?;
+            store.check_schema().await?;
+            let keys = store.signing_keys().await?;
+            let ended = store.ended_sessions(&mut RevocationCursor::default(), clock.now()).await?;
+            let keys = KeySet::compile(&config.tokens, &keys)
+                .map_err(|error| Failure::failed("the signing keys cannot be used", &error))?;
+            let verifier = Verifier::compile(&config.tokens, Arc::new(keys), &config.issuers)
+                .map_err(|problems| {
+                    let lines: Vec<_> =
+                        problems.iter().map(|p| format!("{}: {}", p.key, p.message)).collect();
+                    Failure::usage(lines.join("\n"))
+                })?;
+            let ended = ended.into_iter().map(|session| session.id).collect();
+            Ok(Self::Bearer { token, verifier, ended, now: clock.now().as_second() })
+        })
+    }
+
+    fn credential(&self, route: &Route) -> Credential {
+        match self {
+            Self::Nobody => Credential::Absent,
+            Self::Imagined(identity) => Credential::Verified(Arc::clone(identity)),
+            Self::Bearer { token, verifier, ended, now } => {
+                let verify = |token: &[u8]| verify(verifier, ended, token, route.issuers, *now);
+                let mut headers = http::HeaderMap::new();
+                let value = http::HeaderValue::try_from(format!("Bearer {token}"));
+                headers.extend(value.ok().map(|value| (http::header::AUTHORIZATION, value)));
+                match bearer(&headers) {
+                    Ok(Carried::Nothing) => Credential::Rejected(Rejection::Malformed),
+                    _ => Credential::of(&headers, verify),
+                }
+            }
+        }
+    }
+}
+
+fn verify(
+    verifier: &Verifier,
+    ended: &[uuid::Uuid],
+    token: &[u8],
+    accepted: IssuerSet,
+    now: i64,
+) -> Result<Arc<Identity>, Rejection> {
+    let identity = verifier.verify(token, accepted, now)?;
+    match identity.session {
+        Some(session) if ended.contains(&session) => Err(Rejection::SessionEnded),
+        _ => Ok(Arc::new(identity)),
+    }
+}

@@ -1,0 +1,17 @@
+//! `portcullis migrate`: brings the database schema up to date.
+
+use super::{Context, Failure};
+use crate::store::Store;
+
+pub(super) fn run(context: &Context) -> Result<(), Failure> {
+    let loaded = context.load()?;
+    super::runtime()?.block_on(async {
+        let store = Store::open(&loaded.config.storage)?;
+        let migrated = store.migrate().await?;
+        for name in &migrated.applied {
+            println!("applied {name}");
+        }
+        println!("{}: schema version {}", store.describe(), migrated.to);
+        Ok(())
+    })
+}

@@ -1,0 +1,127 @@
+//! The configuration compiled: everything a request is decided by. Immutable; a request takes one
+//! snapshot and uses it to its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::{Config, HostHeader, Problem};
+use crate::cors::Cors;
+use crate::identity::TrustedProxies;
+use crate::limit::Rule;
+use crate::proxy::headers::HeaderPolicy;
+use crate::proxy::pool::PoolConfig;
+use crate::proxy::route::RouteTable;
+use crate::telemetry::tally::Label;
+
+/// One state of the configuration.
+pub struct Live {
+    /// Which request goes where.
+    pub table: RouteTable,
+    /// `[limits]`, by name; routes name them by place.
+    pub rules: Vec<Rule>,
+    /// Whose word on addresses is taken.
+    pub trusted: TrustedProxies,
+    /// What is taken out of headers, and put in.
+    pub headers: HeaderPolicy,
+    /// Cross-origin requests.
+    pub cors: Cors,
+    /// Prefix of the account endpoints.
+    pub auth_prefix: String,
+    /// `[upstreams]`, by name; routes name them by place.
+    pub(crate) upstreams: Vec<UpstreamConfig>,
+    /// Longest silence of a client in its request body.
+    pub(crate) body_timeout: Duration,
+}
+
+/// One upstream, compiled.
+pub(crate) struct UpstreamConfig {
+    /// Its name, for metrics.
+    pub(crate) name: Label,
+    /// Its servers and their connections.
+    pub(crate) pool: PoolConfig,
+    /// Send the server's own authority as `Host`.
+    pub(crate) upstream_host: bool,
+}
+
+impl Live {
+    /// Compiles and proves a configuration that was read without errors.
+    ///
+    /// # Errors
+    /// Every problem found.
+    pub fn compile(config: &Config) -> Result<Arc<Self>, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let table = keep(RouteTable::compile(config), &mut problems);
+        let cors = keep(Cors::compile(&config.cors), &mut problems);
+        let headers = keep(HeaderPolicy::compile(config), &mut problems);
+        let rules = keep(compile_rules(config), &mut problems);
+        let (Some(table), Some(cors), Some(headers), Some(rules)) = (table, cors, headers, rules)
+        else {
+            return Err(problems);
+        };
+        let upstreams = config.upstreams.iter().map(|(name, upstream)| UpstreamConfig {
+            name: name.as_str().into(),
+            pool: PoolConfig {
+                servers: upstream.servers.iter().map(|url| authority(url)).collect(),
+                connect_timeout: upstream.connect_timeout.0,
+                max_idle: upstream.max_idle_connections,
+                keep_alive: upstream.keep_alive.0,
+            },
+            upstream_host: upstream.host == HostHeader::Upstream,
+        });
+        Ok(Arc::new(Self {
+            table,
+            rules,
+            trusted: TrustedProxies::compile(
+                &config.server.trusted_proxies,
+                config.server.forwarded_header,
+            ),
+            headers,
+            cors,
+            auth_prefix: config.server.auth_prefix.clone(),
+            upstreams: upstreams.collect(),
+            body_timeout: config.server.body_timeout.0,
+        }))
+    }
+}
+
+fn keep<T>(compiled: Result<T, Vec<Problem>>, problems: &mut Vec<Problem>) -> Option<T> {
+    compiled.map_err(|mut found| problems.append(&mut found)).ok()
+}
+
+fn compile_rules(config: &Config) -> Result<Vec<Rule>, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let rules = (config.limits.0.iter())
+        .filter_map(|(name, limit)| {
+            keep(
+                Rule::compile(name, limit, config.counters.on_outage).map_err(|found| vec![found]),
+                &mut problems,
+            )
+        })
+        .collect();
+    if problems.is_empty() { Ok(rules) } else { Err(problems) }
+}
+
+/// `host:port` of a server, which the configuration has checked to be `http://host[:port]`.
+fn authority(url: &str) -> String {
+    let rest = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+    let has_port = rest.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
+    if has_port { rest.to_owned() } else { format!("{rest}:80") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_without_a_port_mean_80() {
+        for (url, expected) in [
+            ("http://api", "api:80"),
+            ("http://api:8000", "api:8000"),
+            ("http://[::1]", "[::1]:80"),
+            ("http://[::1]:8000", "[::1]:8000"),
+            ("http://api:8000/", "api:8000"),
+        ] {
+            assert_eq!(authority(url), expected);
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! The gateway: what all threads share ([`Gateway`]), and one worker's side of it
+//! ([`desk::Desk`]), which takes a request from its arrival to its answer.
+//!
+//! Shared state changes in three places only: `live` and `verifier` are swapped whole, ended
+//! sessions are added to [`Revocations`]. A request takes snapshots and keeps them to its end.
+
+pub(crate) mod desk;
+mod exchange;
+pub mod live;
+mod record;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::desk::{Connection, Desk};
+pub use self::live::Live;
+use crate::auth::password::Settings;
+use crate::auth::{Accounts, Auth, Hasher, Policy, Rules};
+use crate::clock::Clock;
+use crate::config::{Algorithm, Config, Problem};
+use crate::events::{self, EventNotes};
+use crate::identity::keys::{self, KeyError};
+use crate::identity::{KeySet, Revocations, Verifier};
+use crate::limit::{LimitError, Limiter};
+use crate::model::SessionId;
+use crate::store::{RevocationCursor, Store, StoreError};
+use crate::telemetry::chain;
+
+/// How often ended sessions are read: well within the second in which all gateways must know.
+const READ_ENDED: Duration = Duration::from_millis(250);
+
+/// How often signing keys are read.
+const READ_KEYS: Duration = Duration::from_secs(1);
+
+/// How often what is over is deleted from the database.
+const PRUNE: Duration = Duration::from_secs(600);
+
+/// How long a start waits for its database.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a stop waits for events that are still to be written.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What all threads share.
+pub struct Gateway {
+    /// Time.
+    pub clock: Clock,
+    /// The configuration, compiled.
+    pub live: Arc<ArcSwap<Live>>,
+    /// Judges tokens.
+    pub verifier: Arc<ArcSwap<Verifier>>,
+    /// Ended sessions.
+    pub revocations: Arc<Revocations>,
+    /// Rate counters.
+    pub limiter: Arc<Limiter>,
+    /// Events of proxied routes.
+    pub events: EventNotes,
+    /// The account endpoints.
+    pub auth: Arc<Auth>,
+    /// Users, sessions, events.
+    pub store: Arc<Store>,
+    /// Where account requests run.
+    control: Handle,
+    auth_label: String,
+    draining: AtomicBool,
+    warned_of_header: AtomicBool,
+    max_staleness: Option<Duration>,
+    stopping: CancellationToken,
+    tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Why a gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration is wrong.
+    #[error("the configuration is wrong")]
+    Config(Vec<Problem>),
+    /// The counters cannot be opened.
+    #[error("the rate counters cannot be opened")]
+    Counters(#[source] LimitError),
+    /// A signing key cannot be used.
+    #[error("the signing keys cannot be used")]
+    Keys(#[source] KeyError),
+    /// A socket cannot be bound.
+    #[error("{}", .0.message)]
+    Listen(Problem),
+    /// The database cannot be used.
+    #[error("the database cannot be used")]
+    Store(#[source] StoreError),
+    /// The system refuses threads or sockets.
+    #[error("the system refuses threads or sockets")]
+    Threads(#[source] std::io::Error),
+}
+
+/// A session whose token was used.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SessionSeen {
+    pub(crate) id: SessionId,
+    pub(crate) at: Timestamp,
+}
+
+impl Gateway {
+    /// Compiles the configuration, opens the stores, reads keys and ended sessions. Runs on the
+    /// control runtime, which then drives the gateway's tasks.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn open(config: &Config, clock: Clock) -> Result<Arc<Self>, StartError> {
+        let live = Live::compile(config).map_err(StartError::Config)?;
+        let store = Arc::new(Store::open(&config.storage).map_err(StartError::Store)?);
+        patiently(&store, || prepare(&store, config.storage.migrate)).await?;
+        let keys = patiently(&store, || load_keys(&store, config, &clock)).await?;
+        let keys = Arc::new(KeySet::compile(&config.tokens, &keys).map_err(StartError::Keys)?);
+        let verifier =
+            Verifier::compile(&config.tokens, keys, &config.issuers).map_err(StartError::Config)?;
+        let verifier = Arc::new(ArcSwap::from_pointee(verifier));
+
+        let revocations = Arc::new(Revocations::new(config.tokens.leeway.0, Instant::now()));
+        let mut cursor = RevocationCursor::default();
+        read_ended(&store, &revocations, &mut cursor, &clock).await.map_err(StartError::Store)?;
+
+        let limiter =
+            Limiter::open(&config.counters, clock.clone()).map_err(StartError::Counters)?;
+        let limiter = Arc::new(limiter);
+        let settings = Settings::compile(&config.passwords).map_err(StartError::Config)?;
+        let accounts = Accounts {
+            store: Arc::clone(&store),
+            hasher: Arc::new(Hasher::start(&settings).map_err(StartError::Threads)?),
+            policy: Policy::compile(&config.passwords).map_err(StartError::Config)?,
+            tokens: config.tokens.clone(),
+            verifier: Arc::clone(&verifier),
+            revocations: Arc::clone(&revocations),
+            clock: clock.clone(),
+        };
+        let rules = Rules::compile(config).map_err(StartError::Config)?;
+        let auth = Auth::new(accounts, Arc::clone(&limiter), rules);
+        let (notes, queue) = events::queue();
+        let gateway = Arc::new(Self {
+            clock,
+            live: Arc::new(ArcSwap::new(live)),
+            verifier,
+            revocations,
+            limiter,
+            events: notes,
+            auth: Arc::new(auth),
+            store,
+            control: Handle::current(),
+            auth_label: config.server.auth_prefix.clone(),
+            draining: AtomicBool::new(false),
+            warned_of_header: AtomicBool::new(false),
+            max_staleness: config.tokens.max_staleness.map(|interval| interval.0),
+            stopping: CancellationToken::new(),
+            tasks: std::sync::Mutex::default(),
+        });
+        gateway.spawn_tasks(config.clone(), cursor, queue);
+        Ok(gateway)
+    }
+
+    fn spawn_tasks(
+        self: &Arc<Self>,
+        config: Config,
+        cursor: RevocationCursor,
+        queue: events::EventQueue,
+    ) {
+        let store = Arc::clone(&self.store);
+        let writing = queue.write(move |batch| {
+            let store = Arc::clone(&store);
+            async move { store.record(&batch).await }
+        });
+        let tasks = [
+            tokio::spawn(Arc::clone(self).follow_ended_sessions(cursor)),
+            tokio::spawn(Arc::clone(self).follow_keys(config)),
+            tokio::spawn(Arc::clone(self).prune()),
+            tokio::spawn(writing),
+        ];
+        self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(tasks);
+    }
+
+    /// Whether requests are still to be sent here.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    /// Not ready from now on.
+    pub(crate) fn start_draining(&self) {
+        self.draining.store(true, Relaxed);
+    }
+
+    /// Ends the gateway's tasks; events that were noted are written first.
+    pub(crate) async fn close(&self) {
+        self.stopping.cancel();
+        self.events.close();
+        let tasks = std::mem::take(
+            &mut *self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
+        );
+        for task in tasks {
+            if tokio::time::timeout(CLOSE_PATIENCE, task).await.is_err() {
+                tracing::warn!("a task did not end in time");
+            }
+        }
+    }
+
+    /// Whether the ended sessions were read too long ago for those who asked for a limit
+    /// (`tokens.max_staleness`).
+    fn is_stale(&self) -> bool {
+        self.max_staleness.is_some_and(|most| {
+            self.revocations.staleness(Instant::now()).is_none_or(|staleness| staleness > most)
+        })
+    }
+
+    /// Notes that sessions were used; a loss only makes "last seen" older.
+    pub(crate) fn note_sessions(self: &Arc<Self>, seen: Vec<SessionSeen>) {
+        let store = Arc::clone(&self.store);
+        self.control.spawn(async move {
+            let seen: Vec<_> = seen.into_iter().map(|session| (session.id, session.at)).collect();
+            if let Err(error) = store.touch_sessions(&seen).await {
+                tracing::debug!(error = chain(&error), "last uses of sessions were not noted");
+            }
+        });
+    }
+
+    /// Warns once: a balancer that is not in `trusted_proxies` is a common mistake.
+    fn warn_of_ignored_header(&self, peer: std::net::IpAddr) {
+        if !self.warned_of_header.swap(true, Relaxed) {
+            tracing::warn!(
+                %peer,
+                "a forwarding header came from a peer that is not in server.trusted_proxies and was dropped; such headers are only counted from now on"
+            );
+        }
+    }
+
+    async fn follow_ended_sessions(self: Arc<Self>, mut cursor: RevocationCursor) {
+        let mut away = false;
+        let mut last_sweep = Instant::now();
+        while self.pause(READ_ENDED).await {
+            match read_ended(&self.store, &self.revocations, &mut cursor, &self.clock).await {
+                Ok(()) => {
+                    if std::mem::take(&mut away) {
+                        tracing::info!("the database is back; ended sessions are known again");
+                    }
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut away, true) {
+                        tracing::error!(
+                            error = chain(&error),
+                            "ended sessions cannot be read; known ones are still refused"
+                        );
+                    }
+                }
+            }
+            if last_sweep.elapsed() > PRUNE {
+                last_sweep = Instant::now();
+                self.revocations.sweep(self.clock.now());
+            }
+        }
+    }
+
+    async fn follow_keys(self: Arc<Self>, config: Config) {
+        if config.tokens.algorithm == Algorithm::Hs256 {
+            return;
+        }
+        let mut known = None;
+        while self.pause(READ_KEYS).await {
+            let Ok(stored) = self.store.signing_keys().await else { continue };
+            let state: Vec<_> = stored
+                .iter()
+                .map(|key| (key.kid.clone(), key.active_from, key.retire_at))
+                .collect();
+            if known.as_ref() == Some(&state) {
+                continue;
+            }
+            match KeySet::compile(&config.tokens, &stored) {
+                Ok(keys) => {
+                    if known.is_some() {
+                        tracing::info!(keys = state.len(), "the signing keys have changed");
+                    }
+                    let verifier = self.verifier.load().with_keys(Arc::new(keys));
+                    self.verifier.store(Arc::new(verifier));
+                    known = Some(state);
+                }
+                Err(error) => {
+                    tracing::error!(
+                        error = chain(&error),
+                        "the stored signing keys cannot be used; the known ones stay"
+                    );
+                }
+            }
+        }
+    }
+
+    async fn prune(self: Arc<Self>) {
+        while self.pause(PRUNE).await {
+            if let Err(error) = self.store.prune(self.clock.now()).await {
+                tracing::debug!(error = chain(&error), "what is over was not deleted");
+            }
+        }
+    }
+
+    /// Waits; false when the gateway stops.
+    async fn pause(&self, time: Duration) -> bool {
+        tokio::time::timeout(time, self.stopping.cancelled()).await.is_err()
+    }
+}
+
+async fn read_ended(
+    store: &Store,
+    revocations: &Revocations,
+    cursor: &mut RevocationCursor,
+    clock: &Clock,
+) -> Result<(), StoreError> {
+    let began = Instant::now();
+    let ended = store.ended_sessions(cursor, clock.now()).await?;
+    if !ended.is_empty() {
+        revocations.end(ended);
+    }
+    revocations.mark_synced(began);
+    Ok(())
+}
+
+async fn prepare(store: &Store, migrate: bool) -> Result<(), StoreError> {
+    if migrate {
+        let migrated = store.migrate().await?;
+        if !migrated.applied.is_empty() {
+            tracing::info!(version = migrated.to, "the database schema was brought up to date");
+        }
+    }
+    store.check_schema().await
+}
+
+/// The stored keys; the first start makes one.
+async fn load_keys(
+    store: &Store,
+    config: &Config,
+    clock: &Clock,
+) -> Result<Vec<crate::model::SigningKey>, StoreError> {
+    let algorithm = config.tokens.algorithm;
+    let stored = store.signing_keys().await?;
+    let now = clock.now();
+    let usable = |key: &crate::model::SigningKey| {
+        key.algorithm == algorithm && key.retire_at.is_none_or(|at| at > now)
+    };
+    if algorithm == Algorithm::Hs256 || stored.iter().any(usable) {
+        return Ok(stored);
+    }
+    if let Ok(key) = keys::generate(algorithm, now, now)
+        && store.add_signing_key_if_none(&key).await?
+    {
+        tracing::info!(kid = key.kid, algorithm = algorithm.name(), "made a signing key");
+    }
+    store.signing_keys().await
+}
+
+/// Tries a step of the start until the database is there, or patience ends.
+async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(
+    store: &Store,
+    mut step: impl FnMut() -> F,
+) -> Result<T, StartError> {
+    let began = Instant::now();
+    loop {
+        match step().await {
+            Err(error) if error.is_unavailable() && began.elapsed() < START_PATIENCE => {
+                tracing::warn!(
+                    error = chain(&error),
+                    database = store.describe(),
+                    "waiting for the database"
+                );
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            outcome => return outcome.map_err(StartError::Store),
+        }
+    }
+}

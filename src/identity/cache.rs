@@ -1,0 +1,129 @@
+//! Tokens that one worker has verified: a signature is checked once, not once a request.
+//!
+//! What it may and may not do: it is keyed by the token's full text, compared in full, under a hash
+//! with random keys; it holds successes only, within a fixed budget of memory; times, the route's
+//! issuers and ended sessions are looked at on every hit, for a hit only ever answers the question
+//! "is the signature good and are the claims well-formed?"; and it is emptied when the keys or the
+//! configuration change. It belongs to one worker and takes no lock.
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use quick_cache::Weighter;
+use quick_cache::unsync::{Cache, DefaultLifecycle};
+
+use super::caller::{Identity, IssuerSet};
+use super::rejection::Rejection;
+use super::revocation::Revocations;
+use super::token::Verifier;
+
+/// Verified tokens of one worker.
+pub struct TokenCache {
+    entries: Cache<Box<[u8]>, Entry, Weight, ahash::RandomState, Lifecycle>,
+    /// Whose judgements these are. Held, so that its address cannot be taken over by another.
+    verifier: Option<Arc<Verifier>>,
+}
+
+type Lifecycle = DefaultLifecycle<Box<[u8]>, Entry>;
+
+struct Entry {
+    identity: Arc<Identity>,
+    /// The version of [`Revocations`] at which the session was last found alive; 0 = never looked.
+    alive_at: Cell<u64>,
+}
+
+#[derive(Clone)]
+struct Weight;
+
+impl Weight {
+    /// About what an entry takes beside the token's text: the identity with its header values.
+    const OVERHEAD: u64 = 768;
+}
+
+impl Weighter<Box<[u8]>, Entry> for Weight {
+    fn weight(&self, token: &Box<[u8]>, _: &Entry) -> u64 {
+        Self::OVERHEAD + token.len() as u64
+    }
+}
+
+impl TokenCache {
+    /// Memory for one worker that holds some 5,000 tokens of usual length: enough for the users of
+    /// a few minutes, and small beside the connections of as many users.
+    pub const DEFAULT_BYTES: u64 = 8 << 20;
+
+    /// An empty cache that takes about `bytes` when full.
+    pub fn new(bytes: u64) -> Self {
+        let estimate = usize::try_from(bytes / (2 * Weight::OVERHEAD)).unwrap_or(usize::MAX);
+        let hasher = ahash::RandomState::new();
+        let entries = Cache::with(estimate, bytes, Weight, hasher, DefaultLifecycle::default());
+        Self { entries, verifier: None }
+    }
+
+    /// Judges `token` at `now` (Unix seconds) for a route that accepts `accepted`.
+    ///
+    /// # Errors
+    /// Why the token is not believed.
+    pub fn verify(
+        &mut self,
+        token: &[u8],
+        accepted: IssuerSet,
+        verifier: &Arc<Verifier>,
+        revocations: &Revocations,
+        now: i64,
+    ) -> Result<Arc<Identity>, Rejection> {
+        if !self.verifier.as_ref().is_some_and(|known| Arc::ptr_eq(known, verifier)) {
+            self.entries.clear();
+            self.verifier = Some(Arc::clone(verifier));
+        }
+        if let Some(entry) = self.entries.get(token) {
+            if entry.identity.is_current(now) {
+                if !accepted.contains(entry.identity.issuer) {
+                    return Err(Rejection::IssuerNotAccepted);
+                }
+                if entry.is_alive(revocations) {
+                    return Ok(Arc::clone(&entry.identity));
+                }
+                self.entries.remove(token);
+                return Err(Rejection::SessionEnded);
+            }
+            // Too late, or the clock was set back: let the verifier say why.
+            self.entries.remove(token);
+        }
+        let identity = Arc::new(verifier.verify(token, accepted, now)?);
+        let entry = Entry { identity: Arc::clone(&identity), alive_at: Cell::new(0) };
+        if !entry.is_alive(revocations) {
+            return Err(Rejection::SessionEnded);
+        }
+        self.entries.insert(token.into(), entry);
+        Ok(identity)
+    }
+
+    /// How many tokens are remembered.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether none is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+impl Entry {
+    fn is_alive(&self, revocations: &Revocations) -> bool {
+        let Some(session) = &self.identity.session else { return true };
+        // Before looking, see `revocation`: what is added meanwhile moves the version once more.
+        let version = revocations.version();
+        if self.alive_at.get() == version {
+            return true;
+        }
+        let alive = !revocations.contains(session);
+        if alive {
+            self.alive_at.set(version);
+        }
+        alive
+    }
+}
+
+#[cfg(test)]
+mod tests;

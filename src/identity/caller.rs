@@ -1,0 +1,306 @@
+//! A proven identity, ready for use on every request: what a token said, checked and brought into
+//! the forms in which it is compared, logged and passed on. It does not know how it was proven.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::HeaderValue;
+
+use super::rejection::Rejection;
+use crate::config;
+use crate::model::{SessionId, UserId, is_role_name};
+
+/// The name of our own tokens' issuer where routes and tests name one.
+pub const OURS: &str = "self";
+
+/// Who is calling.
+#[derive(Clone)]
+pub struct Identity {
+    /// Who says so.
+    pub issuer: IssuerIndex,
+    /// The issuer's name in the configuration; `self` for our own.
+    pub issuer_name: Arc<str>,
+    /// `sub`: the user's id for our own tokens, visible ASCII for others.
+    pub subject: Arc<str>,
+    /// `email`, confirmed or not.
+    pub email: Option<String>,
+    /// Whether the address was proved to be the subject's.
+    pub email_verified: bool,
+    /// Sorted, without repeats.
+    pub roles: Vec<String>,
+    /// The login that the token belongs to; our own tokens always have one.
+    pub session: Option<SessionId>,
+    /// `iat`, in Unix seconds.
+    pub issued_at: Option<i64>,
+    /// `exp`, in Unix seconds.
+    pub expires_at: i64,
+    /// `nbf`, in Unix seconds.
+    pub not_before: Option<i64>,
+    /// The values for the upstream, made once for all requests.
+    pub headers: HeaderValues,
+    /// From this Unix second on, leeway included, the token is good …
+    pub(super) good_from: i64,
+    /// … and until before this one, at which it has expired or its key is retired.
+    pub(super) good_until: i64,
+}
+
+/// What upstreams are told, as header values; `None` where there is nothing to tell.
+#[derive(Clone)]
+pub struct HeaderValues {
+    /// The subject.
+    pub subject: HeaderValue,
+    /// The e-mail address, only when it is confirmed.
+    pub email: Option<HeaderValue>,
+    /// Roles, sorted, comma separated.
+    pub roles: Option<HeaderValue>,
+    /// The session.
+    pub session: Option<HeaderValue>,
+}
+
+impl Identity {
+    /// An identity that no token proved, for `explain` and `[[tests]]`. It never expires.
+    ///
+    /// # Errors
+    /// [`Rejection::Claim`] when no token of this issuer could carry the subject or a role.
+    pub fn synthetic(
+        subject: &str,
+        roles: &[String],
+        issuer: IssuerIndex,
+        issuer_name: Arc<str>,
+    ) -> Result<Self, Rejection> {
+        if !is_subject(subject, issuer) {
+            return Err(Rejection::Claim("sub"));
+        }
+        if !roles.iter().all(|role| is_role_name(role)) {
+            return Err(Rejection::Claim("roles"));
+        }
+        let roles = sorted_roles(roles.to_vec());
+        let headers = HeaderValues::new(subject, None, &roles, None)?;
+        Ok(Self {
+            issuer,
+            issuer_name,
+            subject: subject.into(),
+            email: None,
+            email_verified: false,
+            roles,
+            session: None,
+            issued_at: None,
+            expires_at: i64::MAX,
+            not_before: None,
+            headers,
+            good_from: i64::MIN,
+            good_until: i64::MAX,
+        })
+    }
+
+    /// Whether our own token proved it.
+    pub fn is_ours(&self) -> bool {
+        self.issuer.is_ours()
+    }
+
+    /// Whether the token that proved it is good at `now`, in Unix seconds.
+    pub fn is_current(&self, now: i64) -> bool {
+        self.good_from <= now && now < self.good_until
+    }
+
+    /// Whether it has one of `roles`.
+    pub fn has_any_role(&self, roles: &[String]) -> bool {
+        roles.iter().any(|role| self.roles.binary_search(role).is_ok())
+    }
+}
+
+impl fmt::Debug for Identity {
+    /// Without the e-mail address.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity")
+            .field("issuer", &self.issuer_name)
+            .field("subject", &self.subject)
+            .field("roles", &self.roles)
+            .field("session", &self.session)
+            .field("expires_at", &self.expires_at)
+            .finish_non_exhaustive()
+    }
+}
+
+impl HeaderValues {
+    pub(super) fn new(
+        subject: &str,
+        confirmed_email: Option<&str>,
+        roles: &[String],
+        session: Option<SessionId>,
+    ) -> Result<Self, Rejection> {
+        let session = session.map(|id| {
+            HeaderValue::from_str(&id.to_string()).expect("a UUID is hexadecimal with hyphens")
+        });
+        let roles = (!roles.is_empty()).then(|| {
+            HeaderValue::from_str(&roles.join(",")).expect("roles are lower-case ASCII words")
+        });
+        Ok(Self {
+            subject: HeaderValue::from_str(subject).map_err(|_| Rejection::Claim("sub"))?,
+            email: confirmed_email.and_then(email_header),
+            roles,
+            session,
+        })
+    }
+}
+
+/// An address as it may stand in a header: no spaces or control characters, which could be read as
+/// the end of the value, and no longer than an address can be (RFC 5321 §4.5.3.1.3). Letters
+/// outside ASCII go as UTF-8 (RFC 6532).
+fn email_header(email: &str) -> Option<HeaderValue> {
+    let harmful = |c: char| c.is_control() || c.is_whitespace();
+    if email.is_empty() || email.len() > 254 || email.chars().any(harmful) {
+        return None;
+    }
+    HeaderValue::from_bytes(email.as_bytes()).ok()
+}
+
+pub(super) fn sorted_roles(mut roles: Vec<String>) -> Vec<String> {
+    roles.sort_unstable();
+    roles.dedup();
+    roles
+}
+
+/// Ours: a user id. Others: visible ASCII, so that what is compared, logged and passed on is one
+/// and the same, and no header or log line can be forged with it.
+pub(super) fn is_subject(subject: &str, issuer: IssuerIndex) -> bool {
+    if issuer.is_ours() {
+        return subject.parse::<UserId>().is_ok();
+    }
+    (1..=255).contains(&subject.len()) && subject.bytes().all(|b| b.is_ascii_graphic())
+}
+
+/// An issuer: our own, or the n-th of `[[issuers]]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct IssuerIndex(u8);
+
+impl IssuerIndex {
+    /// Our own tokens.
+    pub const OURS: Self = Self(0);
+
+    /// Whether it is our own.
+    pub fn is_ours(self) -> bool {
+        self == Self::OURS
+    }
+
+    /// The issuer at `position` of `[[issuers]]`; `None` beyond [`IssuerSet::MAX_OTHERS`].
+    pub(super) fn other(position: usize) -> Option<Self> {
+        (position < IssuerSet::MAX_OTHERS)
+            .then(|| u8::try_from(position + 1).ok().map(Self))
+            .flatten()
+    }
+
+    /// The issuer that routes and tests call `name`.
+    pub fn named(name: &str, issuers: &[config::Issuer]) -> Option<Self> {
+        if name == OURS {
+            return Some(Self::OURS);
+        }
+        Self::other(issuers.iter().position(|issuer| issuer.name == name)?)
+    }
+}
+
+/// The issuers that a route accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IssuerSet(u64);
+
+impl IssuerSet {
+    /// Only our own tokens; what a route accepts when it names no issuers.
+    pub const OURS: Self = Self(1);
+
+    /// Most entries of `[[issuers]]`.
+    pub const MAX_OTHERS: usize = 63;
+
+    /// The set of `names`; only our own when there are none.
+    ///
+    /// # Errors
+    /// The first name that is no issuer.
+    pub fn named<'a>(names: &'a [String], issuers: &[config::Issuer]) -> Result<Self, &'a str> {
+        if names.is_empty() {
+            return Ok(Self::OURS);
+        }
+        names.iter().try_fold(Self(0), |set, name| {
+            IssuerIndex::named(name, issuers)
+                .map(|index| Self(set.0 | 1 << index.0))
+                .ok_or(name.as_str())
+        })
+    }
+
+    /// Whether the set has the issuer.
+    pub fn contains(self, issuer: IssuerIndex) -> bool {
+        self.0 >> issuer.0 & 1 == 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn issuer(name: &str) -> config::Issuer {
+        config::Issuer {
+            name: name.to_owned(),
+            issuer: format!("https://{name}/"),
+            audience: "api".to_owned(),
+            algorithms: Vec::new(),
+            key_file: "key.pem".into(),
+            kid: None,
+        }
+    }
+
+    #[test]
+    fn routes_name_their_issuers() {
+        let issuers: Vec<_> = (0..70).map(|n| issuer(&format!("i{n}"))).collect();
+        let set = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|&n| n.to_owned()).collect();
+            IssuerSet::named(&names, &issuers).map_err(str::to_owned)
+        };
+        assert_eq!(set(&[]), Ok(IssuerSet::OURS));
+        assert_eq!(set(&["self"]), Ok(IssuerSet::OURS));
+        assert_eq!(set(&["i0", "nobody"]), Err("nobody".to_owned()));
+        assert_eq!(set(&["i63"]), Err("i63".to_owned()), "only 63 have room in the set");
+
+        let both = set(&["i62", "i1"]).unwrap();
+        assert!(both.contains(IssuerIndex::named("i62", &issuers).unwrap()));
+        assert!(both.contains(IssuerIndex::named("i1", &issuers).unwrap()));
+        assert!(!both.contains(IssuerIndex::named("i2", &issuers).unwrap()));
+        assert!(!both.contains(IssuerIndex::OURS));
+    }
+
+    #[test]
+    fn a_synthetic_identity_is_one_that_a_token_could_prove() {
+        let make = |subject: &str, roles: &[&str]| {
+            let roles: Vec<String> = roles.iter().map(|&r| r.to_owned()).collect();
+            Identity::synthetic(subject, &roles, IssuerIndex::OURS, OURS.into())
+        };
+        let ann = make("u-1", &["staff", "admin", "staff"]).unwrap();
+        assert_eq!(ann.roles, ["admin", "staff"]);
+        assert_eq!(ann.headers.subject, "u-1");
+        assert_eq!(ann.headers.roles.as_ref().unwrap(), "admin,staff");
+        assert!(
+            ann.has_any_role(&["x".into(), "staff".into()]) && !ann.has_any_role(&["x".into()])
+        );
+        assert!(ann.is_ours() && ann.is_current(0) && ann.is_current(i64::MAX - 1));
+        assert_eq!(make("a/b", &[]).err(), Some(Rejection::Claim("sub")));
+        assert_eq!(make("u-1", &["Admin"]).err(), Some(Rejection::Claim("roles")));
+
+        let other = IssuerIndex::other(0).unwrap();
+        let theirs =
+            |subject: &str| Identity::synthetic(subject, &[], other, "corp".into()).is_ok();
+        assert!(theirs("auth0|5f7c8ec7c33c6c004bbafe82"));
+        for bad in ["", "a b", "a\n", "ä", &"x".repeat(256)] {
+            assert!(!theirs(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn only_harmless_addresses_become_headers() {
+        assert_eq!(email_header("ann@example.com").unwrap(), "ann@example.com");
+        assert_eq!(
+            email_header("änn@example.com").unwrap().as_bytes(),
+            "änn@example.com".as_bytes()
+        );
+        let long = format!("{}@example.com", "a".repeat(250));
+        for bad in ["", "a b@example.com", "a\r\nX-User-Id: b", "a\u{85}@b", "a\u{a0}@b", &long] {
+            assert!(email_header(bad).is_none(), "{bad:?}");
+        }
+    }
+}

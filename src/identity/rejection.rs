@@ -1,0 +1,67 @@
+//! Why a token was not believed. For engineers, logs and metrics only: a client learns that its
+//! token is bad, never why (an attacker would otherwise be told which check to work on next).
+
+/// Why a token was not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Rejection {
+    /// Not three strict base64url segments that hold JSON objects without repeated members.
+    #[error("not a signed token in compact form")]
+    Malformed,
+    /// Longer than [`MAX_TOKEN_BYTES`](super::jws::MAX_TOKEN_BYTES).
+    #[error("the token is too long")]
+    TooLong,
+    /// A header parameter that is missing, of the wrong type, or never accepted.
+    #[error("the header parameter `{0}` is missing or not accepted")]
+    Header(&'static str),
+    /// `alg` is not the one algorithm of the key.
+    #[error("the algorithm is not the key's")]
+    Algorithm,
+    /// No key of the issuer has this `kid`, or the issuer has several and the token names none.
+    #[error("no key of the issuer has this id")]
+    UnknownKey,
+    /// The signature does not verify.
+    #[error("the signature does not verify")]
+    Signature,
+    /// `iss` is nobody we know.
+    #[error("the issuer is not configured")]
+    WrongIssuer,
+    /// `iss` is configured, but not for this route.
+    #[error("the issuer is not accepted on this route")]
+    IssuerNotAccepted,
+    /// `aud` does not name us.
+    #[error("the token is for another audience")]
+    WrongAudience,
+    /// `exp` has passed.
+    #[error("the token has expired")]
+    Expired,
+    /// `nbf` or `iat` lies in the future.
+    #[error("the token is not valid yet")]
+    NotYetValid,
+    /// A claim that is missing, of the wrong type, or against the rules.
+    #[error("the claim `{0}` is missing or not acceptable")]
+    Claim(&'static str),
+    /// The token was good, but its session has been ended.
+    #[error("the session has ended")]
+    SessionEnded,
+}
+
+impl Rejection {
+    /// A stable `snake_case` word for logs, metrics and events.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::TooLong => "too_long",
+            Self::Header(_) => "bad_header",
+            Self::Algorithm => "wrong_algorithm",
+            Self::UnknownKey => "unknown_key",
+            Self::Signature => "bad_signature",
+            Self::WrongIssuer => "wrong_issuer",
+            Self::IssuerNotAccepted => "issuer_not_accepted",
+            Self::WrongAudience => "wrong_audience",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::Claim(_) => "bad_claim",
+            Self::SessionEnded => "session_ended",
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The claims of a token (RFC 7519 §4.1) and what must hold of them. Every rule is ours; nothing is
+//! left to a library's defaults.
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::Issuer;
+use crate::identity::caller::{HeaderValues, Identity, is_subject, sorted_roles};
+use crate::identity::jws::parse_object;
+use crate::identity::rejection::Rejection;
+use crate::model::{JsonObject, SessionId, is_role_name};
+
+/// A token's claims; to be believed only after its signature was checked.
+pub(super) struct Claims(JsonObject);
+
+/// What the claims are held against.
+pub(super) struct Rules<'a> {
+    pub(super) issuer: &'a Issuer,
+    /// Seconds.
+    pub(super) leeway: i64,
+    /// Unix seconds.
+    pub(super) now: i64,
+}
+
+/// The last second of the year 9999: beyond it times are nonsense, and sums could overflow.
+const LAST_SECOND: i64 = 253_402_300_799;
+
+impl Claims {
+    pub(super) fn parse(payload: &[u8]) -> Result<Self, Rejection> {
+        parse_object(payload).map(Self)
+    }
+
+    /// `iss`, which must be one string; a list of issuers names none (RFC 7519 §4.1.1).
+    pub(super) fn issuer(&self) -> Result<&str, Rejection> {
+        self.text("iss")?.ok_or(Rejection::Claim("iss"))
+    }
+
+    pub(super) fn into_identity(self, rules: &Rules<'_>) -> Result<Identity, Rejection> {
+        let issuer = rules.issuer;
+        let ours = issuer.index.is_ours();
+        self.check_audience(&issuer.aud)?;
+
+        let expires_at = self.time("exp", Round::Down, ours)?.ok_or(Rejection::Claim("exp"))?;
+        let not_before = self.time("nbf", Round::Up, ours)?;
+        let issued_at = self.time("iat", Round::Up, ours)?;
+        if rules.now >= expires_at + rules.leeway {
+            return Err(Rejection::Expired);
+        }
+        let good_from = not_before.max(issued_at).map_or(i64::MIN, |from| from - rules.leeway);
+        if rules.now < good_from {
+            return Err(Rejection::NotYetValid);
+        }
+        if let Some(max_lifetime) = issuer.max_lifetime {
+            let issued_at = issued_at.ok_or(Rejection::Claim("iat"))?;
+            if expires_at - issued_at > max_lifetime {
+                return Err(Rejection::Claim("exp"));
+            }
+        }
+
+        let subject = self.text("sub")?.ok_or(Rejection::Claim("sub"))?;
+        if !is_subject(subject, issuer.index) {
+            return Err(Rejection::Claim("sub"));
+        }
+        let session = if ours {
+            // RFC 7519 §4.1.7. Nothing is looked up by it; a token of ours without one is none.
+            self.text("jti")?.filter(|jti| !jti.is_empty()).ok_or(Rejection::Claim("jti"))?;
+            Some(self.session()?)
+        } else {
+            None
+        };
+        let email = self.text("email").ok().flatten();
+        let email_verified = self.0.get("email_verified") == Some(&Value::Bool(true));
+        let roles = self.roles(ours)?;
+        let headers =
+            HeaderValues::new(subject, email.filter(|_| email_verified), &roles, session)?;
+        Ok(Identity {
+            issuer: issuer.index,
+            issuer_name: issuer.name.clone(),
+            subject: subject.into(),
+            email: email.map(str::to_owned),
+            email_verified,
+            roles,
+            session,
+            issued_at,
+            expires_at,
+            not_before,
+            headers,
+            good_from,
+            good_until: expires_at + rules.leeway,
+        })
+    }
+
+    /// A string, or nothing.
+    fn text(&self, name: &'static str) -> Result<Option<&str>, Rejection> {
+        match self.0.get(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(Rejection::Claim(name)),
+        }
+    }
+
+    /// `aud`: one string, or a list of strings with ours among them (RFC 7519 §4.1.3).
+    fn check_audience(&self, expected: &str) -> Result<(), Rejection> {
+        let named = match self.0.get("aud") {
+            Some(Value::String(audience)) => audience == expected,
+            Some(Value::Array(list)) => {
+                if !list.iter().all(Value::is_string) {
+                    return Err(Rejection::Claim("aud"));
+                }
+                list.iter().any(|audience| audience == expected)
+            }
+            _ => return Err(Rejection::Claim("aud")),
+        };
+        named.then_some(()).ok_or(Rejection::WrongAudience)
+    }
+
+    /// A `NumericDate` (RFC 7519 §2). Ours are whole seconds; other issuers may give fractions,
+    /// which are rounded to the side on which the token is good for less time.
+    fn time(&self, name: &'static str, round: Round, ours: bool) -> Result<Option<i64>, Rejection> {
+        let Some(value) = self.0.get(name) else { return Ok(None) };
+        let whole = value.as_i64().or_else(|| {
+            let number = value.as_f64().filter(|_| !ours)?;
+            let rounded = match round {
+                Round::Down => number.floor(),
+                Round::Up => number.ceil(),
+            };
+            #[expect(clippy::cast_possible_truncation, reason = "saturates, then is range-checked")]
+            let whole = rounded as i64;
+            Some(whole)
+        });
+        match whole {
+            Some(time @ 0..=LAST_SECOND) => Ok(Some(time)),
+            _ => Err(Rejection::Claim(name)),
+        }
+    }
+
+    fn session(&self) -> Result<SessionId, Rejection> {
+        let refused = Rejection::Claim("session_id");
+        let text = self.text("session_id")?.ok_or(refused)?;
+        let id = Uuid::try_parse(text).map_err(|_| refused)?;
+        // One spelling, as we wrote it.
+        (id.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text)
+            .then_some(id)
+            .ok_or(refused)
+    }
+
+    /// `app_metadata.roles`, or, from other issuers, a list `roles` at the top. Anything but a list
+    /// of well-formed role names gives no roles at all: to drop only the odd ones would let a
+    /// change of spelling at the issuer pass unnoticed. Of our own tokens it is an error.
+    fn roles(&self, ours: bool) -> Result<Vec<String>, Rejection> {
+        let nested = self.0.get("app_metadata").and_then(|metadata| metadata.get("roles"));
+        let written = if ours { nested } else { nested.or_else(|| self.0.get("roles")) };
+        let Some(written) = written else { return Ok(Vec::new()) };
+        let roles: Option<Vec<String>> = written.as_array().and_then(|list| {
+            list.iter()
+                .map(|role| role.as_str().filter(|role| is_role_name(role)).map(str::to_owned))
+                .collect()
+        });
+        match roles {
+            Some(roles) => Ok(sorted_roles(roles)),
+            None if ours => Err(Rejection::Claim("app_metadata")),
+            None => Ok(Vec::new()),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Round {
+    Down,
+    Up,
+}

@@ -1,0 +1,142 @@
+//! Makes the access tokens of our own users (contract §5), in the shape that client libraries for
+//! Supabase Auth expect.
+
+use std::fmt;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jiff::Timestamp;
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::identity::jws::MAX_TOKEN_BYTES;
+use crate::identity::keys::{KeyError, Signer};
+use crate::model::{JsonObject, Session, SessionId, User};
+
+/// What a token says beside its user and session.
+#[derive(Clone, Copy, Debug)]
+pub struct IssueOptions<'a> {
+    /// `iss`.
+    pub issuer: &'a str,
+    /// `aud`.
+    pub audience: &'a str,
+    /// From now to `exp`; fractions of a second are left off.
+    pub lifetime: Duration,
+    /// `jti`, a fresh random UUID.
+    pub jti: Uuid,
+    /// How the user logged in (`amr`), for example `password`.
+    pub method: &'a str,
+}
+
+/// A signed access token. Prints nothing of it.
+pub struct IssuedToken {
+    /// The text.
+    pub token: String,
+    /// `exp`, in Unix seconds.
+    pub expires_at: i64,
+}
+
+impl fmt::Debug for IssuedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IssuedToken").field("expires_at", &self.expires_at).finish_non_exhaustive()
+    }
+}
+
+/// Why no token was made.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IssueError {
+    /// The metadata makes the token longer than anybody would accept it.
+    #[error("the token would be longer than {MAX_TOKEN_BYTES} bytes")]
+    TooLong,
+    /// The signature failed.
+    #[error("sign the token")]
+    Sign(#[source] KeyError),
+}
+
+#[derive(Serialize)]
+struct Header<'a> {
+    alg: &'a str,
+    kid: &'a str,
+    typ: &'a str,
+}
+
+#[derive(Serialize)]
+struct Claims<'a> {
+    iss: &'a str,
+    sub: &'a str,
+    aud: &'a str,
+    exp: i64,
+    iat: i64,
+    jti: Uuid,
+    session_id: SessionId,
+    email: &'a str,
+    /// Not in the user's metadata, where Supabase Auth has it: clients write those themselves.
+    email_verified: bool,
+    role: &'a str,
+    app_metadata: JsonObject,
+    user_metadata: &'a JsonObject,
+    aal: &'a str,
+    amr: [Method<'a>; 1],
+    is_anonymous: bool,
+}
+
+#[derive(Serialize)]
+struct Method<'a> {
+    method: &'a str,
+    timestamp: i64,
+}
+
+/// Signs a token for `user` in `session`, good from `now`.
+///
+/// # Errors
+/// [`IssueError`].
+pub fn issue(
+    signer: &Signer,
+    user: &User,
+    session: &Session,
+    options: &IssueOptions<'_>,
+    now: Timestamp,
+) -> Result<IssuedToken, IssueError> {
+    let issued_at = now.as_second();
+    let lifetime = i64::try_from(options.lifetime.as_secs()).unwrap_or(i64::MAX);
+    let expires_at = issued_at.saturating_add(lifetime);
+    let header = Header { alg: signer.algorithm().name(), kid: signer.kid(), typ: "JWT" };
+    let claims = Claims {
+        iss: options.issuer,
+        sub: user.id.as_str(),
+        aud: options.audience,
+        exp: expires_at,
+        iat: issued_at,
+        jti: options.jti,
+        session_id: session.id,
+        email: &user.email,
+        email_verified: user.email_confirmed_at.is_some(),
+        role: "authenticated",
+        app_metadata: user.public_app_metadata(),
+        user_metadata: &user.user_metadata,
+        aal: "aal1",
+        amr: [Method { method: options.method, timestamp: session.created_at.as_second() }],
+        is_anonymous: false,
+    };
+    let mut token = String::with_capacity(1024);
+    encode(&header, &mut token);
+    token.push('.');
+    encode(&claims, &mut token);
+    // The signature only makes it longer; RSA is not worth the trouble for a token that is refused.
+    if token.len() > MAX_TOKEN_BYTES {
+        return Err(IssueError::TooLong);
+    }
+    let signature = signer.sign(token.as_bytes()).map_err(IssueError::Sign)?;
+    token.push('.');
+    URL_SAFE_NO_PAD.encode_string(signature, &mut token);
+    if token.len() > MAX_TOKEN_BYTES {
+        return Err(IssueError::TooLong);
+    }
+    Ok(IssuedToken { token, expires_at })
+}
+
+fn encode(value: &impl Serialize, text: &mut String) {
+    let json = serde_json::to_vec(value).expect("string keys and plain values always serialise");
+    URL_SAFE_NO_PAD.encode_string(json, text);
+}

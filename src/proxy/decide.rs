@@ -1,0 +1,177 @@
+//! The one decision: behind the proxy, forward-auth, `explain` and `[[tests]]`, so that they cannot
+//! disagree. Path, route, caller, owner, roles, in this order; the first that refuses ends it.
+//!
+//! It does not read headers (the caller's credential comes from a closure, asked only when needed),
+//! does not count against limits, and words no answers.
+
+use std::sync::Arc;
+
+use http::{HeaderValue, Method};
+
+use super::authorize::{Permit, Refusal, Refused, authorize, permit_preflight};
+use super::path::{CanonicalPath, PathError};
+use super::route::{Route, RouteTable};
+use super::trace::{NoTrace, Recording, Step, Trace};
+use crate::config::{self, Config, Expectation, Problem};
+use crate::identity::{Credential, Identity, IssuerIndex};
+
+/// What is to happen with a request.
+#[derive(Debug)]
+pub enum Decision<'t> {
+    /// The gateway answers it itself; it reaches no upstream.
+    Own,
+    /// It may be forwarded.
+    Permit(Permit<'t>),
+    /// It may not.
+    Refuse(Refused<'t>),
+}
+
+/// Decides on a request from its method, the path of its target as received (without query), and
+/// its credential, which is asked for at most once and only when the route looks at tokens.
+pub fn decide<'t, T: Trace>(
+    table: &'t RouteTable,
+    method: &Method,
+    path: &str,
+    credential: impl FnOnce(&Route) -> Credential,
+    trace: &mut T,
+) -> Decision<'t> {
+    let path = match CanonicalPath::parse(path) {
+        Ok(path) => path,
+        Err(error) => {
+            trace.note(Step::Path, "refused", || error.to_string());
+            return refuse(Refusal::BadPath(error));
+        }
+    };
+    trace.note(Step::Path, "passed", || "the path is canonical".to_owned());
+    if table.is_own(&path) {
+        if path.has_encoded_slash() {
+            trace.note(Step::Path, "refused", || "none of our own paths has a %2F".to_owned());
+            return refuse(Refusal::BadPath(PathError::EncodedSlash));
+        }
+        trace.note(Step::Route, "own", || "the gateway answers this path itself".to_owned());
+        return Decision::Own;
+    }
+    let found = match table.find(path, method) {
+        Ok(found) => found,
+        Err(no_match) => {
+            trace.note(Step::Route, "refused", || no_match.to_string());
+            return refuse(no_match.into());
+        }
+    };
+    trace.note(Step::Route, "found", || {
+        let route = found.route();
+        let variables: Vec<String> =
+            found.variables().map(|(name, text)| format!(", {name} = `{text}`")).collect();
+        format!("routes[{}]: {}{}", route.id, route.describe(), variables.concat())
+    });
+    match authorize(&found, credential, trace) {
+        Ok(permit) => Decision::Permit(permit),
+        Err(refused) => Decision::Refuse(refused),
+    }
+}
+
+/// Decides without a trace: the proxy's door.
+pub fn decide_quietly<'t>(
+    table: &'t RouteTable,
+    method: &Method,
+    path: &str,
+    credential: impl FnOnce(&Route) -> Credential,
+) -> Decision<'t> {
+    decide(table, method, path, credential, &mut NoTrace)
+}
+
+/// Leave to forward a CORS preflight for a request with the method `asked`, when that request's
+/// route says `preflight = "forward"`.
+pub fn decide_preflight<'t>(
+    table: &'t RouteTable,
+    path: &str,
+    asked: &HeaderValue,
+) -> Option<Permit<'t>> {
+    let path = CanonicalPath::parse(path).ok().filter(|path| !table.is_own(path))?;
+    let method = Method::from_bytes(asked.as_bytes()).ok()?;
+    permit_preflight(table.find(path, &method).ok()?.route())
+}
+
+/// The status that a refusal is answered with (contract, section 4).
+pub fn status_of(refusal: &Refusal) -> u16 {
+    match refusal {
+        Refusal::BadPath(_) | Refusal::MalformedCredential => 400,
+        Refusal::NoToken | Refusal::BadToken(_) => 401,
+        Refusal::Denied | Refusal::MissingRole | Refusal::OwnerMismatch { hidden: false } => 403,
+        Refusal::NoRoute | Refusal::OwnerMismatch { hidden: true } => 404,
+        Refusal::MethodNotAllowed { .. } => 405,
+    }
+}
+
+/// Runs `[[tests]]`; what is returned failed, each at `tests[i]`.
+pub fn run_tests(config: &Config, table: &RouteTable) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (index, test) in config.tests.iter().enumerate() {
+        if let Err(message) = run_test(config, table, test) {
+            problems.push(Problem::new(format!("tests[{index}]"), message));
+        }
+    }
+    problems
+}
+
+fn run_test(config: &Config, table: &RouteTable, test: &config::Test) -> Result<(), String> {
+    let written = "`request` must be a method and a path, as in \"GET /api/u1/tasks\"";
+    let (method, target) = test.request.split_once(' ').ok_or(written)?;
+    let method = Method::from_bytes(method.as_bytes()).map_err(|_| written)?;
+    let path = target.split_once('?').map_or(target, |(path, _)| path);
+    let credential = test_credential(config, test)?;
+
+    let mut trace = Recording::default();
+    let actual = match decide(table, &method, path, |_| credential, &mut trace) {
+        Decision::Own => {
+            return Err("the gateway answers this path itself; tests are for routes".to_owned());
+        }
+        Decision::Permit(_) => Expectation::Allow,
+        Decision::Refuse(refused) => Expectation::Refuse(status_of(&refused.refusal)),
+    };
+    if actual == test.expect {
+        return Ok(());
+    }
+    let word = |expectation| match expectation {
+        Expectation::Allow => "allow".to_owned(),
+        Expectation::Refuse(status) => status.to_string(),
+    };
+    let why = trace.steps.last().map_or("", |step| step.why.as_str());
+    Err(format!("`{}`: expected {}, got {}: {why}", test.request, word(test.expect), word(actual)))
+}
+
+fn test_credential(config: &Config, test: &config::Test) -> Result<Credential, String> {
+    let Some(subject) = &test.subject else {
+        return if test.roles.is_empty() && test.issuer.is_none() {
+            Ok(Credential::Absent)
+        } else {
+            Err("`roles` and `issuer` need a subject: add `as`".to_owned())
+        };
+    };
+    imagined(config, subject, &test.roles, test.issuer.as_deref())
+        .map(|identity| Credential::Verified(Arc::new(identity)))
+}
+
+/// The caller that a test or `explain --as` imagines; never one that a request carries.
+///
+/// # Errors
+/// A sentence: there is no such issuer, or no token of it could say this.
+pub fn imagined(
+    config: &Config,
+    subject: &str,
+    roles: &[String],
+    issuer: Option<&str>,
+) -> Result<Identity, String> {
+    let name = issuer.unwrap_or("self");
+    let index = IssuerIndex::named(name, &config.issuers)
+        .ok_or_else(|| format!("`issuer`: `{name}` is none of [[issuers]]"))?;
+    Identity::synthetic(subject, roles, index, name.into())
+        .map_err(|error| format!("no token could say this: {error}"))
+}
+
+fn refuse<'t>(refusal: Refusal) -> Decision<'t> {
+    Decision::Refuse(Refused { refusal, route: None, identity: None })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,337 @@
+use super::*;
+use crate::identity::Rejection;
+use crate::identity::credential::CarrierError;
+
+const ROUTES: &str = r#"
+    [[issuers]]
+    name = "corp"
+    issuer = "https://id.example.com/"
+    audience = "api"
+    algorithms = ["RS256"]
+    key_file = "corp.pem"
+    [[issuers]]
+    name = "other"
+    issuer = "https://other.example.com/"
+    audience = "api"
+    algorithms = ["RS256"]
+    key_file = "other.pem"
+    [upstreams.app]
+    servers = ["http://127.0.0.1:8000"]
+
+    [[routes]]
+    path = "/api/{user_id}/{*rest}"
+    upstream = "app"
+    owner_override_roles = ["support", "admin"]
+    [[routes]]
+    path = "/api/{user_id}/billing/{*rest}"
+    upstream = "app"
+    roles = ["billing", "admin"]
+    [[routes]]
+    path = "/hidden/{user_id}"
+    upstream = "app"
+    hide_mismatch = true
+    [[routes]]
+    path = "/public/{*rest}"
+    upstream = "app"
+    access = "public"
+    [[routes]]
+    path = "/feed"
+    upstream = "app"
+    access = "optional"
+    methods = ["GET"]
+    [[routes]]
+    path = "/internal/{*rest}"
+    access = "deny"
+    mode = "shadow"
+    [[routes]]
+    path = "/shadow/{user_id}"
+    upstream = "app"
+    mode = "shadow"
+    roles = ["clerk"]
+    [[routes]]
+    path = "/corp/{user_id}"
+    upstream = "app"
+    issuers = ["self", "corp"]
+    [[routes]]
+    path = "/profiles/{user_id}"
+    upstream = "app"
+    access = "public"
+    owner = "none"
+    reason = "profiles are open"
+"#;
+
+fn config() -> Config {
+    toml::from_str(ROUTES).unwrap()
+}
+
+fn user(subject: &str) -> Credential {
+    with_roles(subject, &[])
+}
+
+fn with_roles(subject: &str, roles: &[&str]) -> Credential {
+    let roles: Vec<String> = roles.iter().map(|&role| role.to_owned()).collect();
+    caller(subject, &roles, "self")
+}
+
+fn of_issuer(subject: &str, issuer: &str) -> Credential {
+    caller(subject, &[], issuer)
+}
+
+fn caller(subject: &str, roles: &[String], issuer: &str) -> Credential {
+    let index = IssuerIndex::named(issuer, &config().issuers).unwrap();
+    let identity = Identity::synthetic(subject, roles, index, issuer.into()).unwrap();
+    Credential::Verified(Arc::new(identity))
+}
+
+/// What was decided, as the pieces that tests look at: reason or `allow`, subject, flags.
+#[derive(Debug, PartialEq)]
+enum Said {
+    Own,
+    Allow { subject: Option<String>, overridden: bool, shadowed: Option<Refusal> },
+    Refused(Refusal),
+}
+
+fn say(request: &str, credential: Credential) -> Said {
+    let table = RouteTable::compile(&config()).unwrap();
+    let (method, path) = request.split_once(' ').unwrap();
+    let method = Method::from_bytes(method.as_bytes()).unwrap();
+    match decide_quietly(&table, &method, path, |_| credential) {
+        Decision::Own => Said::Own,
+        Decision::Refuse(refused) => Said::Refused(refused.refusal),
+        Decision::Permit(permit) => Said::Allow {
+            subject: permit.identity().map(|identity| identity.subject.to_string()),
+            overridden: permit.owner_overridden(),
+            shadowed: permit.shadowed().cloned(),
+        },
+    }
+}
+
+fn allow(subject: &str) -> Said {
+    Said::Allow { subject: Some(subject.to_owned()), overridden: false, shadowed: None }
+}
+
+fn anonymous() -> Said {
+    Said::Allow { subject: None, overridden: false, shadowed: None }
+}
+
+fn shadowed(subject: Option<&str>, refusal: Refusal) -> Said {
+    Said::Allow { subject: subject.map(str::to_owned), overridden: false, shadowed: Some(refusal) }
+}
+
+#[test]
+fn every_row_of_the_decision() {
+    use Refusal as R;
+    let mismatch = || Said::Refused(R::OwnerMismatch { hidden: false });
+    let not_taken = || R::BadToken(Rejection::IssuerNotAccepted);
+    let malformed = || Credential::Malformed(CarrierError::Repeated);
+    let bad = || Credential::Rejected(Rejection::SessionEnded);
+    let cases: Vec<(&str, Credential, Said)> = vec![
+        // tokens
+        ("GET /api/u1/tasks", Credential::Absent, Said::Refused(R::NoToken)),
+        ("GET /api/u1/tasks", Credential::OtherScheme, Said::Refused(R::NoToken)),
+        ("GET /api/u1/tasks", malformed(), Said::Refused(R::MalformedCredential)),
+        ("GET /api/u1/tasks", bad(), Said::Refused(R::BadToken(Rejection::SessionEnded))),
+        ("GET /api/u1/tasks", user("u1"), allow("u1")),
+        // owners
+        ("GET /api/u1", user("u1"), allow("u1")),
+        ("GET /api/u1/", user("u1"), allow("u1")),
+        ("GET /api/u%31/tasks", user("u1"), allow("u1")),
+        ("GET /%61pi/u1/tasks", user("u1"), allow("u1")),
+        ("GET /corp/auth0%7C7", of_issuer("auth0|7", "corp"), allow("auth0|7")),
+        ("GET /api/u2/tasks", user("u1"), mismatch()),
+        ("GET /api/U1/tasks", user("u1"), mismatch()),
+        ("GET /api/u1%20/tasks", user("u1"), mismatch()),
+        ("GET /api/u/tasks", user("u1"), mismatch()),
+        ("GET /api/u11/tasks", user("u1"), mismatch()),
+        ("GET /%61pi/u2/tasks", user("u1"), mismatch()),
+        ("GET /hidden/u2", user("u1"), Said::Refused(R::OwnerMismatch { hidden: true })),
+        ("GET /hidden/u1", user("u1"), allow("u1")),
+        // overriding an owner
+        (
+            "GET /api/u2/tasks",
+            with_roles("boss", &["support"]),
+            Said::Allow { subject: Some("boss".to_owned()), overridden: true, shadowed: None },
+        ),
+        ("GET /api/u1/tasks", with_roles("u1", &["admin"]), allow("u1")),
+        ("GET /api/u2/tasks", with_roles("boss", &["supporter"]), mismatch()),
+        (
+            "GET /hidden/u2",
+            with_roles("boss", &["admin"]),
+            Said::Refused(R::OwnerMismatch { hidden: true }),
+        ),
+        // roles
+        ("GET /api/u1/billing", user("u1"), Said::Refused(R::MissingRole)),
+        ("GET /api/u1/billing", with_roles("u1", &["x", "billing"]), allow("u1")),
+        ("GET /api/u2/billing", with_roles("u1", &["billing"]), mismatch()),
+        // public, optional, deny
+        ("GET /public/x", Credential::Absent, anonymous()),
+        ("GET /public/x", bad(), anonymous()),
+        ("GET /public/x", malformed(), anonymous()),
+        ("GET /public/x", user("u1"), anonymous()),
+        ("GET /profiles/u2", user("u1"), anonymous()),
+        ("GET /feed", Credential::Absent, anonymous()),
+        ("GET /feed", Credential::OtherScheme, anonymous()),
+        ("HEAD /feed", user("u1"), allow("u1")),
+        ("GET /feed", bad(), Said::Refused(R::BadToken(Rejection::SessionEnded))),
+        ("GET /feed", malformed(), Said::Refused(R::MalformedCredential)),
+        ("GET /internal/x", with_roles("u1", &["admin"]), Said::Refused(R::Denied)),
+        // issuers
+        ("GET /api/u1/tasks", of_issuer("u1", "corp"), Said::Refused(not_taken())),
+        ("GET /feed", of_issuer("u1", "corp"), Said::Refused(not_taken())),
+        ("GET /corp/u1", of_issuer("u1", "corp"), allow("u1")),
+        ("GET /corp/u1", of_issuer("u1", "self"), allow("u1")),
+        ("GET /corp/u1", of_issuer("u1", "other"), Said::Refused(not_taken())),
+        // shadow
+        ("GET /shadow/u1", Credential::Absent, shadowed(None, R::NoToken)),
+        ("GET /shadow/u1", malformed(), shadowed(None, R::MalformedCredential)),
+        ("GET /shadow/u1", bad(), shadowed(None, R::BadToken(Rejection::SessionEnded))),
+        ("GET /shadow/u1", of_issuer("u1", "corp"), shadowed(None, not_taken())),
+        ("GET /shadow/u2", user("u1"), shadowed(Some("u1"), R::OwnerMismatch { hidden: false })),
+        ("GET /shadow/u1", user("u1"), shadowed(Some("u1"), R::MissingRole)),
+        ("GET /shadow/u1", with_roles("u1", &["clerk"]), allow("u1")),
+        ("GET /shadow/u;1", user("u1"), Said::Refused(R::BadPath(PathError::ParametersInVariable))),
+        ("GET /shadow//u1", user("u1"), Said::Refused(R::BadPath(PathError::EmptySegment))),
+        // no route, other method, our own paths
+        ("GET /", user("u1"), Said::Refused(R::NoRoute)),
+        ("GET /apiary/u1", user("u1"), Said::Refused(R::NoRoute)),
+        (
+            "POST /feed",
+            user("u1"),
+            Said::Refused(R::MethodNotAllowed { allow: "GET, HEAD".to_owned() }),
+        ),
+        ("POST /auth/login", Credential::Absent, Said::Own),
+        ("GET /auth", Credential::Absent, Said::Own),
+        ("GET /%61uth/user", Credential::Absent, Said::Own),
+        ("GET /auth/a%2fb", Credential::Absent, Said::Refused(R::BadPath(PathError::EncodedSlash))),
+        // a way round through another route
+        (
+            "GET /public/../api/u2/tasks",
+            user("u1"),
+            Said::Refused(R::BadPath(PathError::DotSegment)),
+        ),
+        ("GET /public/%2e%2e/api/u2", user("u1"), Said::Refused(R::BadPath(PathError::DotSegment))),
+        ("GET /public%2f..%2fapi/u2", user("u1"), Said::Refused(R::BadPath(PathError::DotSegment))),
+        ("GET /api/u1/..;/u2", user("u1"), Said::Refused(R::BadPath(PathError::DotSegment))),
+    ];
+    for (request, credential, expected) in cases {
+        let shown = format!("{request} with {credential:?}");
+        assert_eq!(say(request, credential), expected, "{shown}");
+    }
+}
+
+#[test]
+fn tokens_are_not_looked_at_unless_the_route_asks() {
+    let table = RouteTable::compile(&config()).unwrap();
+    for path in ["/public/x", "/internal/x", "/auth/login", "/nowhere", "/a//b"] {
+        decide_quietly(&table, &Method::GET, path, |_| panic!("{path} looked at the token"));
+    }
+}
+
+#[test]
+fn a_refusal_tells_what_was_known() {
+    let table = RouteTable::compile(&config()).unwrap();
+    let Decision::Refuse(refused) =
+        decide_quietly(&table, &Method::GET, "/api/u2/x", |_| user("u1"))
+    else {
+        panic!("another user's path was let through");
+    };
+    assert_eq!(refused.route.map(|route| route.id), Some(0));
+    assert_eq!(
+        refused.identity.map(|identity| identity.subject.to_string()).as_deref(),
+        Some("u1")
+    );
+}
+
+#[test]
+fn statuses_follow_the_contract() {
+    use Refusal as R;
+    for (refusal, status, reason) in [
+        (R::BadPath(PathError::DotSegment), 400, "bad_path"),
+        (R::MalformedCredential, 400, "malformed_credential"),
+        (R::NoToken, 401, "no_token"),
+        (R::BadToken(Rejection::SessionEnded), 401, "session_ended"),
+        (R::BadToken(Rejection::IssuerNotAccepted), 401, "issuer_not_accepted"),
+        (R::Denied, 403, "denied"),
+        (R::OwnerMismatch { hidden: false }, 403, "owner_mismatch"),
+        (R::MissingRole, 403, "missing_role"),
+        (R::OwnerMismatch { hidden: true }, 404, "owner_mismatch"),
+        (R::NoRoute, 404, "no_route"),
+        (R::MethodNotAllowed { allow: String::new() }, 405, "method_not_allowed"),
+    ] {
+        assert_eq!((status_of(&refusal), refusal.reason()), (status, reason));
+    }
+}
+
+#[test]
+fn a_recording_tells_the_story() {
+    let table = RouteTable::compile(&config()).unwrap();
+    let mut trace = Recording::default();
+    decide(&table, &Method::GET, "/api/u2/tasks", |_| user("u1"), &mut trace);
+    let steps: Vec<_> = trace.steps.iter().map(|s| (s.step.as_str(), s.result)).collect();
+    assert_eq!(
+        steps,
+        [("path", "passed"), ("route", "found"), ("token", "passed"), ("owner", "refused")]
+    );
+    assert_eq!(trace.steps[3].why, "`{user_id}` is `u2`, the caller is `u1`");
+    assert!(trace.to_string().contains("owner   refused"), "{trace}");
+}
+
+#[test]
+fn tests_in_the_configuration_are_run() {
+    let mut config = config();
+    let table = RouteTable::compile(&config).unwrap();
+    let tests = |text: &str| {
+        #[derive(serde::Deserialize)]
+        struct Tests {
+            tests: Vec<config::Test>,
+        }
+        toml::from_str::<Tests>(text).unwrap().tests
+    };
+    config.tests = tests(
+        r#"
+        tests = [
+            { request = "GET /api/u1/tasks?page=2", as = "u1", expect = "allow" },
+            { request = "GET /api/u1/tasks", expect = 401 },
+            { request = "GET /api/u2/tasks", as = "u1", expect = "403" },
+            { request = "GET /api/u2/tasks", as = "u1", roles = ["admin"], expect = "allow" },
+            { request = "GET /corp/u1", as = "u1", issuer = "corp", expect = "allow" },
+            { request = "GET /hidden/u1", as = "u1", issuer = "self", expect = "allow" },
+            { request = "GET /api/u1/../u2", as = "u1", expect = 400 },
+            { request = "GET /hidden/u2", as = "u1", expect = 404 },
+            { request = "DELETE /feed", expect = 405 },
+        ]
+        "#,
+    );
+    assert_eq!(run_tests(&config, &table), []);
+
+    config.tests = tests(
+        r#"
+        tests = [
+            { request = "GET /public/x", expect = "allow" },
+            { request = "GET /api/u2/tasks", as = "u1", expect = "allow" },
+            { request = "GET /api/u1/tasks", as = "u1", expect = 403 },
+            { request = "/api/u1", expect = 403 },
+            { request = "G@T /api/u1", expect = 403 },
+            { request = "GET /auth/login", expect = 404 },
+            { request = "GET /public/x", roles = ["admin"], expect = "allow" },
+            { request = "GET /public/x", as = "u1", roles = ["Admin"], expect = "allow" },
+            { request = "GET /public/x", as = "u1", issuer = "core", expect = "allow" },
+        ]
+        "#,
+    );
+    let expected = [
+        ("tests[1]", "expected allow, got 403: `{user_id}` is `u2`, the caller is `u1`"),
+        ("tests[2]", "expected 403, got allow"),
+        ("tests[3]", "a method and a path"),
+        ("tests[4]", "a method and a path"),
+        ("tests[5]", "answers this path itself"),
+        ("tests[6]", "add `as`"),
+        ("tests[7]", "no token could say this"),
+        ("tests[8]", "none of [[issuers]]"),
+    ];
+    let problems = run_tests(&config, &table);
+    assert_eq!(problems.len(), expected.len(), "{problems:?}");
+    for (problem, (key, part)) in problems.iter().zip(expected) {
+        assert!(problem.key == key && problem.message.contains(part), "{problem:?}");
+    }
+}

@@ -1,0 +1,286 @@
+//! One worker: a thread with its own runtime, its share of the connections, its own upstream
+//! connections and token cache. Nothing on the request path is shared with another worker.
+//!
+//! All workers accept from the same sockets, so a second gateway on the same address is refused by
+//! the system instead of getting half of the traffic. Whoever accepts hands the connection to the
+//! worker with the fewest; with one worker there is nothing to hand over.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::task::TaskTracker;
+
+use crate::gateway::{Connection, Desk, Gateway};
+use crate::telemetry::access::AccessLog;
+use crate::telemetry::tally::Tally;
+use crate::wire::pace::{Ticker, Watch};
+use crate::wire::{ClientIo, Stream, Wire, WireLimits, head::MAX_FIELDS};
+
+/// Time for a TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pause after a failed accept: running out of files does not end by trying harder.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a worker is asked to do.
+pub(crate) enum Order {
+    /// Serve a connection that another worker accepted.
+    Serve(std::net::TcpStream, SocketAddr),
+    /// Tell the numbers counted so far.
+    Tally(oneshot::Sender<Tally>),
+    /// Take no more connections, finish what runs, end.
+    Drain,
+}
+
+/// How others reach a worker.
+#[derive(Clone)]
+pub(crate) struct Door {
+    /// Its orders.
+    pub(crate) orders: mpsc::UnboundedSender<Order>,
+    /// Its open connections.
+    connections: Arc<AtomicUsize>,
+}
+
+/// A worker about to start.
+pub(crate) struct Seat {
+    /// Place in `doors`.
+    pub(crate) index: usize,
+    /// All workers.
+    pub(crate) doors: Arc<[Door]>,
+    /// The orders for this one.
+    pub(crate) orders: mpsc::UnboundedReceiver<Order>,
+    /// Own handles to the shared sockets.
+    pub(crate) listeners: Vec<std::net::TcpListener>,
+    /// TLS on all of them.
+    pub(crate) tls: Option<TlsAcceptor>,
+    /// The gateway.
+    pub(crate) gateway: Arc<Gateway>,
+    /// This worker's end of the access log.
+    pub(crate) access: AccessLog,
+    /// Limits of connections.
+    pub(crate) limits: Limits,
+}
+
+/// Limits of connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Over all workers.
+    pub(crate) max_connections: usize,
+    /// Longest request head.
+    pub(crate) max_header_bytes: usize,
+    /// Times of heads.
+    pub(crate) wire: WireLimits,
+    /// Time to finish when draining.
+    pub(crate) drain_timeout: Duration,
+}
+
+/// A worker's door and the receiving end of its orders.
+pub(crate) fn door() -> (Door, mpsc::UnboundedReceiver<Order>) {
+    let (orders, receiver) = mpsc::unbounded_channel();
+    (Door { orders, connections: Arc::default() }, receiver)
+}
+
+/// Open connections of all workers.
+pub(crate) fn open_connections(doors: &[Door]) -> usize {
+    doors.iter().map(|door| door.connections.load(Relaxed)).sum()
+}
+
+/// Serves until told to drain, then until all is finished or the drain timeout is over.
+///
+/// # Errors
+/// When the system gives no runtime, or refuses a socket.
+pub(crate) fn run(seat: Seat) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())?;
+    runtime.block_on(serve(seat))
+}
+
+/// What the tasks of one worker share.
+struct Worker {
+    index: usize,
+    doors: Arc<[Door]>,
+    desk: Rc<Desk>,
+    ticker: Arc<Ticker>,
+    http: http1::Builder,
+    tls: Option<TlsAcceptor>,
+    limits: Limits,
+    tasks: TaskTracker,
+}
+
+async fn serve(seat: Seat) -> io::Result<()> {
+    let Seat { index, doors, mut orders, listeners, tls, gateway, access, limits } = seat;
+    let tasks = TaskTracker::new();
+    let mut http = http1::Builder::new();
+    http.header_read_timeout(None)
+        .max_headers(MAX_FIELDS)
+        .max_header_size(limits.max_header_bytes)
+        .half_close(false);
+    let desk = Rc::new(Desk::new(gateway, access, tasks.clone()));
+    let ticker = Arc::new(Ticker::default());
+    let worker = Rc::new(Worker { index, doors, desk, ticker, http, tls, limits, tasks });
+
+    let at_each_tick = Rc::clone(&worker);
+    let ticking = tokio::task::spawn_local(async move {
+        let Worker { ticker, desk, .. } = &*at_each_tick;
+        ticker.run(|| desk.tick(Instant::now())).await;
+    });
+    let mut accepting = Vec::with_capacity(listeners.len());
+    for listener in listeners {
+        let listener = TcpListener::from_std(listener)?;
+        accepting.push(tokio::task::spawn_local(Rc::clone(&worker).accept_from(listener)));
+    }
+
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Serve(stream, peer) => match TcpStream::from_std(stream) {
+                Ok(stream) => worker.begin(stream, peer),
+                Err(error) => {
+                    worker.doors[worker.index].connections.fetch_sub(1, Relaxed);
+                    tracing::warn!(%error, "a connection could not be taken over");
+                }
+            },
+            // Nobody waits any more when metrics were given up.
+            Order::Tally(reply) => drop(reply.send(worker.desk.tally())),
+            Order::Drain => break,
+        }
+    }
+
+    for task in accepting {
+        task.abort();
+    }
+    worker.ticker.drain();
+    worker.tasks.close();
+    if tokio::time::timeout(limits.drain_timeout, worker.tasks.wait()).await.is_err() {
+        tracing::warn!(
+            connections = worker.doors[index].connections.load(Relaxed),
+            "the drain timeout is over; what still runs is cut off"
+        );
+    }
+    ticking.abort();
+    Ok(())
+}
+
+impl Worker {
+    async fn accept_from(self: Rc<Self>, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => self.place(stream, peer),
+                // The client was gone before we looked (accept(2)).
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    tracing::warn!(%error, "accepting connections fails");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Gives a new connection to the worker with the fewest, this one when equal.
+    fn place(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+        if open_connections(&self.doors) >= self.limits.max_connections {
+            self.desk.refuse_connection(&stream, self.tls.is_some());
+            return;
+        }
+        let open = |index: usize| self.doors[index].connections.load(Relaxed);
+        let fewest = (0..self.doors.len())
+            .min_by_key(|&index| (open(index), index != self.index))
+            .unwrap_or(self.index);
+        self.doors[fewest].connections.fetch_add(1, Relaxed);
+        if fewest == self.index {
+            self.begin(stream, peer);
+            return;
+        }
+        let handed = stream.into_std().map_err(|_| ()).and_then(|stream| {
+            self.doors[fewest].orders.send(Order::Serve(stream, peer)).map_err(drop)
+        });
+        if handed.is_err() {
+            self.doors[fewest].connections.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// Serves a connection that has been counted as this worker's.
+    fn begin(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+        let worker = Rc::clone(self);
+        let counted = Counted(Arc::clone(&self.doors[self.index].connections));
+        self.tasks.spawn_local(async move {
+            let _counted = counted;
+            // Without this a small answer may wait for the client's delayed acknowledgement.
+            let _ = stream.set_nodelay(true);
+            match &worker.tls {
+                None => worker.serve_connection(Stream::Plain(stream), peer).await,
+                Some(tls) => {
+                    match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+                        Ok(Ok(stream)) => {
+                            worker.serve_connection(Stream::Tls(Box::new(stream)), peer).await;
+                        }
+                        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                        Err(_) => tracing::debug!("a TLS handshake took too long"),
+                    }
+                }
+            }
+        });
+    }
+
+    async fn serve_connection(&self, stream: Stream, peer: SocketAddr) {
+        let guard = self.ticker.watch();
+        let wire = Arc::new(Wire::new(Arc::clone(&guard.watch), self.limits.wire));
+        let over_tls = matches!(stream, Stream::Tls(_));
+        let io = ClientIo::new(stream, Arc::clone(&wire));
+        let connection = Rc::new(Connection::new(wire, peer.ip().to_canonical(), over_tls));
+        let desk = &self.desk;
+        let service = service_fn(move |request| {
+            let (desk, connection) = (Rc::clone(desk), Rc::clone(&connection));
+            async move { Ok::<_, std::convert::Infallible>(desk.handle(connection, request).await) }
+        });
+        let served = self.http.serve_connection(io, service).with_upgrades();
+        if let Err(error) = guarded(&guard.watch, served).await {
+            tracing::debug!(%error, "a client connection ended");
+        }
+    }
+}
+
+/// Drives a connection until it ends, the client is late, or a drain lets it end.
+async fn guarded<S, B>(
+    watch: &Watch,
+    served: http1::UpgradeableConnection<ClientIo, S>,
+) -> hyper::Result<()>
+where
+    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = B>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B: http_body::Body + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut served = std::pin::pin!(served);
+    let mut told_to_finish = false;
+    std::future::poll_fn(|cx| {
+        watch.register(cx.waker());
+        if watch.client_is_late() {
+            return std::task::Poll::Ready(Ok(()));
+        }
+        if watch.is_draining() && !told_to_finish {
+            told_to_finish = true;
+            served.as_mut().graceful_shutdown();
+        }
+        served.as_mut().poll(cx)
+    })
+    .await
+}
+
+/// One open connection of a worker.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}

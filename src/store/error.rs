@@ -1,0 +1,77 @@
+//! What can go wrong in the store. Callers match on three things: the database is away (try later),
+//! the schema is not ours (refuse to start), anything else (a bug or a damaged database).
+
+/// The error of the driver underneath.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// A failed use case. Nothing of it was stored, except that after [`StoreError::Unavailable`] a
+/// commit whose answer was lost may have gone through.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No connection, no answer in time, shutting down, read-only, out of space: worth trying again.
+    #[error("{operation}: the database is unavailable")]
+    Unavailable {
+        /// The use case.
+        operation: &'static str,
+        /// What the driver said.
+        source: Cause,
+    },
+    /// A row contradicts the schema: somebody else wrote it.
+    #[error("{table}.{column} of row {row} holds what it may not hold")]
+    Corrupt {
+        /// The table.
+        table: &'static str,
+        /// The column.
+        column: String,
+        /// The row's key.
+        row: String,
+    },
+    /// The database is older than this program.
+    #[error(
+        "the database schema has version {found}, this program needs {needed}; \
+         run `portcullis migrate`"
+    )]
+    SchemaBehind {
+        /// Version of the database; 0 = empty.
+        found: u32,
+        /// Version of this program.
+        needed: u32,
+    },
+    /// The database is newer than this program.
+    #[error(
+        "the database schema has version {found}, this program knows only up to {known}; \
+         run the newer program that migrated it, or restore a backup from before"
+    )]
+    SchemaAhead {
+        /// Version of the database.
+        found: u32,
+        /// Version of this program.
+        known: u32,
+    },
+    /// `storage.url` is not usable. The text never quotes it: it may hold a password.
+    #[error("storage.url {0}")]
+    Url(String),
+    /// The database refused what we asked.
+    #[error("{operation}: the database refused a statement")]
+    Query {
+        /// The use case.
+        operation: &'static str,
+        /// What the driver said.
+        source: Cause,
+    },
+}
+
+impl StoreError {
+    /// Whether trying again later may help: the caller answers 503.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+
+    pub(super) fn unavailable(operation: &'static str, source: impl Into<Cause>) -> Self {
+        Self::Unavailable { operation, source: source.into() }
+    }
+
+    pub(super) fn query(operation: &'static str, source: impl Into<Cause>) -> Self {
+        Self::Query { operation, source: source.into() }
+    }
+}

@@ -1,0 +1,352 @@
+//! Accounts on PostgreSQL. Whatever lets a session begin or ends all of a user's locks the user's
+//! row first, so that a login cannot slip between the two halves of a disabling.
+
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio_postgres::Row;
+
+use super::{Db, Fault, Postgres};
+use crate::model::{Account, Email, EndReason, EndedSession, Event, PasswordHash, User, UserId};
+use crate::store::cases::{LogIn, NewAccount, NewLogin, Sessions, SignUp, UpdateUser, UserUpdate};
+use crate::store::error::StoreError;
+use crate::store::record::{self, USER_WIDTH, user_columns};
+use crate::store::rules::{merged_metadata, sorted_roles, storable, whole_micros};
+
+impl Postgres {
+    pub(in crate::store) async fn sign_up(
+        &self,
+        new: &NewAccount,
+        login: Option<&NewLogin>,
+        event: &Event,
+    ) -> Result<SignUp, StoreError> {
+        self.in_tx("sign_up", |db| async move {
+            if !db.insert_user(new, login).await? {
+                // The other transaction is over, or the insert would have waited for it.
+                let taken = db
+                    .run("-- sign_up\nSELECT FROM users WHERE email_key = $1", &[&new.email.key()])
+                    .await?;
+                return Ok(if taken > 0 { SignUp::EmailTaken } else { SignUp::IdTaken });
+            }
+            if let Some(login) = login {
+                db.insert_login(login).await?;
+            }
+            db.record(std::slice::from_ref(event)).await?;
+            Ok(SignUp::Created)
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn account_by_email(
+        &self,
+        email: &Email,
+    ) -> Result<Option<Account>, StoreError> {
+        self.at_once("account_by_email", |db| async move {
+            let sql = concat!(
+                "-- account_by_email\nSELECT ",
+                user_columns!(),
+                ", u.password_hash FROM users AS u WHERE u.email_key = $1"
+            );
+            db.one(sql, &[&email.key()], account).await
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn account_by_id(
+        &self,
+        user: &UserId,
+    ) -> Result<Option<Account>, StoreError> {
+        self.at_once("account_by_id", |db| async move {
+            let sql = concat!(
+                "-- account_by_id\nSELECT ",
+                user_columns!(),
+                ", u.password_hash FROM users AS u WHERE u.id = $1"
+            );
+            db.one(sql, &[&user.as_str()], account).await
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn user(&self, user: &UserId) -> Result<Option<User>, StoreError> {
+        self.at_once("user", |db| async move {
+            let sql =
+                concat!("-- user\nSELECT ", user_columns!(), " FROM users AS u WHERE u.id = $1");
+            db.one(sql, &[&user.as_str()], |row| record::user(row, 0)).await
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn users(
+        &self,
+        filter: Option<&str>,
+        limit: u32,
+        after: Option<&UserId>,
+    ) -> Result<Vec<User>, StoreError> {
+        self.at_once("users", |db| async move {
+            let sql = concat!(
+                "-- users\nSELECT ",
+                user_columns!(),
+                " FROM users AS u
+                 WHERE ($1::text IS NULL OR strpos(u.id, $1) > 0 OR strpos(u.email_key, $2) > 0)
+                   AND ($3::text IS NULL OR u.id > $3)
+                 ORDER BY u.id LIMIT $4"
+            );
+            let folded = filter.map(str::to_lowercase);
+            let after = after.map(UserId::as_str);
+            let limit = i64::from(limit);
+            db.all(sql, &[&filter, &folded, &after, &limit], |row| record::user(row, 0)).await
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn log_in(
+        &self,
+        user: &UserId,
+        checked: &PasswordHash,
+        rehashed: Option<&PasswordHash>,
+        login: &NewLogin,
+        event: &Event,
+    ) -> Result<LogIn, StoreError> {
+        self.in_tx("log_in", |db| async move {
+            // The conditions are evaluated again after a wait for the row's lock.
+            let sql = concat!(
+                "-- log_in
+                 UPDATE users AS u
+                 SET last_sign_in_at = greatest(u.last_sign_in_at, $3),
+                     password_hash = coalesce($4, u.password_hash)
+                 WHERE u.id = $1 AND u.password_hash = $2
+                   AND (u.disabled_until IS NULL OR u.disabled_until <= $3)
+                 RETURNING ",
+                user_columns!()
+            );
+            let now = whole_micros(login.session.created_at);
+            let rehashed = rehashed.map(|hash| hash.0.as_str());
+            let found = db
+                .one(sql, &[&user.as_str(), &checked.0, &now, &rehashed], |row| {
+                    record::user(row, 0)
+                })
+                .await?;
+            let Some(user) = found else { return Ok(LogIn::Refused) };
+            db.insert_login(login).await?;
+            db.record(std::slice::from_ref(event)).await?;
+            Ok(LogIn::Done(user))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn update_user(
+        &self,
+        user: &UserId,
+        update: &UserUpdate,
+        now: Timestamp,
+        events: &[Event],
+    ) -> Result<UpdateUser, StoreError> {
+        self.in_tx("update_user", |db| async move {
+            let sql = concat!(
+                "-- update_user: lock\nSELECT ",
+                user_columns!(),
+                ", u.password_hash FROM users AS u WHERE u.id = $1 FOR UPDATE"
+            );
+            let Some(Account { user: old, password_hash }) =
+                db.one(sql, &[&user.as_str()], account).await?
+            else {
+                return Ok(UpdateUser::NotFound);
+            };
+            if let Some((_, Some(expected))) = &update.new_password
+                && password_hash.as_ref() != Some(expected)
+            {
+                return Ok(UpdateUser::PasswordChangedMeanwhile);
+            }
+            let Some(metadata) = merged_metadata(&old.user_metadata, update) else {
+                return Ok(UpdateUser::MetadataTooLarge);
+            };
+            let sql = concat!(
+                "-- update_user
+                 UPDATE users AS u
+                 SET user_metadata = $2, password_hash = coalesce($3, u.password_hash),
+                     updated_at = greatest(u.updated_at, $4)
+                 WHERE u.id = $1
+                 RETURNING ",
+                user_columns!()
+            );
+            let password = update.new_password.as_ref().map(|(new, _)| new.0.as_str());
+            let metadata = Value::Object(metadata);
+            let now = whole_micros(now);
+            let changed = db
+                .one(sql, &[&user.as_str(), &metadata, &password, &now], |row| record::user(row, 0))
+                .await?;
+            let Some(changed) = changed else { return Ok(UpdateUser::NotFound) };
+            let mut ended = Vec::new();
+            if password.is_some() {
+                let others = Sessions::Others(update.keep_session);
+                ended = db.end_sessions(user, others, EndReason::PasswordChanged, now).await?;
+            }
+            db.record(events).await?;
+            Ok(UpdateUser::Done { user: changed, ended })
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn set_roles(
+        &self,
+        user: &UserId,
+        roles: &[String],
+        now: Timestamp,
+        event: &Event,
+    ) -> Result<Option<User>, StoreError> {
+        let sql = concat!(
+            "-- set_roles
+             UPDATE users AS u SET roles = $2, updated_at = greatest(u.updated_at, $3)
+             WHERE u.id = $1 RETURNING ",
+            user_columns!()
+        );
+        let roles = &Value::from(sorted_roles(roles));
+        self.in_tx("set_roles", |db| async move {
+            let params: &[super::Param<'_>] = &[&user.as_str(), roles, &whole_micros(now)];
+            db.change_user(sql, params, event).await
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn confirm_email(
+        &self,
+        user: &UserId,
+        now: Timestamp,
+        event: &Event,
+    ) -> Result<Option<User>, StoreError> {
+        let sql = concat!(
+            "-- confirm_email
+             UPDATE users AS u
+             SET email_confirmed_at = coalesce(u.email_confirmed_at, $2),
+                 updated_at = greatest(u.updated_at, $2)
+             WHERE u.id = $1 RETURNING ",
+            user_columns!()
+        );
+        self.in_tx("confirm_email", |db| async move {
+            db.change_user(sql, &[&user.as_str(), &whole_micros(now)], event).await
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn disable(
+        &self,
+        user: &UserId,
+        until: Timestamp,
+        now: Timestamp,
+        event: &Event,
+    ) -> Result<Option<Vec<EndedSession>>, StoreError> {
+        self.in_tx("disable", |db| async move {
+            let sql = "-- disable
+                UPDATE users
+                SET disabled_until = $2, updated_at = greatest(updated_at, $3)
+                WHERE id = $1";
+            let (until, now) = (whole_micros(until), whole_micros(now));
+            if db.run(sql, &[&user.as_str(), &until, &now]).await? == 0 {
+                return Ok(None);
+            }
+            let ended = db.end_sessions(user, Sessions::All, EndReason::Disabled, now).await?;
+            db.record(std::slice::from_ref(event)).await?;
+            Ok(Some(ended))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn enable(
+        &self,
+        user: &UserId,
+        now: Timestamp,
+        event: &Event,
+    ) -> Result<Option<User>, StoreError> {
+        let sql = concat!(
+            "-- enable
+             UPDATE users AS u
+             SET disabled_until = NULL, updated_at = greatest(u.updated_at, $2)
+             WHERE u.id = $1 RETURNING ",
+            user_columns!()
+        );
+        self.in_tx("enable", |db| async move {
+            db.change_user(sql, &[&user.as_str(), &whole_micros(now)], event).await
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn delete_user(
+        &self,
+        user: &UserId,
+        now: Timestamp,
+        event: &Event,
+    ) -> Result<Option<Vec<EndedSession>>, StoreError> {
+        self.in_tx("delete_user", |db| async move {
+            if !db.lock_user(user).await? {
+                return Ok(None);
+            }
+            let now = whole_micros(now);
+            let ended = db.end_sessions(user, Sessions::All, EndReason::Deleted, now).await?;
+            // Sessions and their tokens go with the row; revocations and events stay.
+            let sql = "-- delete_user\nDELETE FROM users WHERE id = $1";
+            db.run(sql, &[&user.as_str()]).await?;
+            db.record(std::slice::from_ref(event)).await?;
+            Ok(Some(ended))
+        })
+        .await
+    }
+}
+
+impl Db {
+    /// Whether the user was there to be locked.
+    pub(super) async fn lock_user(&self, user: &UserId) -> Result<bool, Fault> {
+        let sql = "-- lock_user\nSELECT FROM users WHERE id = $1 FOR UPDATE";
+        Ok(self.run(sql, &[&user.as_str()]).await? > 0)
+    }
+
+    /// Whether id and address were free.
+    async fn insert_user(&self, new: &NewAccount, login: Option<&NewLogin>) -> Result<bool, Fault> {
+        let sql = "-- insert_user
+            INSERT INTO users (id, email, email_key, email_confirmed_at, password_hash, roles,
+                app_metadata, user_metadata, last_sign_in_at, disabled_until, created_at,
+                updated_at)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+            ON CONFLICT DO NOTHING";
+        let user = &new.user;
+        let last_sign_in_at = login.map(|l| l.session.created_at).or(user.last_sign_in_at);
+        let inserted = self
+            .run(
+                sql,
+                &[
+                    &user.id.as_str(),
+                    &new.email.address(),
+                    &new.email.key(),
+                    &user.email_confirmed_at.map(whole_micros),
+                    &new.password_hash.as_ref().map(|hash| hash.0.as_str()),
+                    &Value::from(sorted_roles(&user.roles)),
+                    &Value::Object(storable(&user.app_metadata)),
+                    &Value::Object(storable(&user.user_metadata)),
+                    &last_sign_in_at.map(whole_micros),
+                    &user.disabled_until.map(whole_micros),
+                    &whole_micros(user.created_at),
+                    &whole_micros(user.updated_at),
+                ],
+            )
+            .await?;
+        Ok(inserted > 0)
+    }
+
+    async fn change_user(
+        &self,
+        sql: &'static str,
+        params: &[super::Param<'_>],
+        event: &Event,
+    ) -> Result<Option<User>, Fault> {
+        let changed = self.one(sql, params, |row| record::user(row, 0)).await?;
+        if changed.is_some() {
+            self.record(std::slice::from_ref(event)).await?;
+        }
+        Ok(changed)
+    }
+}
+
+fn account(row: &Row) -> Result<Account, StoreError> {
+    Ok(Account {
+        user: record::user(row, 0)?,
+        password_hash: record::password_hash(row, 0, USER_WIDTH)?.map(PasswordHash),
+    })
+}

@@ -1,0 +1,87 @@
+//! The schema on PostgreSQL.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use tokio_postgres::error::SqlState;
+
+use super::{DEADLINE, Fault, Postgres, is_outage};
+use crate::store::cases::Migrated;
+use crate::store::error::StoreError;
+use crate::store::migrate;
+
+/// Key of the advisory lock that migrating processes hold; any number nobody else uses.
+const MIGRATION_LOCK: i64 = 0x706f_7274_6375_6c6c;
+
+/// How long a migration waits for another process's.
+const LOCK_WAIT: Duration = Duration::from_mins(1);
+
+impl Postgres {
+    pub(in crate::store) async fn ping(&self) -> Result<(), StoreError> {
+        self.at_once("ping", |db| async move { db.run("-- ping\nSELECT", &[]).await.map(|_| ()) })
+            .await
+    }
+
+    pub(in crate::store) async fn check_schema(&self) -> Result<(), StoreError> {
+        let runner = migrate::postgres::migrations::runner();
+        let found =
+            self.at_once("check_schema", |db| async move { version(db.client()).await }).await?;
+        if migrate::is_current(found, &runner)? {
+            Ok(())
+        } else {
+            Err(migrate::behind(found, &runner))
+        }
+    }
+
+    /// On a connection of its own: without the limits of the pool's, and the advisory lock ends
+    /// with it. Of two processes that start at once, the second finds the work done.
+    pub(in crate::store) async fn migrate(&self) -> Result<Migrated, StoreError> {
+        let operation = "migrate";
+        let mut config = self.config.clone();
+        let unhurried = format!(
+            "{} -c statement_timeout=0 -c idle_in_transaction_session_timeout=0 \
+             -c lock_timeout={}",
+            config.get_options().unwrap_or_default(),
+            LOCK_WAIT.as_millis()
+        );
+        config.options(unhurried).application_name("portcullis migrate");
+        let connecting = tokio::time::timeout(DEADLINE, config.connect(self.tls.clone()));
+        let (mut client, connection) = connecting
+            .await
+            .map_err(|_| StoreError::unavailable(operation, super::NoAnswer))?
+            .map_err(|error| StoreError::unavailable(operation, error))?;
+        let connection = tokio::spawn(connection);
+        let result = bring_up_to_date(&mut client).await;
+        connection.abort();
+        result.map_err(|fault| fault.into_error(operation))
+    }
+}
+
+async fn bring_up_to_date(client: &mut tokio_postgres::Client) -> Result<Migrated, Fault> {
+    let runner = migrate::postgres::migrations::runner();
+    client.execute("-- migrate\nSELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await?;
+    let found = version(client).await?;
+    migrate::is_current(found, &runner)?;
+    let done = runner.run_async(client).await.map_err(|error| {
+        let cause = error.source().and_then(|cause| cause.downcast_ref());
+        if cause.is_some_and(is_outage) {
+            StoreError::unavailable("migrate", error)
+        } else {
+            StoreError::query("migrate", error)
+        }
+    })?;
+    Ok(migrate::report(found, &runner, &done))
+}
+
+/// The database's version; `None` = nothing was ever migrated.
+async fn version(client: &tokio_postgres::Client) -> Result<Option<u32>, Fault> {
+    let sql = format!("-- version\nSELECT max(version) FROM {}", migrate::HISTORY);
+    match client.query_one(&sql, &[]).await {
+        Ok(row) => {
+            let version: Option<i32> = row.try_get(0)?;
+            Ok(version.and_then(|version| u32::try_from(version).ok()))
+        }
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}

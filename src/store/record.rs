@@ -1,0 +1,266 @@
+//! Rows to values, for both backends: the one place that knows the order of the columns. A value
+//! that the schema does not allow is [`StoreError::Corrupt`], never a default.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::error::StoreError;
+use crate::config::Algorithm;
+use crate::model::{
+    EndReason, EndedSession, Event, EventKind, JsonObject, Outcome, Session, SigningKey,
+    StoredEvent, User, UserId,
+};
+
+/// Columns of [`user`], from the table under the name `u`.
+macro_rules! user_columns {
+    () => {
+        "u.id, u.email, u.email_confirmed_at, u.roles, u.app_metadata, u.user_metadata, \
+         u.last_sign_in_at, u.disabled_until, u.created_at, u.updated_at"
+    };
+}
+
+/// How many columns [`user`] reads.
+pub(super) const USER_WIDTH: usize = 10;
+
+/// Columns of [`session`], from the table under the name `s`.
+macro_rules! session_columns {
+    () => {
+        "s.id, s.user_id, s.created_at, s.last_seen_at, s.expires_at, s.access_expires_at, \
+         s.address, s.user_agent, s.ended_at, s.ended_reason"
+    };
+}
+
+/// How many columns [`session`] reads.
+pub(super) const SESSION_WIDTH: usize = 10;
+
+/// Columns of [`event`], from the table under the name `e`.
+macro_rules! event_columns {
+    () => {
+        "e.writer, e.number, e.id, e.at, e.kind, e.outcome, e.reason, e.actor, e.user_id, \
+         e.email, e.session_id, e.address, e.user_agent, e.request_id"
+    };
+}
+
+/// How many columns [`event`] reads.
+pub(super) const EVENT_WIDTH: usize = 14;
+
+/// Columns of [`signing_key`], from the table under the name `k`.
+macro_rules! key_columns {
+    () => {
+        "k.kid, k.algorithm, k.private_key, k.created_at, k.active_from, k.retire_at"
+    };
+}
+
+pub(super) use {event_columns, key_columns, session_columns, user_columns};
+
+/// A value of another type than its column has.
+pub(super) struct WrongType;
+
+type Cell<T> = Result<Option<T>, WrongType>;
+
+/// One row of either driver; columns by position.
+pub(super) trait Record {
+    fn name(&self, column: usize) -> String;
+    fn text(&self, column: usize) -> Cell<String>;
+    fn number(&self, column: usize) -> Cell<i64>;
+    fn time(&self, column: usize) -> Cell<Timestamp>;
+    fn bytes(&self, column: usize) -> Cell<Vec<u8>>;
+    fn uuid(&self, column: usize) -> Cell<Uuid>;
+    fn address(&self, column: usize) -> Cell<IpAddr>;
+    fn json(&self, column: usize) -> Cell<Value>;
+}
+
+/// Reads the cells of one row and knows what to say of a bad one.
+pub(super) struct Reader<'a, R> {
+    record: &'a R,
+    table: &'static str,
+    row: String,
+}
+
+impl<'a, R: Record> Reader<'a, R> {
+    /// A reader of a row of `table` whose key, for messages, is in column `key`.
+    fn keyed_by_text(record: &'a R, table: &'static str, key: usize) -> Self {
+        let row = record.text(key).ok().flatten().unwrap_or_default();
+        Self { record, table, row }
+    }
+
+    fn keyed_by_uuid(record: &'a R, table: &'static str, key: usize) -> Self {
+        let row = record.uuid(key).ok().flatten().map(|id| id.to_string()).unwrap_or_default();
+        Self { record, table, row }
+    }
+
+    fn corrupt(&self, column: usize) -> StoreError {
+        let column = self.record.name(column);
+        StoreError::Corrupt { table: self.table, column, row: self.row.clone() }
+    }
+
+    /// A cell that may be null.
+    fn maybe<T>(
+        &self,
+        column: usize,
+        read: impl FnOnce(&R, usize) -> Cell<T>,
+    ) -> Result<Option<T>, StoreError> {
+        read(self.record, column).map_err(|WrongType| self.corrupt(column))
+    }
+
+    /// A cell that is not null.
+    fn must<T>(
+        &self,
+        column: usize,
+        read: impl FnOnce(&R, usize) -> Cell<T>,
+    ) -> Result<T, StoreError> {
+        self.maybe(column, read)?.ok_or_else(|| self.corrupt(column))
+    }
+
+    /// A text that may be null and has a meaning.
+    fn maybe_parsed<T>(
+        &self,
+        column: usize,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, StoreError> {
+        match self.maybe(column, R::text)? {
+            None => Ok(None),
+            Some(text) => parse(&text).map(Some).ok_or_else(|| self.corrupt(column)),
+        }
+    }
+
+    /// A text that is not null and has a meaning.
+    fn parsed<T>(
+        &self,
+        column: usize,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<T, StoreError> {
+        self.maybe_parsed(column, parse)?.ok_or_else(|| self.corrupt(column))
+    }
+
+    fn object(&self, column: usize) -> Result<JsonObject, StoreError> {
+        match self.must(column, R::json)? {
+            Value::Object(object) => Ok(object),
+            _ => Err(self.corrupt(column)),
+        }
+    }
+
+    fn strings(&self, column: usize) -> Result<Vec<String>, StoreError> {
+        serde_json::from_value(self.must(column, R::json)?).map_err(|_| self.corrupt(column))
+    }
+}
+
+fn user_id(text: &str) -> Option<UserId> {
+    text.parse().ok()
+}
+
+/// Reads [`user_columns`] from column `c` on.
+pub(super) fn user<R: Record>(record: &R, c: usize) -> Result<User, StoreError> {
+    let r = Reader::keyed_by_text(record, "users", c);
+    Ok(User {
+        id: r.parsed(c, user_id)?,
+        email: r.must(c + 1, R::text)?,
+        email_confirmed_at: r.maybe(c + 2, R::time)?,
+        roles: r.strings(c + 3)?,
+        app_metadata: r.object(c + 4)?,
+        user_metadata: r.object(c + 5)?,
+        last_sign_in_at: r.maybe(c + 6, R::time)?,
+        disabled_until: r.maybe(c + 7, R::time)?,
+        created_at: r.must(c + 8, R::time)?,
+        updated_at: r.must(c + 9, R::time)?,
+    })
+}
+
+/// Reads `password_hash` at column `c` of the user whose id is at `key`.
+pub(super) fn password_hash<R: Record>(
+    record: &R,
+    key: usize,
+    c: usize,
+) -> Result<Option<String>, StoreError> {
+    Reader::keyed_by_text(record, "users", key).maybe(c, R::text)
+}
+
+/// Reads [`session_columns`] from column `c` on.
+pub(super) fn session<R: Record>(record: &R, c: usize) -> Result<Session, StoreError> {
+    let r = Reader::keyed_by_uuid(record, "sessions", c);
+    let ended_at = r.maybe(c + 8, R::time)?;
+    let ended_reason = r.maybe_parsed(c + 9, EndReason::from_word)?;
+    let ended = match (ended_at, ended_reason) {
+        (None, None) => None,
+        (Some(at), Some(reason)) => Some((at, reason)),
+        _ => return Err(r.corrupt(c + 9)),
+    };
+    Ok(Session {
+        id: r.must(c, R::uuid)?,
+        user_id: r.parsed(c + 1, user_id)?,
+        created_at: r.must(c + 2, R::time)?,
+        last_seen_at: r.must(c + 3, R::time)?,
+        expires_at: r.must(c + 4, R::time)?,
+        access_expires_at: r.must(c + 5, R::time)?,
+        address: r.maybe(c + 6, R::address)?,
+        user_agent: r.maybe(c + 7, R::text)?,
+        ended,
+    })
+}
+
+/// Reads `used_at`, `sealed_successor` from column `c` on, of a token of the session at `key`.
+pub(super) fn use_of_token<R: Record>(
+    record: &R,
+    key: usize,
+    c: usize,
+) -> Result<Option<(Timestamp, Vec<u8>)>, StoreError> {
+    let r = Reader::keyed_by_uuid(record, "refresh_tokens", key);
+    let used_at = r.maybe(c, R::time)?;
+    let sealed = r.maybe(c + 1, R::bytes)?;
+    match (used_at, sealed) {
+        (None, None) => Ok(None),
+        (Some(used_at), Some(sealed)) => Ok(Some((used_at, sealed))),
+        _ => Err(r.corrupt(c + 1)),
+    }
+}
+
+/// Reads a session's id and the time until which its end matters.
+pub(super) fn ended_session<R: Record>(record: &R, c: usize) -> Result<EndedSession, StoreError> {
+    let r = Reader::keyed_by_uuid(record, "revocations", c);
+    Ok(EndedSession { id: r.must(c, R::uuid)?, until: r.must(c + 1, R::time)? })
+}
+
+/// Reads [`event_columns`] from column `c` on.
+pub(super) fn event<R: Record>(record: &R, c: usize) -> Result<StoredEvent, StoreError> {
+    let r = Reader::keyed_by_uuid(record, "auth_events", c + 2);
+    Ok(StoredEvent {
+        writer: r.must(c, R::uuid)?,
+        number: r.must(c + 1, R::number)?,
+        event: Event {
+            id: r.must(c + 2, R::uuid)?,
+            at: r.must(c + 3, R::time)?,
+            kind: r.parsed(c + 4, EventKind::from_word)?,
+            outcome: r.parsed(c + 5, Outcome::from_word)?,
+            reason: r.maybe(c + 6, R::text)?,
+            actor: r.maybe(c + 7, R::text)?,
+            user_id: r.maybe_parsed(c + 8, user_id)?,
+            email: r.maybe(c + 9, R::text)?,
+            session_id: r.maybe(c + 10, R::uuid)?,
+            address: r.maybe(c + 11, R::address)?,
+            user_agent: r.maybe(c + 12, R::text)?,
+            request_id: r.maybe(c + 13, R::text)?,
+        },
+    })
+}
+
+/// Reads [`key_columns`] from column `c` on.
+pub(super) fn signing_key<R: Record>(record: &R, c: usize) -> Result<SigningKey, StoreError> {
+    let r = Reader::keyed_by_text(record, "signing_keys", c);
+    Ok(SigningKey {
+        kid: r.must(c, R::text)?,
+        algorithm: r.parsed(c + 1, algorithm)?,
+        private_key: r.must(c + 2, R::bytes)?.into(),
+        created_at: r.must(c + 3, R::time)?,
+        active_from: r.must(c + 4, R::time)?,
+        retire_at: r.maybe(c + 5, R::time)?,
+    })
+}
+
+fn algorithm(name: &str) -> Option<Algorithm> {
+    [Algorithm::Es256, Algorithm::EdDsa, Algorithm::Hs256, Algorithm::Rs256]
+        .into_iter()
+        .find(|known| known.name() == name)
+}

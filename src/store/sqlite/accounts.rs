@@ -1,0 +1,320 @@
+//! Accounts on SQLite. There is one writer at a time, so a transaction needs no locks of its own.
+
+use jiff::Timestamp;
+use rusqlite::{Row, params};
+use serde_json::Value;
+
+use super::{Db, Fault, Sqlite};
+use crate::model::{Account, Email, EndReason, EndedSession, Event, PasswordHash, User, UserId};
+use crate::store::cases::{LogIn, NewAccount, NewLogin, Sessions, SignUp, UpdateUser, UserUpdate};
+use crate::store::error::StoreError;
+use crate::store::record::{self, USER_WIDTH, user_columns};
+use crate::store::rules::{merged_metadata, sorted_roles, storable};
+
+impl Sqlite {
+    pub(in crate::store) async fn sign_up(
+        &self,
+        new: &NewAccount,
+        login: Option<&NewLogin>,
+        event: &Event,
+    ) -> Result<SignUp, StoreError> {
+        let (new, login, event) = (new.clone(), login.cloned(), event.clone());
+        self.in_tx("sign_up", move |db| {
+            if !db.insert_user(&new, login.as_ref())? {
+                let sql = "-- sign_up\nSELECT 1 FROM users WHERE email_key = ?1";
+                let taken = db.one(sql, [new.email.key()], |_| Ok(()))?;
+                return Ok(if taken.is_some() { SignUp::EmailTaken } else { SignUp::IdTaken });
+            }
+            if let Some(login) = &login {
+                db.insert_login(login)?;
+            }
+            db.record(&[event])?;
+            Ok(SignUp::Created)
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn account_by_email(
+        &self,
+        email: &Email,
+    ) -> Result<Option<Account>, StoreError> {
+        let key = email.key().to_owned();
+        self.read("account_by_email", move |db| {
+            let sql = concat!(
+                "-- account_by_email\nSELECT ",
+                user_columns!(),
+                ", u.password_hash FROM users AS u WHERE u.email_key = ?1"
+            );
+            db.one(sql, [key], account)
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn account_by_id(
+        &self,
+        user: &UserId,
+    ) -> Result<Option<Account>, StoreError> {
+        let user = user.clone();
+        self.read("account_by_id", move |db| db.account(&user)).await
+    }
+
+    pub(in crate::store) async fn user(&self, user: &UserId) -> Result<Option<User>, StoreError> {
+        let user = user.clone();
+        self.read("user", move |db| db.user(&user)).await
+    }
+
+    pub(in crate::store) async fn users(
+        &self,
+        filter: Option<&str>,
+        limit: u32,
+        after: Option<&UserId>,
+    ) -> Result<Vec<User>, StoreError> {
+        let (filter, after) = (filter.map(str::to_owned), after.cloned());
+        self.read("users", move |db| {
+            let sql = concat!(
+                "-- users\nSELECT ",
+                user_columns!(),
+                " FROM users AS u
+                 WHERE (?1 IS NULL OR instr(u.id, ?1) > 0 OR instr(u.email_key, ?2) > 0)
+                   AND (?3 IS NULL OR u.id > ?3)
+                 ORDER BY u.id LIMIT ?4"
+            );
+            let folded = filter.as_ref().map(|text| text.to_lowercase());
+            let after = after.as_ref().map(UserId::as_str);
+            db.all(sql, params![filter, folded, after, limit], |row| record::user(row, 0))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn log_in(
+        &self,
+        user: &UserId,
+        checked: &PasswordHash,
+        rehashed: Option<&PasswordHash>,
+        login: &NewLogin,
+        event: &Event,
+    ) -> Result<LogIn, StoreError> {
+        let (user, checked, rehashed) = (user.clone(), checked.clone(), rehashed.cloned());
+        let (login, event) = (login.clone(), event.clone());
+        self.in_tx("log_in", move |db| {
+            let sql = "-- log_in
+                UPDATE users
+                SET last_sign_in_at = max(coalesce(last_sign_in_at, ?3), ?3),
+                    password_hash = coalesce(?4, password_hash)
+                WHERE id = ?1 AND password_hash = ?2
+                  AND (disabled_until IS NULL OR disabled_until <= ?3)";
+            let now = login.session.created_at.as_microsecond();
+            let rehashed = rehashed.as_ref().map(|hash| hash.0.as_str());
+            if db.run(sql, params![user.as_str(), checked.0, now, rehashed])? == 0 {
+                return Ok(LogIn::Refused);
+            }
+            db.insert_login(&login)?;
+            db.record(&[event])?;
+            Ok(db.user(&user)?.map_or(LogIn::Refused, LogIn::Done))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn update_user(
+        &self,
+        user: &UserId,
+        update: &UserUpdate,
+        now: Timestamp,
+        events: &[Event],
+    ) -> Result<UpdateUser, StoreError> {
+        let (user, update, events) = (user.clone(), update.clone(), events.to_vec());
+        self.in_tx("update_user", move |db| {
+            let Some(Account { user: old, password_hash }) = db.account(&user)? else {
+                return Ok(UpdateUser::NotFound);
+            };
+            if let Some((_, Some(expected))) = &update.new_password
+                && password_hash.as_ref() != Some(expected)
+            {
+                return Ok(UpdateUser::PasswordChangedMeanwhile);
+            }
+            let Some(metadata) = merged_metadata(&old.user_metadata, &update) else {
+                return Ok(UpdateUser::MetadataTooLarge);
+            };
+            let sql = "-- update_user
+                UPDATE users
+                SET user_metadata = ?2, password_hash = coalesce(?3, password_hash),
+                    updated_at = max(updated_at, ?4)
+                WHERE id = ?1";
+            let password = update.new_password.as_ref().map(|(new, _)| new.0.as_str());
+            let metadata = Value::Object(metadata).to_string();
+            db.run(sql, params![user.as_str(), metadata, password, now.as_microsecond()])?;
+            let mut ended = Vec::new();
+            if password.is_some() {
+                let others = Sessions::Others(update.keep_session);
+                ended = db.end_sessions(&user, others, EndReason::PasswordChanged, now)?;
+            }
+            db.record(&events)?;
+            let changed = db.user(&user)?;
+            Ok(changed.map_or(UpdateUser::NotFound, |user| UpdateUser::Done { user, ended }))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn set_roles(
+        &self,
+        user: &UserId,
+        roles: &[String],
+        now: Timestamp,
+        event: &Event,
+    ) -> Result<Option<User>, StoreError> {
+        let roles = Value::from(sorted_roles(roles)).to_string();
+        let (user, event) = (user.clone(), event.clone());
+        self.in_tx("set_roles", move |db| {
+            let sql = "-- set_roles
+                UPDATE users SET roles = ?2, updated_at = max(updated_at, ?3) WHERE id = ?1";
+            let changed = db.run(sql, params![user.as_str(), roles, now.as_microsecond()])?;
+            db.changed_user(changed, &user, event)
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn confirm_email(
+        &self,
+        user: &UserId,
+        now: Timestamp,
+        event: &Event,
+    ) -> Result<Option<User>, StoreError> {
+        let (user, event) = (user.clone(), event.clone());
+        self.in_tx("confirm_email", move |db| {
+            let sql = "-- confirm_email
+                UPDATE users
+                SET email_confirmed_at = coalesce(email_confirmed_at, ?2),
+                    updated_at = max(updated_at, ?2)
+                WHERE id = ?1";
+            let changed = db.run(sql, params![user.as_str(), now.as_microsecond()])?;
+            db.changed_user(changed, &user, event)
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn disable(
+        &self,
+        user: &UserId,
+        until: Timestamp,
+        now: Timestamp,
+        event: &Event,
+    ) -> Result<Option<Vec<EndedSession>>, StoreError> {
+        let (user, event) = (user.clone(), event.clone());
+        self.in_tx("disable", move |db| {
+            let sql = "-- disable
+                UPDATE users SET disabled_until = ?2, updated_at = max(updated_at, ?3)
+                WHERE id = ?1";
+            let until = until.as_microsecond();
+            if db.run(sql, params![user.as_str(), until, now.as_microsecond()])? == 0 {
+                return Ok(None);
+            }
+            let ended = db.end_sessions(&user, Sessions::All, EndReason::Disabled, now)?;
+            db.record(&[event])?;
+            Ok(Some(ended))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn enable(
+        &self,
+        user: &UserId,
+        now: Timestamp,
+        event: &Event,
+    ) -> Result<Option<User>, StoreError> {
+        let (user, event) = (user.clone(), event.clone());
+        self.in_tx("enable", move |db| {
+            let sql = "-- enable
+                UPDATE users SET disabled_until = NULL, updated_at = max(updated_at, ?2)
+                WHERE id = ?1";
+            let changed = db.run(sql, params![user.as_str(), now.as_microsecond()])?;
+            db.changed_user(changed, &user, event)
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn delete_user(
+        &self,
+        user: &UserId,
+        now: Timestamp,
+        event: &Event,
+    ) -> Result<Option<Vec<EndedSession>>, StoreError> {
+        let (user, event) = (user.clone(), event.clone());
+        self.in_tx("delete_user", move |db| {
+            let ended = db.end_sessions(&user, Sessions::All, EndReason::Deleted, now)?;
+            // Sessions and their tokens go with the row; revocations and events stay.
+            let sql = "-- delete_user\nDELETE FROM users WHERE id = ?1";
+            if db.run(sql, [user.as_str()])? == 0 {
+                return Ok(None);
+            }
+            db.record(&[event])?;
+            Ok(Some(ended))
+        })
+        .await
+    }
+}
+
+impl Db<'_> {
+    fn user(self, user: &UserId) -> Result<Option<User>, Fault> {
+        let sql = concat!("-- user\nSELECT ", user_columns!(), " FROM users AS u WHERE u.id = ?1");
+        self.one(sql, [user.as_str()], |row| record::user(row, 0))
+    }
+
+    fn account(self, user: &UserId) -> Result<Option<Account>, Fault> {
+        let sql = concat!(
+            "-- account_by_id\nSELECT ",
+            user_columns!(),
+            ", u.password_hash FROM users AS u WHERE u.id = ?1"
+        );
+        self.one(sql, [user.as_str()], account)
+    }
+
+    /// Whether id and address were free.
+    fn insert_user(self, new: &NewAccount, login: Option<&NewLogin>) -> Result<bool, Fault> {
+        let sql = "-- insert_user
+            INSERT INTO users (id, email, email_key, email_confirmed_at, password_hash, roles,
+                app_metadata, user_metadata, last_sign_in_at, disabled_until, created_at,
+                updated_at)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+            ON CONFLICT DO NOTHING";
+        let user = &new.user;
+        let last_sign_in_at = login.map(|l| l.session.created_at).or(user.last_sign_in_at);
+        let inserted = self.run(
+            sql,
+            params![
+                user.id.as_str(),
+                new.email.address(),
+                new.email.key(),
+                user.email_confirmed_at.map(Timestamp::as_microsecond),
+                new.password_hash.as_ref().map(|hash| hash.0.as_str()),
+                Value::from(sorted_roles(&user.roles)).to_string(),
+                Value::Object(storable(&user.app_metadata)).to_string(),
+                Value::Object(storable(&user.user_metadata)).to_string(),
+                last_sign_in_at.map(Timestamp::as_microsecond),
+                user.disabled_until.map(Timestamp::as_microsecond),
+                user.created_at.as_microsecond(),
+                user.updated_at.as_microsecond(),
+            ],
+        )?;
+        Ok(inserted > 0)
+    }
+
+    fn changed_user(
+        self,
+        changed: usize,
+        user: &UserId,
+        event: Event,
+    ) -> Result<Option<User>, Fault> {
+        if changed == 0 {
+            return Ok(None);
+        }
+        self.record(&[event])?;
+        self.user(user)
+    }
+}
+
+fn account(row: &Row<'_>) -> Result<Account, StoreError> {
+    Ok(Account {
+        user: record::user(row, 0)?,
+        password_hash: record::password_hash(row, 0, USER_WIDTH)?.map(PasswordHash),
+    })
+}

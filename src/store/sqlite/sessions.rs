@@ -1,0 +1,289 @@
+//! Sessions, refresh tokens and revocations on SQLite.
+
+use jiff::Timestamp;
+use rusqlite::params;
+
+use super::{Db, Fault, Sqlite};
+use crate::model::{EndReason, EndedSession, Event, Session, SessionId, UserId};
+use crate::store::cases::{Mark, NewLogin, Refresh, RevocationCursor, Rotation, Sessions};
+use crate::store::error::StoreError;
+use crate::store::record::{self, SESSION_WIDTH, USER_WIDTH, session_columns, user_columns};
+use crate::store::rules::{KEEP_OVER, KEEP_REVOCATION, ShownToken, Verdict, before, judge};
+
+/// How many rows [`Sqlite::prune`] deletes at a time: logins wait no longer than that takes.
+const PRUNE_BATCH: usize = 2_000;
+
+impl Sqlite {
+    pub(in crate::store) async fn refresh(&self, r: &Rotation) -> Result<Refresh, StoreError> {
+        let r = r.clone();
+        self.in_tx("refresh", move |db| {
+            let Some(token) = db.token(&r)? else { return Ok(Refresh::NotFound) };
+            let verdict = judge(&token, &r);
+            let ShownToken { user, session, .. } = token;
+            match verdict {
+                Verdict::Refuse(answer) => Ok(answer),
+                Verdict::Rotate => {
+                    let session = db.rotate(&r, session)?;
+                    db.record(&[r.event_of(&session)])?;
+                    Ok(Refresh::Rotated { user, session })
+                }
+                Verdict::Repeat(sealed_successor) => {
+                    let session = db.extend(&r, session)?;
+                    Ok(Refresh::Repeated { user, session, sealed_successor })
+                }
+                Verdict::EndSession => {
+                    let one = Sessions::One(session.id);
+                    db.end_sessions(&user.id, one, EndReason::RefreshReuse, r.now)?;
+                    db.record(&[r.reuse_event_of(&session)])?;
+                    Ok(Refresh::Reused { user_id: user.id, session_id: session.id })
+                }
+            }
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn end_sessions(
+        &self,
+        user: &UserId,
+        which: Sessions,
+        reason: EndReason,
+        now: Timestamp,
+        event: &Event,
+    ) -> Result<Vec<EndedSession>, StoreError> {
+        let (user, event) = (user.clone(), event.clone());
+        self.in_tx("end_sessions", move |db| {
+            let ended = db.end_sessions(&user, which, reason, now)?;
+            if !ended.is_empty() {
+                db.record(&[event])?;
+            }
+            Ok(ended)
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn session(
+        &self,
+        id: &SessionId,
+    ) -> Result<Option<Session>, StoreError> {
+        let id = *id;
+        self.read("session", move |db| db.session(id)).await
+    }
+
+    pub(in crate::store) async fn sessions_of(
+        &self,
+        user: &UserId,
+        now: Timestamp,
+    ) -> Result<Vec<Session>, StoreError> {
+        let user = user.clone();
+        self.read("sessions_of", move |db| {
+            let sql = concat!(
+                "-- sessions_of\nSELECT ",
+                session_columns!(),
+                " FROM sessions AS s
+                 WHERE s.user_id = ?1 AND s.ended_at IS NULL AND s.expires_at > ?2
+                 ORDER BY s.created_at DESC, s.id DESC"
+            );
+            db.all(sql, params![user.as_str(), now.as_microsecond()], |row| record::session(row, 0))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn touch_sessions(
+        &self,
+        seen: &[(SessionId, Timestamp)],
+    ) -> Result<(), StoreError> {
+        let seen = seen.to_vec();
+        self.in_tx("touch_sessions", move |db| {
+            for (id, at) in seen {
+                let sql = "-- touch_sessions
+                    UPDATE sessions SET last_seen_at = ?2 WHERE id = ?1 AND last_seen_at < ?2";
+                db.run(sql, params![id, at.as_microsecond()])?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn ended_sessions(
+        &self,
+        cursor: &mut RevocationCursor,
+        now: Timestamp,
+    ) -> Result<Vec<EndedSession>, StoreError> {
+        let last = match cursor.mark {
+            Some(Mark::Row(last)) => last,
+            _ => 0,
+        };
+        let since = before(now, KEEP_REVOCATION).as_microsecond();
+        let (last, ended) = self
+            .read("ended_sessions", move |db| {
+                let sql = "-- ended_sessions
+                    SELECT session_id, until, seq FROM revocations
+                    WHERE seq > ?1 AND until > ?2 ORDER BY seq";
+                let rows = db.all(sql, params![last, since], |row| {
+                    Ok((record::ended_session(row, 0)?, row.get(2).unwrap_or(last)))
+                })?;
+                let last = rows.last().map_or(last, |(_, seq)| *seq);
+                Ok((last, rows.into_iter().map(|(ended, _)| ended).collect()))
+            })
+            .await?;
+        cursor.mark = Some(Mark::Row(last));
+        Ok(ended)
+    }
+
+    pub(in crate::store) async fn prune(&self, now: Timestamp) -> Result<u64, StoreError> {
+        let revoked = before(now, KEEP_REVOCATION).as_microsecond();
+        let over = before(now, KEEP_OVER).as_microsecond();
+        let mut pruned = 0;
+        for (sql, limit) in [
+            (
+                "-- prune: revocations
+                 DELETE FROM revocations WHERE seq IN (
+                     SELECT seq FROM revocations WHERE until < ?1 LIMIT ?2)",
+                revoked,
+            ),
+            (
+                "-- prune: sessions
+                 DELETE FROM sessions WHERE id IN (
+                     SELECT id FROM sessions
+                     WHERE (expires_at < ?1 OR ended_at < ?1) AND access_expires_at < ?1
+                     LIMIT ?2)",
+                over,
+            ),
+            (
+                "-- prune: refresh_tokens
+                 DELETE FROM refresh_tokens WHERE digest IN (
+                     SELECT digest FROM refresh_tokens
+                     WHERE created_at < ?1 AND used_at < ?1 LIMIT ?2)",
+                over,
+            ),
+        ] {
+            loop {
+                let batch = i64::try_from(PRUNE_BATCH).unwrap_or(i64::MAX);
+                let deleted =
+                    self.in_tx("prune", move |db| db.run(sql, params![limit, batch])).await?;
+                pruned += deleted as u64;
+                if deleted < PRUNE_BATCH {
+                    break;
+                }
+            }
+        }
+        Ok(pruned)
+    }
+}
+
+impl Db<'_> {
+    pub(super) fn insert_login(self, login: &NewLogin) -> Result<(), Fault> {
+        let s = &login.session;
+        let sql = "-- insert_login: session
+            INSERT INTO sessions (id, user_id, created_at, last_seen_at, expires_at,
+                access_expires_at, address, user_agent)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+        let params = params![
+            s.id,
+            s.user_id.as_str(),
+            s.created_at.as_microsecond(),
+            s.last_seen_at.as_microsecond(),
+            s.expires_at.as_microsecond(),
+            s.access_expires_at.as_microsecond(),
+            s.address.map(|address| address.to_string()),
+            s.user_agent,
+        ];
+        self.run(sql, params)?;
+        let sql = "-- insert_login: token
+            INSERT INTO refresh_tokens (digest, session_id, created_at) VALUES (?1, ?2, ?3)";
+        self.run(sql, params![login.refresh.0, s.id, s.created_at.as_microsecond()])?;
+        Ok(())
+    }
+
+    fn session(self, id: SessionId) -> Result<Option<Session>, Fault> {
+        let sql = concat!(
+            "-- session\nSELECT ",
+            session_columns!(),
+            " FROM sessions AS s WHERE s.id = ?1"
+        );
+        self.one(sql, [id], |row| record::session(row, 0))
+    }
+
+    fn token(self, r: &Rotation) -> Result<Option<ShownToken>, Fault> {
+        let sql = concat!(
+            "-- refresh: read\nSELECT ",
+            user_columns!(),
+            ", ",
+            session_columns!(),
+            ", t.used_at, t.sealed_successor, EXISTS (
+                 SELECT 1 FROM refresh_tokens AS successor
+                 WHERE successor.parent = t.digest AND successor.used_at IS NOT NULL)
+             FROM refresh_tokens AS t
+             JOIN sessions AS s ON s.id = t.session_id
+             JOIN users AS u ON u.id = s.user_id
+             WHERE t.digest = ?1"
+        );
+        self.one(sql, [r.shown.0], |row| {
+            let after = USER_WIDTH + SESSION_WIDTH;
+            Ok(ShownToken {
+                user: record::user(row, 0)?,
+                session: record::session(row, USER_WIDTH)?,
+                used: record::use_of_token(row, USER_WIDTH, after)?,
+                successor_used: row.get(after + 2).unwrap_or(true),
+            })
+        })
+    }
+
+    fn rotate(self, r: &Rotation, session: Session) -> Result<Session, Fault> {
+        let now = r.now.as_microsecond();
+        let sql = "-- refresh: use
+            UPDATE refresh_tokens SET used_at = ?2, sealed_successor = ?3 WHERE digest = ?1";
+        self.run(sql, params![r.shown.0, now, r.sealed_successor])?;
+        let sql = "-- refresh: successor
+            INSERT INTO refresh_tokens (digest, session_id, parent, created_at)
+            VALUES (?1, ?2, ?3, ?4)";
+        self.run(sql, params![r.successor.0, session.id, r.shown.0, now])?;
+        let sql = "-- refresh: see
+            UPDATE sessions SET last_seen_at = max(last_seen_at, ?2) WHERE id = ?1";
+        self.run(sql, params![session.id, now])?;
+        self.extend(r, session)
+    }
+
+    /// Remembers that another access token was given out.
+    fn extend(self, r: &Rotation, session: Session) -> Result<Session, Fault> {
+        let sql = "-- refresh: extend
+            UPDATE sessions SET access_expires_at = max(access_expires_at, ?2) WHERE id = ?1";
+        self.run(sql, params![session.id, r.access_expires_at.as_microsecond()])?;
+        Ok(self.session(session.id)?.unwrap_or(session))
+    }
+
+    /// Ends what of the user's sessions is not over and tells every gateway.
+    pub(super) fn end_sessions(
+        self,
+        user: &UserId,
+        which: Sessions,
+        reason: EndReason,
+        now: Timestamp,
+    ) -> Result<Vec<EndedSession>, Fault> {
+        let (one, others) = match which {
+            Sessions::All => (None, None),
+            Sessions::One(id) => (Some(id), None),
+            Sessions::Others(id) => (None, Some(id)),
+        };
+        let sql = "-- end_sessions
+            UPDATE sessions SET ended_at = ?2, ended_reason = ?3
+            WHERE user_id = ?1 AND ended_at IS NULL
+              AND (expires_at > ?2 OR access_expires_at > ?4)
+              AND (?5 IS NULL OR id = ?5)
+              AND (?6 IS NULL OR id <> ?6)
+            RETURNING id, access_expires_at";
+        let still_accepted = before(now, KEEP_REVOCATION).as_microsecond();
+        let now = now.as_microsecond();
+        let ended = self.all(
+            sql,
+            params![user.as_str(), now, reason.as_str(), still_accepted, one, others],
+            |row| record::ended_session(row, 0),
+        )?;
+        for session in &ended {
+            let sql = "-- end_sessions: revoke
+                INSERT INTO revocations (session_id, until) VALUES (?1, ?2)";
+            self.run(sql, params![session.id, session.until.as_microsecond()])?;
+        }
+        Ok(ended)
+    }
+}

@@ -1,0 +1,118 @@
+//! Numbers of the request path: every worker counts for itself, without atomics, and is asked for
+//! its sums when metrics are read.
+
+use std::time::Duration;
+
+use ahash::AHashMap;
+
+/// Upper bounds of the duration buckets, in microseconds: fine below 10 ms, where a gateway's own
+/// share lies, coarse above.
+pub const BUCKETS_US: [u64; 14] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000,
+    5_000_000, 30_000_000,
+];
+
+/// Durations by bucket.
+#[derive(Clone, Debug, Default)]
+pub struct Histogram {
+    /// One count for each of [`BUCKETS_US`], then one for all above. Not cumulative.
+    pub counts: [u64; BUCKETS_US.len() + 1],
+    /// Sum in microseconds.
+    pub sum_us: u64,
+}
+
+impl Histogram {
+    /// Counts one duration.
+    pub fn observe(&mut self, duration: Duration) {
+        let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BUCKETS_US.iter().position(|&bound| us <= bound).unwrap_or(BUCKETS_US.len());
+        self.counts[bucket] += 1;
+        self.sum_us = self.sum_us.saturating_add(us);
+    }
+
+    fn add(&mut self, other: &Self) {
+        for (mine, theirs) in self.counts.iter_mut().zip(other.counts) {
+            *mine += theirs;
+        }
+        self.sum_us = self.sum_us.saturating_add(other.sum_us);
+    }
+}
+
+/// What one worker counted since its start. Labels come from the configuration and from fixed
+/// lists, never from clients, so the maps are bounded.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// By route, method and status.
+    pub requests: AHashMap<(Label, &'static str, u16), u64>,
+    /// By route.
+    pub durations: AHashMap<Label, Histogram>,
+    /// By upstream.
+    pub upstream_durations: AHashMap<Label, Histogram>,
+    /// By result and reason.
+    pub decisions: AHashMap<(&'static str, &'static str), u64>,
+    /// By limit.
+    pub rate_limited: AHashMap<Label, u64>,
+    /// By outcome.
+    pub logins: AHashMap<&'static str, u64>,
+    /// Workers that do not pass over a server, by upstream and server.
+    pub servers_up: AHashMap<(Label, Label), u64>,
+    /// Requests that are being answered.
+    pub in_flight: i64,
+    /// Open client connections.
+    pub connections: i64,
+    /// Open tunnels.
+    pub tunnels: i64,
+    /// Forwarding headers of peers that are not trusted.
+    pub ignored_forwarding_headers: u64,
+}
+
+/// A name from the configuration.
+pub type Label = std::sync::Arc<str>;
+
+impl Tally {
+    /// Adds another worker's sums.
+    pub fn add(&mut self, other: &Self) {
+        fn sums<K: Clone + Eq + std::hash::Hash>(
+            mine: &mut AHashMap<K, u64>,
+            theirs: &AHashMap<K, u64>,
+        ) {
+            for (key, count) in theirs {
+                *mine.entry(key.clone()).or_default() += count;
+            }
+        }
+        fn histograms(mine: &mut AHashMap<Label, Histogram>, theirs: &AHashMap<Label, Histogram>) {
+            for (key, histogram) in theirs {
+                mine.entry(key.clone()).or_default().add(histogram);
+            }
+        }
+        sums(&mut self.requests, &other.requests);
+        sums(&mut self.decisions, &other.decisions);
+        sums(&mut self.rate_limited, &other.rate_limited);
+        sums(&mut self.logins, &other.logins);
+        sums(&mut self.servers_up, &other.servers_up);
+        histograms(&mut self.durations, &other.durations);
+        histograms(&mut self.upstream_durations, &other.upstream_durations);
+        self.in_flight += other.in_flight;
+        self.connections += other.connections;
+        self.tunnels += other.tunnels;
+        self.ignored_forwarding_headers += other.ignored_forwarding_headers;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_of_workers_add_up() {
+        let label: Label = "/a".into();
+        let mut one = Tally::default();
+        *one.requests.entry((label.clone(), "GET", 200)).or_default() += 2;
+        one.durations.entry(label.clone()).or_default().observe(Duration::from_micros(100));
+        let mut sum = one.clone();
+        sum.add(&one);
+        assert_eq!(sum.requests[&(label.clone(), "GET", 200)], 4);
+        assert_eq!(sum.durations[&label].counts[0], 2);
+        assert_eq!(sum.durations[&label].sum_us, 200);
+    }
+}
