@@ -551,6 +551,76 @@ async fn good_requests_may_come_before_their_answers() {
     }
 }
 
+/// Flaws that only the bytes themselves show, in a head that is not the connection's first.
+#[tokio::test]
+async fn later_heads_are_checked_like_the_first() {
+    let upstream = Upstream::echo().await;
+    let gateway = gateway(&upstream).await;
+    let bad = [
+        "GET /public/bad#/../../api/u1 HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /public/bad HTTP/1.1\nHost: a\r\n\r\n",
+        "POST /public/bad HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n\
+         0\r\n\r\n",
+    ];
+    for first in [
+        "GET /public/1 HTTP/1.1\r\nHost: a\r\n\r\n",
+        "HEAD /public/1 HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /private/1 HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST /public/1 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
+        "POST /public/1 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+    ] {
+        for bad in bad {
+            let method = first.split(' ').next().expect("a method");
+            // One after the other, and both at once.
+            let mut client = gateway.connect().await;
+            client.send(first).await;
+            let one = client.answer_to(method).await;
+            client.send(format!("{bad}{SMUGGLED}")).await;
+            let two = client.answer().await;
+            client.until_closed().await;
+            let mut client = gateway.connect().await;
+            client.send(format!("{first}{bad}{SMUGGLED}")).await;
+            let three = client.answer_to(method).await;
+            let four = client.try_answer("GET").await.map(|answer| answer.status);
+            client.until_closed().await;
+            let good = if first.contains("private") { 401 } else { 200 };
+            assert_eq!((one.status, two.status), (good, 400), "{first:?} then {bad:?}");
+            assert_eq!((three.status, four), (good, Some(400)), "{first:?} with {bad:?}");
+        }
+    }
+    let targets: Vec<_> = upstream.seen().into_iter().map(|seen| seen.target).collect();
+    assert!(targets.iter().all(|target| target == "/public/1"), "{targets:?}");
+}
+
+/// Where a chunked body ends only the HTTP library knows, so later heads are not looked at byte by
+/// byte; what is forwarded is clean all the same.
+#[tokio::test]
+async fn after_a_chunked_body_heads_are_refused_or_forwarded_cleanly() {
+    let upstream = Upstream::echo().await;
+    let gateway = gateway(&upstream).await;
+    let first = "POST /public/1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    for bad in [
+        "GET /public/2#/../../api/u1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        "GET /public/2 HTTP/1.1\nHost: a\r\nConnection: close\r\n\r\n",
+        "POST /public/2 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n\
+         0\r\n\r\n",
+    ] {
+        let transcript = gateway.raw(format!("{first}{bad}{SMUGGLED}")).await;
+        let statuses = transcript.statuses();
+        assert!(
+            matches!(statuses[..], [200, 200 | 400]) && transcript.closed,
+            "{bad:?}: {statuses:?}"
+        );
+    }
+    let fine = |target: &str| matches!(target, "/public/1" | "/public/2");
+    assert!(upstream.seen().iter().all(|seen| fine(&seen.target)), "{:?}", upstream.seen());
+    for bad in ["/public/../a", "/public//a", "http://b/public/a", "*"] {
+        let second = format!("GET {bad} HTTP/1.1\r\nHost: a\r\n\r\n");
+        let transcript = gateway.raw(format!("{first}{second}{SMUGGLED}")).await;
+        assert_eq!(transcript.statuses()[1], 400, "{bad}");
+    }
+}
+
 #[tokio::test]
 async fn a_refused_requests_body_is_not_the_next_request() {
     let upstream = Upstream::echo().await;

@@ -1,6 +1,7 @@
 //! Contract section 4, steps 1, 4 and 8: what clients may not say is taken out on every route, what
 //! the gateway says stands exactly once, everything else passes unchanged.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -126,9 +127,9 @@ async fn forge(
     let before = upstream.count();
     let mut head = format!("GET {path} HTTP/1.1\r\nHost: api.example\r\n");
     if let Some(token) = token {
-        head.push_str(&format!("Authorization: Bearer {token}\r\n"));
+        let _ = write!(head, "Authorization: Bearer {token}\r\n");
     }
-    head.push_str(&format!("{lines}\r\n\r\n"));
+    let _ = write!(head, "{lines}\r\n\r\n");
     let bytes: Vec<u8> = head.chars().map(|c| u8::try_from(c).expect("Latin-1")).collect();
     let mut client = gateway.connect().await;
     client.send(bytes).await;
@@ -185,6 +186,43 @@ async fn a_caller_can_only_be_who_the_token_says() {
             let seen = forge(&gateway, &upstream, path, Some(&token), lines).await;
             check(path, lines, &seen, &expected);
         }
+    }
+}
+
+/// A preflight that is handed on asks for no token, but says no more than others.
+#[tokio::test]
+async fn a_preflight_claims_no_identity() {
+    let upstream = Upstream::echo().await;
+    let gateway = TestGateway::builder()
+        .upstream("app", &upstream)
+        .config(
+            r#"
+            [cors]
+            allowed_origins = ["https://app.example"]
+            [[routes]]
+            path = "/handed/{user_id}/{*rest}"
+            upstream = "app"
+            preflight = "forward"
+            "#,
+        )
+        .start()
+        .await;
+    let preflight = "OPTIONS /handed/u1/a HTTP/1.1\r\nHost: api.example\r\nConnection: close\r\n\
+                     Origin: https://app.example\r\nAccess-Control-Request-Method: GET\r\n";
+    for lines in FORGERIES {
+        let before = upstream.count();
+        let head = format!("{preflight}{lines}\r\n\r\n");
+        let bytes: Vec<u8> = head.chars().map(|c| u8::try_from(c).expect("Latin-1")).collect();
+        assert_eq!(gateway.raw(bytes).await.statuses(), [200], "{lines:?}");
+        assert_eq!(upstream.count(), before + 1, "{lines:?}");
+        check("/handed/u1/a", lines, &upstream.last(), &[]);
+    }
+    // Without its marks it is a request like any other.
+    for marks in ["", "Origin: https://app.example\r\n", "Access-Control-Request-Method: GET\r\n"] {
+        let head = format!(
+            "OPTIONS /handed/u1/a HTTP/1.1\r\nHost: api.example\r\nConnection: close\r\n{marks}\r\n"
+        );
+        assert_eq!(gateway.raw(head).await.statuses(), [401], "{marks:?}");
     }
 }
 

@@ -75,6 +75,33 @@ async fn idle_connections_are_closed_at_once() {
 }
 
 #[tokio::test]
+async fn a_tunnel_is_cut_off_in_the_end() {
+    let upstream = Upstream::scripted(|_| {
+        let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
+                    Upgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+        vec![write(head), Step::EchoBytes]
+    })
+    .await;
+    let mut gateway = TestGateway::builder()
+        .upstream("app", &upstream)
+        .config("[server]\ndrain_timeout = \"300ms\"")
+        .start()
+        .await;
+    let mut client = gateway.connect().await;
+    client
+        .send(
+            "GET /public/socket HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        )
+        .await;
+    client.head("GET").await.expect(101);
+    let stopping = gateway.shut_down();
+    client.until_closed().await;
+    patiently("the end", stopping).await.expect("it stops in peace");
+    upstream.until_disconnected().await;
+}
+
+#[tokio::test]
 async fn a_request_that_never_ends_is_cut_off_in_the_end() {
     let (upstream, _gate) = held_up().await;
     let mut gateway = TestGateway::builder()
@@ -176,7 +203,7 @@ async fn refusals_are_logged_with_their_reason() {
         ("/public/slow", None, 504),
     ] {
         let request = gateway.get(target);
-        let request = bearer.iter().fold(request, |request, token| request.bearer(token));
+        let request = bearer.iter().fold(request, Request::bearer);
         let answer = request.send().await.expect(status);
         let id = answer.header("x-request-id").expect("an id").to_owned();
         let line = gateway.log_line(|line| line["request_id"] == id).await;
@@ -190,6 +217,76 @@ async fn refusals_are_logged_with_their_reason() {
     let log = gateway.log_text();
     for secret in [secret, &token, "ann@example.com", "a.b.c"] {
         assert!(!log.contains(secret), "{secret} in {log}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_whose_client_went_away_is_logged_too() {
+    let upstream = Upstream::scripted(|seen| match seen.path() {
+        "/public/silent" => vec![Step::Stall],
+        _ => vec![write("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"), Step::Stall],
+    })
+    .await;
+    let gateway = TestGateway::in_front_of(&upstream).await;
+    for (n, target) in ["/public/silent", "/public/begun"].into_iter().enumerate() {
+        let mut client = gateway.connect().await;
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+        upstream.until("the request", |seen| seen.len() > n).await;
+        if n == 1 {
+            client.head("GET").await.expect(200);
+        }
+        drop(client);
+        let line = gateway.log_line(|line| line["path"] == target).await;
+        assert_ne!(line["status"] == 200, n == 0, "nothing was answered: {line}");
+    }
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_turned_away() {
+    let upstream = Upstream::echo().await;
+    let gateway = TestGateway::builder()
+        .upstream("app", &upstream)
+        .config("[server]\nmax_connections = 2")
+        .start()
+        .await;
+    let (mut one, mut two) = (gateway.connect().await, gateway.connect().await);
+    for client in [&mut one, &mut two] {
+        gateway.get("/public/a").send_over(client).await.expect(200);
+    }
+    let mut three = gateway.connect().await;
+    if let Some(answer) = three.try_answer("GET").await {
+        assert_eq!(answer.status, 503, "{}", answer.text());
+    }
+    three.until_closed().await;
+    for client in [&mut one, &mut two] {
+        gateway.get("/public/a").send_over(client).await.expect(200);
+    }
+    drop(one);
+    patiently("room", async {
+        loop {
+            let mut client = gateway.connect().await;
+            client.send("GET /public/a HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            if client.try_answer("GET").await.is_some_and(|answer| answer.status == 200) {
+                return;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn every_listener_serves() {
+    let upstream = Upstream::echo().await;
+    let gateway = TestGateway::builder()
+        .upstream("app", &upstream)
+        .config("[server]\nlisten = [\"127.0.0.1:0\", \"[::1]:0\"]\nworkers = 2")
+        .start()
+        .await;
+    assert_eq!(gateway.addresses.len(), 2);
+    for &address in &gateway.addresses {
+        Request::new(address, "GET", "/public/a").send().await.expect(200);
+        let forwarded = upstream.last().header("x-forwarded-for").map(str::to_owned);
+        assert_eq!(forwarded, Some(address.ip().to_string()));
     }
 }
 

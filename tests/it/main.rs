@@ -11,4 +11,5 @@ mod limiter;
 mod paths;
 mod proxy;
 mod timeouts;
+mod tls;
 mod tokens;

@@ -1,13 +1,14 @@
 //! Contract section 4, steps 3 and 5 to 7: which token, whose path, which role, how often; and the
 //! refusal of each.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 
-use crate::harness::{Answer, Builder, Issuer, TestGateway, Upstream};
+use crate::harness::redis::Redis;
+use crate::harness::{Answer, Builder, Caller, Issuer, Request, TestGateway, Upstream, blocking};
 
 /// The challenge of a refusal (RFC 6750 §3), which has a realm and says nothing that is not asked.
 #[track_caller]
@@ -67,7 +68,7 @@ async fn a_bad_token_is_401_and_names_no_reason() {
         ("another key", good.clone().secret("some other secret of forty-eight characters").sign()),
         ("an empty key", good.clone().secret("").sign()),
         ("another issuer", good.clone().claim("iss", "https://evil.example/").sign()),
-        ("issuers in a list", good.clone().claim("iss", json!([Issuer::ours().issuer])).sign()),
+        ("issuers in a list", good.clone().claim("iss", json!([Issuer::ours().name])).sign()),
         ("another audience", good.clone().claim("aud", "other").sign()),
         ("no audience", good.clone().claim("aud", json!(null)).sign()),
         ("no subject", good.clone().claim("sub", json!(null)).sign()),
@@ -196,6 +197,38 @@ async fn an_ended_session_is_refused_at_once() {
         expect_challenge(&answer, Some("invalid_token"));
     }
     assert_eq!(upstream.count(), 1);
+}
+
+/// Two gateways over one database know of each other's logouts within a second.
+#[tokio::test]
+async fn a_session_that_ends_in_one_gateway_ends_in_the_other() {
+    let upstream = Upstream::echo().await;
+    let one = TestGateway::builder().upstream("app", &upstream).start().await;
+    let url = format!("sqlite:{}", one.file("portcullis.db").display());
+    let two = TestGateway::builder()
+        .upstream("app", &upstream)
+        .storage(&url)
+        .clock(one.clock.clone())
+        .start()
+        .await;
+    let ann = one.sign_up("ann").await;
+    let body = json!({ "refresh_token": ann.refresh_token });
+    let refresh = two.post("/auth/token?grant_type=refresh_token").json(&body);
+    let refreshed = Caller::from_session(&refresh.send().await.expect(200).json());
+    assert_eq!((&refreshed.id, &refreshed.email), (&ann.id, &ann.email));
+    let target = format!("/api/{}/tasks", ann.id);
+    for (gateway, token) in [(&one, &ann.token), (&two, &ann.token), (&one, &refreshed.token)] {
+        gateway.get(&target).bearer(token).send().await.expect(200);
+    }
+    one.post("/auth/logout").bearer(&ann.token).send().await.expect(204);
+    let ended = Instant::now();
+    while two.get(&target).bearer(&refreshed.token).send().await.status == 200 {
+        assert!(ended.elapsed() < Duration::from_secs(1), "known everywhere within a second");
+    }
+    for (gateway, token) in [(&one, &refreshed.token), (&two, &ann.token)] {
+        let answer = gateway.get(&target).bearer(token).send().await;
+        answer.expect_problem(401, "session_not_found");
+    }
 }
 
 #[tokio::test]
@@ -467,7 +500,7 @@ async fn a_shadow_route_decides_and_lets_through() {
         ("role", Some(token.sign()), "/shadow/u1/role", Some("u1")),
     ] {
         let request = gateway.get(target).header("X-User-Id", "u9");
-        let request = bearer.iter().fold(request, |request, token| request.bearer(token));
+        let request = bearer.iter().fold(request, Request::bearer);
         request.send().await.expect(200);
         assert_eq!(upstream.last().header("x-user-id"), user, "{what}");
         let line = gateway.log_line(|line| line["path"] == target).await;
@@ -529,6 +562,47 @@ async fn a_limit_is_told_with_every_answer_and_then_kept() {
     assert_eq!(upstream.count(), 5);
     gateway.advance(Duration::from_secs(wait));
     get(&one).await.expect(200);
+}
+
+/// Two gateways over one Redis count together.
+#[tokio::test]
+async fn a_limit_is_shared_by_gateways_over_one_redis() {
+    let upstream = Upstream::echo().await;
+    for attempt in 1.. {
+        // Its start may wait for a server.
+        let redis = blocking(Redis::new).await;
+        let gateway = || {
+            let builder = TestGateway::builder().upstream("app", &upstream).known_secret();
+            builder.counters(redis.url(), redis.key_prefix()).config(
+                r#"
+                [limits]
+                few = { rate = "4/hour", by = "user" }
+                [[routes]]
+                path = "/few/{*rest}"
+                upstream = "app"
+                limit = ["few"]
+                "#,
+            )
+        };
+        let gateways = [gateway().start().await, gateway().start().await];
+        let token = gateways[0].token("u1").sign();
+        let mut statuses = Vec::new();
+        for n in 0..8 {
+            let request = gateways[n % 2].get("/few/a").bearer(&token);
+            statuses.push(request.send().await.status);
+        }
+        // On a busy machine Redis may miss its deadline once; then each counts for itself.
+        let mut missed = false;
+        for gateway in &gateways {
+            let metrics = gateway.admin_get("/metrics").await.text();
+            missed |= !metrics.contains("portcullis_counters_errors_total 0\n");
+        }
+        if !missed {
+            assert_eq!(statuses, [200, 200, 200, 200, 429, 429, 429, 429]);
+            return;
+        }
+        assert!(attempt < 10, "Redis never answers in time");
+    }
 }
 
 #[tokio::test]
@@ -600,10 +674,10 @@ async fn another_issuers_tokens_are_good_where_the_route_says_so() {
     let now = gateway.clock.now().as_second();
     for bad in [
         theirs.clone().secret(Issuer::SECRET).sign(),
-        theirs.clone().claim("iss", Issuer::ours().issuer).sign(),
+        theirs.clone().claim("iss", Issuer::ours().name).sign(),
         theirs.clone().claim("aud", "authenticated").sign(),
         theirs.clone().claim("exp", now - 31).sign(),
-        gateway.token("u1").claim("iss", Issuer::foreign().issuer).sign(),
+        gateway.token("u1").claim("iss", Issuer::foreign().name).sign(),
         gateway.token("u1").secret(Issuer::FOREIGN_SECRET).sign(),
     ] {
         let answer = gateway.get("/both/a").bearer(bad).send().await;

@@ -1,5 +1,6 @@
 //! A client that says exactly what a test tells it to, and reads answers strictly.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -13,10 +14,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Waits for `step`, but not forever.
 pub(crate) async fn patiently<T>(what: &str, step: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, step).await {
-        Ok(done) => done,
-        Err(_) => panic!("waited {PATIENCE:?} for {what}"),
-    }
+    let waited = tokio::time::timeout(PATIENCE, step).await;
+    waited.unwrap_or_else(|_| panic!("waited {PATIENCE:?} for {what}"))
 }
 
 /// How an answer ended.
@@ -35,8 +34,6 @@ pub(crate) enum End {
 pub(crate) struct Answer {
     /// `200`, ...
     pub(crate) status: u16,
-    /// `HTTP/1.1`
-    pub(crate) version: String,
     /// The fields.
     pub(crate) headers: Headers,
     /// The body, or what came of it.
@@ -150,7 +147,7 @@ impl Client {
         loop {
             let head = match patiently("an answer's head", self.wire.head()).await {
                 Ok(head) => head?,
-                Err(Broken::Cut(_)) => return None,
+                Err(Broken::Cut) => return None,
                 Err(Broken::Syntax(error)) => panic!("malformed answer: {error}"),
             };
             let answer = self.begin(&head, method, &interim);
@@ -172,7 +169,6 @@ impl Client {
         let until_close = self.framing == Some(Framing::UntilClose);
         Answer {
             status,
-            version: version.to_owned(),
             headers: head.headers.clone(),
             body: Vec::new(),
             interim: interim.to_vec(),
@@ -191,7 +187,7 @@ impl Client {
                 Some(piece)
             }
             Ok(None) => None,
-            Err(Broken::Cut(_)) => {
+            Err(Broken::Cut) => {
                 answer.end = End::Cut;
                 None
             }
@@ -287,10 +283,10 @@ impl Request {
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
         for (name, value) in &self.fields {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            let _ = write!(head, "{name}: {value}\r\n");
         }
         if let Some(body) = &self.body {
-            head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+            let _ = write!(head, "Content-Length: {}\r\n", body.len());
         }
         head.push_str("\r\n");
         // One byte for each char, so that tests can send bytes above ASCII.

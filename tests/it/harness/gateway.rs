@@ -108,9 +108,10 @@ impl Builder {
         std::fs::write(&key_file, Issuer::FOREIGN_SECRET).expect("the folder is ours");
         let text = format!(
             "[[issuers]]\nname = \"corp\"\nissuer = \"{}\"\naudience = \"{}\"\n\
-             algorithms = [\"HS256\"]\nkey_file = {key_file:?}\n",
-            Issuer::foreign().issuer,
+             algorithms = [\"HS256\"]\nkey_file = \"{}\"\n",
+            Issuer::foreign().name,
             Issuer::foreign().audience,
+            key_file.display(),
         );
         self.config(&text)
     }
@@ -164,13 +165,14 @@ impl Builder {
         let options = Options {
             clock: self.clock.clone(),
             access_log: Some(Box::new(log.clone())),
-            ..Options::default()
+            access_log_json: true,
         };
         // It waits for its own threads, which a thread of this runtime may not.
-        let server = blocking(move || Server::start(config, options)).await;
+        let server = blocking(move || Server::start(&config, options)).await;
         let server = server.unwrap_or_else(|error| panic!("the gateway starts: {error:?}"));
         TestGateway {
             address: server.addresses()[0],
+            addresses: server.addresses().to_vec(),
             admin: server.admin_address(),
             server: Some(server),
             clock: self.clock,
@@ -184,6 +186,8 @@ impl Builder {
 pub(crate) struct TestGateway {
     /// Its first public address.
     pub(crate) address: SocketAddr,
+    /// All of them.
+    pub(crate) addresses: Vec<SocketAddr>,
     /// Its admin address.
     pub(crate) admin: SocketAddr,
     /// Its clock, which stands still until the test moves it.

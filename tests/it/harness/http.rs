@@ -15,14 +15,14 @@ const MAX_HEAD_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub(crate) enum Broken {
     /// The other side closed or reset the connection in the middle.
-    Cut(String),
+    Cut,
     /// The other side sent what no sender may send.
     Syntax(String),
 }
 
 impl From<io::Error> for Broken {
-    fn from(error: io::Error) -> Self {
-        Self::Cut(error.to_string())
+    fn from(_: io::Error) -> Self {
+        Self::Cut
     }
 }
 
@@ -155,6 +155,7 @@ impl Wire {
 
     /// Reads more into the buffer; false at the end of the stream.
     pub(crate) async fn fill(&mut self) -> io::Result<bool> {
+        self.buffer.reserve(16 << 10);
         Ok(self.stream.read_buf(&mut self.buffer).await? > 0)
     }
 
@@ -176,7 +177,7 @@ impl Wire {
             if !self.fill().await? {
                 return match &self.buffer[..] {
                     [] => Ok(None),
-                    torn => Err(Broken::Cut(format!("in a head: {:?}", lossy(torn)))),
+                    _ => Err(Broken::Cut),
                 };
             }
         }
@@ -235,7 +236,7 @@ impl Wire {
 
     async fn at_most(&mut self, limit: u64) -> Result<Vec<u8>, Broken> {
         if self.buffer.is_empty() && !self.fill().await? {
-            return Err(Broken::Cut("in a body".to_owned()));
+            return Err(Broken::Cut);
         }
         let take = usize::try_from(limit).unwrap_or(usize::MAX).min(self.buffer.len());
         Ok(self.buffer.drain(..take).collect())
@@ -251,7 +252,7 @@ impl Wire {
                 return Ok(lossy(line));
             }
             if !self.fill().await? {
-                return Err(Broken::Cut("in a line of a chunked body".to_owned()));
+                return Err(Broken::Cut);
             }
         }
     }

@@ -11,5 +11,5 @@ pub(crate) mod watchdog;
 
 pub(crate) use client::{Answer, Client, End, Request, Transcript, patiently};
 pub(crate) use gateway::{Builder, Caller, PASSWORD, TestGateway, blocking};
-pub(crate) use token::{Issuer, Token};
+pub(crate) use token::Issuer;
 pub(crate) use upstream::{Gate, Seen, Step, Upstream, reply, write};

@@ -11,7 +11,7 @@ use uuid::Uuid;
 #[derive(Clone, Debug)]
 pub(crate) struct Issuer {
     /// `iss`
-    pub(crate) issuer: String,
+    pub(crate) name: String,
     /// `aud`
     pub(crate) audience: String,
     /// The HMAC key.
@@ -29,7 +29,7 @@ impl Issuer {
     /// The gateway itself.
     pub(crate) fn ours() -> Self {
         Self {
-            issuer: "http://127.0.0.1:8080/auth".to_owned(),
+            name: "http://127.0.0.1:8080/auth".to_owned(),
             audience: "authenticated".to_owned(),
             secret: Self::SECRET.into(),
             sessions: true,
@@ -39,7 +39,7 @@ impl Issuer {
     /// The issuer `corp`.
     pub(crate) fn foreign() -> Self {
         Self {
-            issuer: "https://id.example.com/".to_owned(),
+            name: "https://id.example.com/".to_owned(),
             audience: "api".to_owned(),
             secret: Self::FOREIGN_SECRET.into(),
             sessions: false,
@@ -50,7 +50,7 @@ impl Issuer {
     pub(crate) fn token(&self, subject: &str, now: Timestamp) -> Token {
         let iat = now.as_second();
         let mut claims = json!({
-            "iss": self.issuer, "sub": subject, "aud": self.audience,
+            "iss": self.name, "sub": subject, "aud": self.audience,
             "iat": iat, "exp": iat + 3600, "jti": Uuid::new_v4().to_string(),
         });
         if self.sessions {

@@ -54,8 +54,6 @@ pub(crate) enum Step {
     Echo,
     /// Waits for the test.
     Wait(Gate),
-    /// Tells the test.
-    Tell(Gate),
     /// Sends nothing and waits until the gateway closes the connection.
     Stall,
     /// Closes the connection.
@@ -228,11 +226,6 @@ impl Upstream {
         })
         .await;
     }
-
-    /// Stops listening; connections that are open stay.
-    pub(crate) fn stop_listening(&self) {
-        self.acceptor.abort();
-    }
 }
 
 impl Drop for Upstream {
@@ -296,7 +289,7 @@ impl Exchanges<'_> {
     async fn next(&mut self) -> Option<bool> {
         let head = match self.wire.head().await {
             Ok(head) => head?,
-            Err(Broken::Cut(_)) => return None,
+            Err(Broken::Cut) => return None,
             Err(Broken::Syntax(error)) => {
                 self.shared.violation(error);
                 return None;
@@ -353,7 +346,6 @@ impl Exchanges<'_> {
                     closed = self.closed_early(), if body.framing.is_none() => return Err(closed),
                 }
             }
-            Step::Tell(gate) => gate.open(),
             Step::Stall => return Err(self.closed_early().await),
             Step::Close => return Ok(false),
             Step::Reset => {
@@ -406,7 +398,7 @@ impl Exchanges<'_> {
     /// Waits until the gateway closes the connection; bytes that come before stay unread.
     async fn closed_early(&mut self) -> Broken {
         while matches!(self.wire.fill().await, Ok(true)) {}
-        Broken::Cut("closed by the gateway".to_owned())
+        Broken::Cut
     }
 
     fn describe(&self, index: usize) -> Vec<u8> {
