@@ -621,6 +621,59 @@ async fn after_a_chunked_body_heads_are_refused_or_forwarded_cleanly() {
     }
 }
 
+/// A body is no head: nothing in it is held against the next request, however the bytes arrive.
+#[tokio::test]
+async fn a_body_may_look_like_a_bad_head() {
+    let upstream = Upstream::echo().await;
+    let gateway = gateway(&upstream).await;
+    let next = "GET /public/next HTTP/1.1\r\nHost: a\r\n\r\n";
+    for body in [
+        "abc",
+        "{\n\n}",
+        "a#b\n\nc",
+        "\n\n\n",
+        "GET /a#b HTTP/1.1\n\n",
+        "POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "x\r\nContent-Length: 1\r\nTransfer-Encoding: x\r\n",
+        "\u{e4}\0\n\r\n\r\n",
+    ] {
+        let head = "POST /public/a HTTP/1.1\r\nHost: a\r\n";
+        let plain = format!("{head}Content-Length: {}\r\n\r\n", body.chars().count());
+        let size = body.chars().count();
+        let chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\n");
+        let chunks = format!("{size:x}\r\n{body}\r\n0\r\n\r\n");
+        for (first, body) in [(&plain, body), (&chunked, &*chunks)] {
+            let mut wrong = Vec::new();
+            for pieces in [
+                &[&*format!("{first}{body}{next}")][..],
+                &[&*format!("{first}{body}"), next],
+                &[first, body, next],
+                &[first, &*format!("{body}{next}")],
+            ] {
+                let mut client = gateway.connect().await;
+                let mut statuses = Vec::new();
+                for (n, piece) in pieces.iter().enumerate() {
+                    if n > 0 && *piece == next {
+                        statuses.push(client.answer().await.status);
+                    }
+                    client.send(bytes(piece)).await;
+                    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+                }
+                while statuses.len() < 2 {
+                    match client.try_answer("GET").await {
+                        Some(answer) => statuses.push(answer.status),
+                        None => break,
+                    }
+                }
+                if statuses != [200, 200] {
+                    wrong.push((pieces.len(), statuses));
+                }
+            }
+            assert!(wrong.is_empty(), "{first:?} {body:?}: (pieces, statuses) {wrong:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_refused_requests_body_is_not_the_next_request() {
     let upstream = Upstream::echo().await;
