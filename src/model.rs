@@ -16,7 +16,7 @@ use crate::config::Algorithm;
 /// A JSON object.
 pub type JsonObject = Map<String, Value>;
 
-/// Who a token speaks of: `[A-Za-z0-9._-]{1,128}`, by default a UUIDv7 of ours. Compared byte for
+/// Who a token speaks of: `[A-Za-z0-9._-]{1,128}`, by default a `UUIDv7` of ours. Compared byte for
 /// byte; cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UserId(Arc<str>);
@@ -64,10 +64,10 @@ impl fmt::Debug for UserId {
 #[error("a user id is 1 to 128 of the characters A-Z a-z 0-9 . _ - and not only dots")]
 pub struct InvalidUserId;
 
-/// A session's id; UUIDv4, as it is near a credential.
+/// A session's id; `UUIDv4`, as it is near a credential.
 pub type SessionId = Uuid;
 
-/// A UUIDv7 at `now`: rows that are written in order lie in order.
+/// A `UUIDv7` at `now`: rows that are written in order lie in order.
 pub fn uuid_v7(now: Timestamp) -> Uuid {
     let ms = u64::try_from(now.as_millisecond()).unwrap_or(0);
     uuid::Builder::from_unix_timestamp_millis(ms, &crate::clock::random_bytes()).into_uuid()
@@ -307,7 +307,7 @@ impl fmt::Debug for SigningKey {
 /// Something that happened to an account, or was tried.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
-    /// UUIDv7.
+    /// `UUIDv7`.
     pub id: Uuid,
     /// When.
     pub at: Timestamp,

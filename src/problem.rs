@@ -432,7 +432,7 @@ fn auth_problem(error: &AuthError) -> Problem {
         AuthError::NoRoute => no_route(),
         AuthError::OverLimit(over) => over_limit(&over.decision),
         AuthError::ReauthenticationNeeded => refused(
-            StatusCode::UNAUTHORIZED,
+            StatusCode::BAD_REQUEST,
             "A new password needs the current password, or a login less than 24 hours old.",
         ),
         AuthError::RefreshTokenAlreadyUsed => refused(

@@ -23,7 +23,7 @@ pub(super) struct Args {
 enum Action {
     /// List events, newest first
     List {
-        /// Only this kind, for example login_failed
+        /// Only this kind, for example `login_failed`
         #[arg(long, value_parser = kind)]
         kind: Option<EventKind>,
         /// Only of this user id

@@ -40,7 +40,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-pub(super) fn run(context: &Context, args: Args) -> Result<(), Failure> {
+pub(super) fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let Loaded { config, sources, .. } = context.load()?;
     let live = Live::compile(&config).map_err(|problems| sources.report(&problems))?;
     let method = Method::from_bytes(args.method.as_bytes())
@@ -49,7 +49,7 @@ pub(super) fn run(context: &Context, args: Args) -> Result<(), Failure> {
         .ok_or_else(|| {
             Failure::usage(format!("`{}` is no method that is passed on", args.method))
         })?;
-    let caller = Caller::of(&config, &args)?;
+    let caller = Caller::of(&config, args)?;
     let path = args.path.split_once('?').map_or(&*args.path, |(path, _)| path);
 
     let mut trace = Recording::default();

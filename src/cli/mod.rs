@@ -32,7 +32,7 @@ use crate::telemetry;
 #[derive(Parser)]
 #[command(name = "portcullis", version, max_term_width = 100)]
 struct Cli {
-    /// Configuration file [default: $PORTCULLIS_CONFIG, ./config/portcullis.toml,
+    /// Configuration file [default: $`PORTCULLIS_CONFIG`, ./config/portcullis.toml,
     /// /etc/portcullis/portcullis.toml]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -120,7 +120,7 @@ pub fn run() -> ExitCode {
         Command::Serve => serve::run(&context),
         Command::Demo(args) => demo::run(&args),
         Command::Check(args) => check::run(&context, &args),
-        Command::Explain(args) => explain::run(&context, args),
+        Command::Explain(args) => explain::run(&context, &args),
         Command::Migrate => migrate::run(&context),
         Command::Users(args) => users::run(&context, args),
         Command::Sessions(args) => sessions::run(&context, args),

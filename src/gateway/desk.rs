@@ -39,7 +39,7 @@ use crate::telemetry::tally::{Label, Tally};
 use crate::wire::{CHUNKED, HeadError, Wire, head};
 
 /// How often sessions that were used are noted in the database.
-const NOTE_SESSIONS: Duration = Duration::from_secs(60);
+const NOTE_SESSIONS: Duration = Duration::from_mins(1);
 
 /// Most sessions noted at once by one worker.
 const MAX_NOTED_SESSIONS: usize = 100_000;
@@ -194,7 +194,7 @@ impl Desk {
     /// Tells a client, as well as that is possible without reading, that there is no room for it.
     pub(crate) fn refuse_connection(&self, stream: &tokio::net::TcpStream, over_tls: bool) {
         self.tally_mut(|tally| {
-            *tally.decisions.entry(("deny", "too_many_connections")).or_default() += 1
+            *tally.decisions.entry(("deny", "too_many_connections")).or_default() += 1;
         });
         if !over_tls {
             // Nothing depends on whether it arrives.
@@ -373,9 +373,9 @@ impl Desk {
             return Ok(headers);
         };
         self.tally_mut(|tally| {
-            *tally.rate_limited.entry(Label::clone(rule.name())).or_default() += 1
+            *tally.rate_limited.entry(Label::clone(rule.name())).or_default() += 1;
         });
-        self.gateway.events.note(self.event(record, EventKind::RateLimited, rule.name()));
+        self.gateway.events.note(event(record, EventKind::RateLimited, rule.name()));
         if permit.route().mode == Mode::Shadow {
             (record.decision, record.reason) = ("shadow", "over_request_rate_limit");
             return Ok(headers);
@@ -396,7 +396,7 @@ impl Desk {
             | Refusal::NoRoute
             | Refusal::NoToken => return,
         };
-        self.gateway.events.note(self.event(record, kind, refusal.reason()));
+        self.gateway.events.note(event(record, kind, refusal.reason()));
     }
 
     fn note_permit(&self, record: &mut Record, permit: &Permit<'_>) {
@@ -407,31 +407,32 @@ impl Desk {
         }
         (record.decision, record.reason) = ("allow", permit.reason());
         if permit.owner_overridden() {
-            let mut event = self.event(record, EventKind::OwnerOverride, "owner_override");
+            let mut event = event(record, EventKind::OwnerOverride, "owner_override");
             event.outcome = Outcome::Success;
             self.gateway.events.note(event);
         }
     }
+}
 
-    fn event(&self, record: &Record, kind: EventKind, reason: &str) -> Event {
-        let identity = record.identity.as_ref();
-        Event {
-            id: model::uuid_v7(record.time),
-            at: record.time,
-            kind,
-            outcome: Outcome::Failure,
-            reason: Some(reason.to_owned()),
-            actor: None,
-            user_id: identity.filter(|id| id.is_ours()).and_then(|id| id.subject.parse().ok()),
-            email: None,
-            session_id: identity.and_then(|identity| identity.session),
-            address: Some(record.client),
-            user_agent: record
-                .user_agent
-                .as_ref()
-                .map(|value| model::clean_text(value.as_bytes(), 256)),
-            request_id: Some(record.request_id().to_owned()),
-        }
+/// An event of a proxied route.
+pub(super) fn event(record: &Record, kind: EventKind, reason: &str) -> Event {
+    let identity = record.identity.as_ref();
+    Event {
+        id: model::uuid_v7(record.time),
+        at: record.time,
+        kind,
+        outcome: Outcome::Failure,
+        reason: Some(reason.to_owned()),
+        actor: None,
+        user_id: identity.filter(|id| id.is_ours()).and_then(|id| id.subject.parse().ok()),
+        email: None,
+        session_id: identity.and_then(|identity| identity.session),
+        address: Some(record.client),
+        user_agent: record
+            .user_agent
+            .as_ref()
+            .map(|value| model::clean_text(value.as_bytes(), 256)),
+        request_id: Some(record.request_id().to_owned()),
     }
 }
 

@@ -15,11 +15,12 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
-use super::desk::{Answer, Asked, Connection, Desk, Failed, Local, address_value};
+use super::desk::{Answer, Asked, Connection, Desk, Failed, Local, address_value, event};
 use super::live::Live;
 use super::record::{Record, Source};
 use crate::auth::input::MAX_BODY_BYTES;
-use crate::auth::{AuthError, AuthRequest};
+use crate::auth::{AuthError, AuthRequest, OverLimit};
+use crate::model::{EventKind, clean_text};
 use crate::problem::Error;
 use crate::proxy::authorize::Permit;
 use crate::proxy::body::{BodyLimits, BodyState, ClientBody};
@@ -152,8 +153,7 @@ impl Desk {
             Ok(answer) => answer,
             Err(failure) => {
                 if let AuthError::OverLimit(over) = &failure.error {
-                    let rule = Label::from(over.rule.as_str());
-                    self.tally_mut(|tally| *tally.rate_limited.entry(rule).or_default() += 1);
+                    self.note_account_limit(record, over);
                 }
                 record.account = (failure.user_id.map(|id| id.as_str().into()), failure.session_id);
                 return Err(Failed { error: Error::Auth(failure.error), headers: failure.headers });
@@ -168,6 +168,14 @@ impl Desk {
             response.headers_mut().insert(CONTENT_LENGTH, answer.body.len().into());
         }
         Ok(response)
+    }
+
+    fn note_account_limit(&self, record: &Record, over: &OverLimit) {
+        let rule = Label::from(over.rule.as_str());
+        self.tally_mut(|tally| *tally.rate_limited.entry(rule).or_default() += 1);
+        let mut event = event(record, EventKind::RateLimited, &over.rule);
+        event.email = over.email.as_ref().map(|email| clean_text(email.as_bytes(), 254));
+        self.gateway.events.note(event);
     }
 
     async fn read_account_body(

@@ -40,7 +40,7 @@ const READ_ENDED: Duration = Duration::from_millis(250);
 const READ_KEYS: Duration = Duration::from_secs(1);
 
 /// How often what is over is deleted from the database.
-const PRUNE: Duration = Duration::from_secs(600);
+const PRUNE: Duration = Duration::from_mins(10);
 
 /// How long a start waits for its database.
 const START_PATIENCE: Duration = Duration::from_secs(30);

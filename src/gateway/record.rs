@@ -107,7 +107,7 @@ impl Record {
             match tally.durations.get_mut(&self.route) {
                 Some(durations) => durations.observe(duration),
                 None => {
-                    tally.durations.entry(Label::clone(&self.route)).or_default().observe(duration)
+                    tally.durations.entry(Label::clone(&self.route)).or_default().observe(duration);
                 }
             }
             *tally.decisions.entry((self.decision, self.reason)).or_default() += 1;

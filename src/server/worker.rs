@@ -17,6 +17,7 @@ use hyper::service::service_fn;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::gateway::{Connection, Desk, Gateway};
@@ -134,10 +135,12 @@ async fn serve(seat: Seat) -> io::Result<()> {
         let Worker { ticker, desk, .. } = &*at_each_tick;
         ticker.run(|| desk.tick(Instant::now())).await;
     });
+    let stop_accepting = CancellationToken::new();
     let mut accepting = Vec::with_capacity(listeners.len());
     for listener in listeners {
         let listener = TcpListener::from_std(listener)?;
-        accepting.push(tokio::task::spawn_local(Rc::clone(&worker).accept_from(listener)));
+        let accept = Rc::clone(&worker).accept_from(listener, stop_accepting.clone());
+        accepting.push(tokio::task::spawn_local(accept));
     }
 
     while let Some(order) = orders.recv().await {
@@ -155,8 +158,18 @@ async fn serve(seat: Seat) -> io::Result<()> {
         }
     }
 
+    // Those that the system has accepted for us already, or another worker handed over.
+    stop_accepting.cancel();
     for task in accepting {
-        task.abort();
+        let _ = task.await;
+    }
+    orders.close();
+    while let Some(order) = orders.recv().await {
+        if let Order::Serve(stream, peer) = order
+            && let Ok(stream) = TcpStream::from_std(stream)
+        {
+            worker.begin(stream, peer);
+        }
     }
     worker.ticker.drain();
     worker.tasks.close();
@@ -171,9 +184,14 @@ async fn serve(seat: Seat) -> io::Result<()> {
 }
 
 impl Worker {
-    async fn accept_from(self: Rc<Self>, listener: TcpListener) {
+    async fn accept_from(self: Rc<Self>, listener: TcpListener, stop: CancellationToken) {
         loop {
-            match listener.accept().await {
+            let accepted = tokio::select! {
+                biased;
+                accepted = listener.accept() => accepted,
+                () = stop.cancelled() => return,
+            };
+            match accepted {
                 Ok((stream, peer)) => self.place(stream, peer),
                 // The client was gone before we looked (accept(2)).
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}

@@ -18,8 +18,10 @@ pub(super) const KEEP_REVOCATION: Duration = Duration::from_hours(1);
 
 /// A time as both databases hold it: whole microseconds.
 pub(super) fn whole_micros(time: Timestamp) -> Timestamp {
+    // The library's range of microseconds ends before its last second does.
     Timestamp::from_microsecond(time.as_microsecond())
-        .expect("cutting off nanoseconds moves a time towards 1970, so within the range")
+        .or_else(|_| Timestamp::from_second(time.as_second()))
+        .unwrap_or(Timestamp::MIN)
 }
 
 /// `time` minus `by`, not before the first time there is.
@@ -259,6 +261,16 @@ mod tests {
             let mut token = token();
             change(&mut token);
             assert_eq!(judge(&token, &rotation(at(*second))), *verdict, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_time_can_be_stored() {
+        for time in [Timestamp::MIN, Timestamp::UNIX_EPOCH, at(0), Timestamp::MAX] {
+            let stored = whole_micros(time);
+            let read = Timestamp::from_microsecond(stored.as_microsecond());
+            assert_eq!(read.ok(), Some(stored));
+            assert!(time.duration_since(stored).abs() < jiff::SignedDuration::from_secs(1));
         }
     }
 

@@ -126,13 +126,14 @@ impl AccessLog {
         if self.second.replace(second) != second {
             let whole = Timestamp::from_second(second).unwrap_or(Timestamp::UNIX_EPOCH);
             let text = whole.to_string();
-            *self.second_text.borrow_mut() = text.trim_end_matches('Z').to_owned();
+            text.trim_end_matches('Z').clone_into(&mut self.second_text.borrow_mut());
         }
         let mut buffer = self.buffer.borrow_mut();
         let millis = line.time.subsec_millisecond();
-        match self.json {
-            true => write_json(&mut buffer, &self.second_text.borrow(), millis, line),
-            false => write_text(&mut buffer, &self.second_text.borrow(), millis, line),
+        if self.json {
+            write_json(&mut buffer, &self.second_text.borrow(), millis, line);
+        } else {
+            write_text(&mut buffer, &self.second_text.borrow(), millis, line);
         }
         if buffer.len() >= FULL_BYTES {
             self.hand_over(&mut buffer);
@@ -237,7 +238,7 @@ fn write_text(out: &mut Vec<u8>, second: &str, millis: i32, line: &Line<'_>) {
 
 fn write_time(out: &mut Vec<u8>, second: &str, millis: i32) {
     out.extend_from_slice(second.as_bytes());
-    let millis = u8::try_from(millis / 10).unwrap_or(0) as u16 * 10
+    let millis = u16::from(u8::try_from(millis / 10).unwrap_or(0)) * 10
         + u16::try_from(millis % 10).unwrap_or(0);
     let digit = |n: u16| b'0' + u8::try_from(n % 10).unwrap_or(0);
     out.extend_from_slice(&[b'.', digit(millis / 100), digit(millis / 10), digit(millis), b'Z']);
@@ -298,7 +299,7 @@ mod tests {
     fn json_lines_parse_whatever_clients_send() {
         let mut out = Vec::new();
         write_json(&mut out, "2026-11-21T10:00:00", 42, &line());
-        assert_eq!(out.iter().filter(|&&b| b == b'\n').count(), 1);
+        assert_eq!(out.iter().position(|&b| b == b'\n'), Some(out.len() - 1));
         let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(value["time"], "2026-11-21T10:00:00.042Z");
         assert_eq!(value["path"], "/a\"b?");

@@ -21,9 +21,10 @@ pub fn start(format: LogFormat, level: &str) -> Result<(), String> {
         .map_err(|error| format!("`{level}` is neither a level nor a filter: {error}"))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // Fails only when diagnostics have been started before.
-    let _ = match is_json(format, &std::io::stderr()) {
-        true => builder.json().flatten_event(true).try_init(),
-        false => builder.with_target(false).try_init(),
+    let _ = if is_json(format, &std::io::stderr()) {
+        builder.json().flatten_event(true).try_init()
+    } else {
+        builder.with_target(false).try_init()
     };
     Ok(())
 }

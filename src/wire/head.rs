@@ -113,19 +113,16 @@ fn the_host(headers: &HeaderMap, version: Version) -> Result<Option<&HeaderValue
 
 /// `uri-host [":" port]` (RFC 9110 §7.2), without userinfo.
 fn is_authority(bytes: &[u8]) -> bool {
-    let (host, port) = match bytes.first() {
-        Some(b'[') => {
-            let Some(end) = bytes.iter().position(|&b| b == b']') else { return false };
-            let literal = |&b: &u8| b.is_ascii_hexdigit() || b == b':' || b == b'.';
-            if end < 3 || !bytes[1..end].iter().all(literal) {
-                return false;
-            }
-            (&bytes[..=end], &bytes[end + 1..])
+    let (host, port) = if let Some(b'[') = bytes.first() {
+        let Some(end) = bytes.iter().position(|&b| b == b']') else { return false };
+        let literal = |&b: &u8| b.is_ascii_hexdigit() || b == b':' || b == b'.';
+        if end < 3 || !bytes[1..end].iter().all(literal) {
+            return false;
         }
-        _ => {
-            let end = bytes.iter().position(|&b| b == b':').unwrap_or(bytes.len());
-            bytes.split_at(end)
-        }
+        (&bytes[..=end], &bytes[end + 1..])
+    } else {
+        let end = bytes.iter().position(|&b| b == b':').unwrap_or(bytes.len());
+        bytes.split_at(end)
     };
     let name = |&b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
     let host_fits = host.first() == Some(&b'[') || (host.len() <= 255 && host.iter().all(name));
@@ -194,11 +191,13 @@ mod tests {
         request.body(()).unwrap()
     }
 
+    type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], HeadError);
+
     #[test]
     fn heads_that_the_http_library_takes_are_refused() {
         let long = format!("/{}", "a".repeat(MAX_TARGET_BYTES));
         let h = ("host", "api.example");
-        let table: &[(&str, &str, &[(&str, &str)], HeadError)] = &[
+        let table: &[Case<'_>] = &[
             ("GET", "/", &[], HeadError::Host),
             ("GET", "/", &[h, ("host", "b")], HeadError::Host),
             ("GET", "/", &[("host", "")], HeadError::Host),

@@ -32,7 +32,7 @@ use self::scan::{Flaw, HeadScan};
 pub(crate) const CHUNKED: u64 = u64::MAX;
 
 /// How long a client may leave no room for bytes that we want to write.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
 
 thread_local! {
     /// Heads are read through this buffer, one for all connections of a worker.

@@ -78,7 +78,7 @@ impl HeadScan {
         if !self.past_request_line {
             // The CR that ends the line is the only control byte that may stand in it, at its end.
             let text = piece.strip_suffix(b"\r").unwrap_or(piece);
-            let odd = |&b: &u8| b == b'#' || b < b' ' || b >= 0x7f;
+            let odd = |&b: &u8| b == b'#' || !(b' '..0x7f).contains(&b);
             if text.iter().any(odd) {
                 self.flaw.get_or_insert(Flaw::Target);
             }

@@ -10,6 +10,7 @@ mod lifecycle;
 mod limiter;
 mod paths;
 mod proxy;
+mod store;
 mod timeouts;
 mod tls;
 mod tokens;

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use rusqlite::{Row, params};
 use serde_json::Value;
 
-use super::{Db, Fault, Sqlite};
+use super::{Db, Fault, Sqlite, micros};
 use crate::model::{Account, Email, EndReason, EndedSession, Event, PasswordHash, User, UserId};
 use crate::store::cases::{LogIn, NewAccount, NewLogin, Sessions, SignUp, UpdateUser, UserUpdate};
 use crate::store::error::StoreError;
@@ -103,7 +103,7 @@ impl Sqlite {
                     password_hash = coalesce(?4, password_hash)
                 WHERE id = ?1 AND password_hash = ?2
                   AND (disabled_until IS NULL OR disabled_until <= ?3)";
-            let now = login.session.created_at.as_microsecond();
+            let now = micros(login.session.created_at);
             let rehashed = rehashed.as_ref().map(|hash| hash.0.as_str());
             if db.run(sql, params![user.as_str(), checked.0, now, rehashed])? == 0 {
                 return Ok(LogIn::Refused);
@@ -142,7 +142,7 @@ impl Sqlite {
                 WHERE id = ?1";
             let password = update.new_password.as_ref().map(|(new, _)| new.0.as_str());
             let metadata = Value::Object(metadata).to_string();
-            db.run(sql, params![user.as_str(), metadata, password, now.as_microsecond()])?;
+            db.run(sql, params![user.as_str(), metadata, password, micros(now)])?;
             let mut ended = Vec::new();
             if password.is_some() {
                 let others = Sessions::Others(update.keep_session);
@@ -167,7 +167,7 @@ impl Sqlite {
         self.in_tx("set_roles", move |db| {
             let sql = "-- set_roles
                 UPDATE users SET roles = ?2, updated_at = max(updated_at, ?3) WHERE id = ?1";
-            let changed = db.run(sql, params![user.as_str(), roles, now.as_microsecond()])?;
+            let changed = db.run(sql, params![user.as_str(), roles, micros(now)])?;
             db.changed_user(changed, &user, event)
         })
         .await
@@ -186,7 +186,7 @@ impl Sqlite {
                 SET email_confirmed_at = coalesce(email_confirmed_at, ?2),
                     updated_at = max(updated_at, ?2)
                 WHERE id = ?1";
-            let changed = db.run(sql, params![user.as_str(), now.as_microsecond()])?;
+            let changed = db.run(sql, params![user.as_str(), micros(now)])?;
             db.changed_user(changed, &user, event)
         })
         .await
@@ -204,8 +204,8 @@ impl Sqlite {
             let sql = "-- disable
                 UPDATE users SET disabled_until = ?2, updated_at = max(updated_at, ?3)
                 WHERE id = ?1";
-            let until = until.as_microsecond();
-            if db.run(sql, params![user.as_str(), until, now.as_microsecond()])? == 0 {
+            let until = micros(until);
+            if db.run(sql, params![user.as_str(), until, micros(now)])? == 0 {
                 return Ok(None);
             }
             let ended = db.end_sessions(&user, Sessions::All, EndReason::Disabled, now)?;
@@ -226,7 +226,7 @@ impl Sqlite {
             let sql = "-- enable
                 UPDATE users SET disabled_until = NULL, updated_at = max(updated_at, ?2)
                 WHERE id = ?1";
-            let changed = db.run(sql, params![user.as_str(), now.as_microsecond()])?;
+            let changed = db.run(sql, params![user.as_str(), micros(now)])?;
             db.changed_user(changed, &user, event)
         })
         .await
@@ -284,15 +284,15 @@ impl Db<'_> {
                 user.id.as_str(),
                 new.email.address(),
                 new.email.key(),
-                user.email_confirmed_at.map(Timestamp::as_microsecond),
+                user.email_confirmed_at.map(micros),
                 new.password_hash.as_ref().map(|hash| hash.0.as_str()),
                 Value::from(sorted_roles(&user.roles)).to_string(),
                 Value::Object(storable(&user.app_metadata)).to_string(),
                 Value::Object(storable(&user.user_metadata)).to_string(),
-                last_sign_in_at.map(Timestamp::as_microsecond),
-                user.disabled_until.map(Timestamp::as_microsecond),
-                user.created_at.as_microsecond(),
-                user.updated_at.as_microsecond(),
+                last_sign_in_at.map(micros),
+                user.disabled_until.map(micros),
+                micros(user.created_at),
+                micros(user.updated_at),
             ],
         )?;
         Ok(inserted > 0)

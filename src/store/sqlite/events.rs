@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use rusqlite::{Row, params};
 use uuid::Uuid;
 
-use super::{Db, Fault, Sqlite};
+use super::{Db, Fault, Sqlite, micros};
 use crate::model::{Event, EventKind, Outcome, StoredEvent, UserId};
 use crate::store::cases::{EventCursor, EventFilter, Mark};
 use crate::store::error::StoreError;
@@ -64,8 +64,8 @@ impl Sqlite {
                 filter.user_id.as_ref().map(UserId::as_str),
                 filter.email,
                 filter.outcome.map(Outcome::as_str),
-                filter.since.map(Timestamp::as_microsecond),
-                filter.until.map(Timestamp::as_microsecond),
+                filter.since.map(micros),
+                filter.until.map(micros),
                 at,
                 id,
                 limit,
@@ -122,7 +122,7 @@ impl Db<'_> {
         let mut number: i64 = self
             .connection
             .prepare_cached(sql)?
-            .query_row(params![self.writer, first.at.as_microsecond(), count], |row| row.get(0))?;
+            .query_row(params![self.writer, micros(first.at), count], |row| row.get(0))?;
         for e in events {
             number += 1;
             let sql = "-- record
@@ -133,7 +133,7 @@ impl Db<'_> {
                 self.writer,
                 number,
                 e.id,
-                e.at.as_microsecond(),
+                micros(e.at),
                 e.kind.as_str(),
                 e.outcome.as_str(),
                 e.reason,
@@ -158,5 +158,5 @@ fn stored(row: &Row<'_>) -> Result<StoredEvent, StoreError> {
 /// The place before which to list; without one, after everything.
 fn place_before(before: Option<(Timestamp, Uuid)>) -> (i64, Uuid) {
     let (at, id) = before.unwrap_or((Timestamp::MAX, Uuid::max()));
-    (at.as_microsecond(), id)
+    (micros(at), id)
 }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use rusqlite::params;
 
-use super::{Db, Fault, Sqlite};
+use super::{Db, Fault, Sqlite, micros};
 use crate::model::{Event, SigningKey};
 use crate::store::error::StoreError;
 use crate::store::record::{self, key_columns};
@@ -30,7 +30,7 @@ impl Sqlite {
             let sql = "-- add_signing_key_if_none
                 SELECT 1 FROM signing_keys
                 WHERE algorithm = ?1 AND (retire_at IS NULL OR retire_at > ?2)";
-            let params = params![new.algorithm.name(), new.created_at.as_microsecond()];
+            let params = params![new.algorithm.name(), micros(new.created_at)];
             if db.one(sql, params, |_| Ok(()))?.is_some() {
                 return Ok(false);
             }
@@ -53,7 +53,7 @@ impl Sqlite {
             let sql = "-- rotate_signing_key
                 UPDATE signing_keys SET retire_at = ?3
                 WHERE algorithm = ?1 AND kid <> ?2 AND retire_at IS NULL";
-            let retire_at = others_retire_at.as_microsecond();
+            let retire_at = micros(others_retire_at);
             db.run(sql, params![new.algorithm.name(), new.kid, retire_at])?;
             db.record(&[event])?;
             Ok(true)
@@ -71,7 +71,7 @@ impl Sqlite {
         self.in_tx("retire_signing_key", move |db| {
             let sql = "-- retire_signing_key
                 UPDATE signing_keys SET retire_at = ?2 WHERE kid = ?1";
-            if db.run(sql, params![kid, at.as_microsecond()])? == 0 {
+            if db.run(sql, params![kid, micros(at)])? == 0 {
                 return Ok(false);
             }
             db.record(&[event])?;
@@ -95,9 +95,9 @@ impl Db<'_> {
                 key.kid,
                 key.algorithm.name(),
                 &key.private_key[..],
-                key.created_at.as_microsecond(),
-                key.active_from.as_microsecond(),
-                key.retire_at.map(Timestamp::as_microsecond),
+                micros(key.created_at),
+                micros(key.active_from),
+                key.retire_at.map(micros),
             ],
         )?;
         Ok(inserted > 0)

@@ -13,14 +13,17 @@ mod schema;
 mod sessions;
 mod threads;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, Params, Row};
 use uuid::Uuid;
 
 use super::cases::PoolStatus;
 use super::error::StoreError;
+use super::rules::whole_micros;
 use threads::Threads;
 
 /// The longest that a call may take: below the two seconds in which the gateway answers 503.
@@ -96,11 +99,14 @@ impl Sqlite {
 /// Makes an empty file that only its owner may read: it will hold password hashes and keys. SQLite
 /// gives its log the same rights. A file that exists keeps the rights that the operator gave it,
 /// and is not even opened: closing it would drop the locks that SQLite has on it in this process.
-fn create(file: &Path) -> std::io::Result<()> {
+fn create(file: &Path) -> io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
     match made {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            // SQLite would take a device or a folder's name for an empty database.
+            if std::fs::metadata(file)?.is_file() { Ok(()) } else { Err(error) }
+        }
         made => made.map(|_| ()),
     }
 }
@@ -121,21 +127,26 @@ fn connect(file: &Path, only_reads: bool) -> rusqlite::Result<Connection> {
 /// The first switch to the write-ahead log needs the file alone and, to avoid deadlocks, SQLite
 /// fails at once instead of waiting when two processes try.
 fn use_write_ahead_log(connection: &Connection) -> rusqlite::Result<()> {
-    let mut tries = 0;
-    loop {
-        let mode: rusqlite::Result<String> =
-            connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0));
-        match mode {
+    let try_once = || -> rusqlite::Result<String> {
+        connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
+    };
+    let mut mode = try_once();
+    for _ in 0..100 {
+        match &mode {
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
-                tries += 1;
-                if tries > 100 {
-                    return Err(error);
-                }
                 std::thread::sleep(BUSY_TIMEOUT / 100);
+                mode = try_once();
             }
-            mode => return mode.map(|_| ()),
+            _ => break,
         }
     }
+    // Where the log is not possible, SQLite stays with what it has and says so.
+    if mode? == "wal" { Ok(()) } else { Err(rusqlite::Error::InvalidQuery) }
+}
+
+/// A time as columns hold it.
+fn micros(time: Timestamp) -> i64 {
+    whole_micros(time).as_microsecond()
 }
 
 /// What went wrong inside a transaction.

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use rusqlite::params;
 
-use super::{Db, Fault, Sqlite};
+use super::{Db, Fault, Sqlite, micros};
 use crate::model::{EndReason, EndedSession, Event, Session, SessionId, UserId};
 use crate::store::cases::{Mark, NewLogin, Refresh, RevocationCursor, Rotation, Sessions};
 use crate::store::error::StoreError;
@@ -83,7 +83,7 @@ impl Sqlite {
                  WHERE s.user_id = ?1 AND s.ended_at IS NULL AND s.expires_at > ?2
                  ORDER BY s.created_at DESC, s.id DESC"
             );
-            db.all(sql, params![user.as_str(), now.as_microsecond()], |row| record::session(row, 0))
+            db.all(sql, params![user.as_str(), micros(now)], |row| record::session(row, 0))
         })
         .await
     }
@@ -97,7 +97,7 @@ impl Sqlite {
             for (id, at) in seen {
                 let sql = "-- touch_sessions
                     UPDATE sessions SET last_seen_at = ?2 WHERE id = ?1 AND last_seen_at < ?2";
-                db.run(sql, params![id, at.as_microsecond()])?;
+                db.run(sql, params![id, micros(at)])?;
             }
             Ok(())
         })
@@ -113,7 +113,7 @@ impl Sqlite {
             Some(Mark::Row(last)) => last,
             _ => 0,
         };
-        let since = before(now, KEEP_REVOCATION).as_microsecond();
+        let since = micros(before(now, KEEP_REVOCATION));
         let (last, ended) = self
             .read("ended_sessions", move |db| {
                 let sql = "-- ended_sessions
@@ -131,8 +131,8 @@ impl Sqlite {
     }
 
     pub(in crate::store) async fn prune(&self, now: Timestamp) -> Result<u64, StoreError> {
-        let revoked = before(now, KEEP_REVOCATION).as_microsecond();
-        let over = before(now, KEEP_OVER).as_microsecond();
+        let revoked = micros(before(now, KEEP_REVOCATION));
+        let over = micros(before(now, KEEP_OVER));
         let mut pruned = 0;
         for (sql, limit) in [
             (
@@ -181,17 +181,17 @@ impl Db<'_> {
         let params = params![
             s.id,
             s.user_id.as_str(),
-            s.created_at.as_microsecond(),
-            s.last_seen_at.as_microsecond(),
-            s.expires_at.as_microsecond(),
-            s.access_expires_at.as_microsecond(),
+            micros(s.created_at),
+            micros(s.last_seen_at),
+            micros(s.expires_at),
+            micros(s.access_expires_at),
             s.address.map(|address| address.to_string()),
             s.user_agent,
         ];
         self.run(sql, params)?;
         let sql = "-- insert_login: token
             INSERT INTO refresh_tokens (digest, session_id, created_at) VALUES (?1, ?2, ?3)";
-        self.run(sql, params![login.refresh.0, s.id, s.created_at.as_microsecond()])?;
+        self.run(sql, params![login.refresh.0, s.id, micros(s.created_at)])?;
         Ok(())
     }
 
@@ -230,7 +230,7 @@ impl Db<'_> {
     }
 
     fn rotate(self, r: &Rotation, session: Session) -> Result<Session, Fault> {
-        let now = r.now.as_microsecond();
+        let now = micros(r.now);
         let sql = "-- refresh: use
             UPDATE refresh_tokens SET used_at = ?2, sealed_successor = ?3 WHERE digest = ?1";
         self.run(sql, params![r.shown.0, now, r.sealed_successor])?;
@@ -248,7 +248,7 @@ impl Db<'_> {
     fn extend(self, r: &Rotation, session: Session) -> Result<Session, Fault> {
         let sql = "-- refresh: extend
             UPDATE sessions SET access_expires_at = max(access_expires_at, ?2) WHERE id = ?1";
-        self.run(sql, params![session.id, r.access_expires_at.as_microsecond()])?;
+        self.run(sql, params![session.id, micros(r.access_expires_at)])?;
         Ok(self.session(session.id)?.unwrap_or(session))
     }
 
@@ -272,8 +272,8 @@ impl Db<'_> {
               AND (?5 IS NULL OR id = ?5)
               AND (?6 IS NULL OR id <> ?6)
             RETURNING id, access_expires_at";
-        let still_accepted = before(now, KEEP_REVOCATION).as_microsecond();
-        let now = now.as_microsecond();
+        let still_accepted = micros(before(now, KEEP_REVOCATION));
+        let now = micros(now);
         let ended = self.all(
             sql,
             params![user.as_str(), now, reason.as_str(), still_accepted, one, others],
@@ -282,7 +282,7 @@ impl Db<'_> {
         for session in &ended {
             let sql = "-- end_sessions: revoke
                 INSERT INTO revocations (session_id, until) VALUES (?1, ?2)";
-            self.run(sql, params![session.id, session.until.as_microsecond()])?;
+            self.run(sql, params![session.id, micros(session.until)])?;
         }
         Ok(ended)
     }

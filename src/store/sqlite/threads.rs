@@ -291,3 +291,82 @@ impl Drop for Counted {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn insert(bytes: i64) -> impl FnOnce(&Connection) -> Result<(), Fault> + Send + 'static {
+        move |connection| {
+            connection.execute("INSERT INTO t VALUES (zeroblob(?1))", [bytes])?;
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_unavailable_until_there_is_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("full.db");
+        let writing = Connection::open(&file).unwrap();
+        writing.pragma_update(None, "journal_mode", "wal").unwrap();
+        writing.execute_batch("CREATE TABLE t (x BLOB) STRICT").unwrap();
+        let limit = |connection: &mut Connection, pages: u32| {
+            connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))
+        };
+        let threads = Threads::start(writing, vec![Connection::open(&file).unwrap()]).unwrap();
+        threads
+            .alone("limit", move |c| limit(c, 20).map_err(|e| Fault::from(e).into_error("limit")))
+            .await
+            .unwrap();
+
+        let (small, big, after) = tokio::join!(
+            threads.change("small", insert(10)),
+            threads.change("big", insert(1_000_000)),
+            threads.change("after", insert(10)),
+        );
+        let error = big.expect_err("a million bytes do not fit");
+        assert!(error.is_unavailable(), "{error:?}");
+        let fitting = [small, after].iter().map(|stored| u32::from(stored.is_ok())).sum::<u32>();
+        let count = |c: &Connection| -> Result<u32, Fault> {
+            Ok(c.query_row("SELECT count(*) FROM t", [], |row| row.get(0))?)
+        };
+        let stored = threads.read("count", count).await.unwrap();
+        assert_eq!(stored, fitting, "what was answered is there, and nothing else");
+
+        threads
+            .alone("limit", move |c| {
+                limit(c, 10_000).map_err(|e| Fault::from(e).into_error("limit"))
+            })
+            .await
+            .unwrap();
+        threads.change("big", insert(1_000_000)).await.unwrap();
+        assert_eq!(threads.read("count", count).await.unwrap(), fitting + 1);
+        assert_eq!(threads.busy(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_change_whose_caller_is_gone_is_not_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("gone.db");
+        let writing = Connection::open(&file).unwrap();
+        writing.execute_batch("CREATE TABLE t (x BLOB) STRICT").unwrap();
+        let threads = Threads::start(writing, Vec::new()).unwrap();
+        // Holds the writer until the next call was given up.
+        let (go, wait) = mpsc::channel();
+        let holding = threads.alone("hold", move |_| {
+            wait.recv().unwrap();
+            Ok(())
+        });
+        let giving_up = async {
+            let gone = threads.change("gone", insert(1));
+            assert!(tokio::time::timeout(std::time::Duration::ZERO, gone).await.is_err());
+            go.send(()).unwrap();
+        };
+        let (held, ()) = tokio::join!(holding, giving_up);
+        held.unwrap();
+        let count = |c: &Connection| -> Result<u32, Fault> {
+            Ok(c.query_row("SELECT count(*) FROM t", [], |row| row.get(0))?)
+        };
+        assert_eq!(threads.change("count", count).await.unwrap(), 0);
+    }
+}

@@ -4,6 +4,7 @@
 pub(crate) mod client;
 pub(crate) mod gateway;
 pub(crate) mod http;
+pub(crate) mod postgres;
 pub(crate) mod redis;
 pub(crate) mod token;
 pub(crate) mod upstream;

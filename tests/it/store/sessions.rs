@@ -1,0 +1,281 @@
+//! Sessions: refresh, ending, what other gateways learn of it, pruning.
+
+use portcullis::model::{EndReason, EventKind, Outcome, TokenDigest, UserId};
+use portcullis::store::{Refresh, RevocationCursor, Rotation, Sessions};
+
+use super::{DAY, HOUR, Home, at, event, given, hash, login, on_both, rotation};
+
+on_both![
+    refresh_rotates_and_prolongs,
+    a_lost_answer_is_repeated,
+    reuse_ends_the_session,
+    twenty_refreshes_of_one_token_give_one_successor,
+    refresh_is_refused_when_the_session_is_over,
+    sessions_end_by_choice,
+    ended_sessions_reach_other_gateways,
+    a_rotation_and_an_end_at_once_agree,
+    living_sessions_are_listed_and_touched,
+    pruning_deletes_what_is_long_over,
+];
+
+async fn refresh_rotates_and_prolongs(home: Home) {
+    let (ann, first) = home.user("ann").await;
+    let mut shown = first.refresh;
+    for second in [10, 20, 30] {
+        let r = rotation(shown, second);
+        let answer = home.store.refresh(&r).await.unwrap();
+        let Refresh::Rotated { user, session } = &answer else { panic!("{answer:?}") };
+        assert_eq!(user.id, ann);
+        let times = (session.last_seen_at, session.access_expires_at, session.expires_at);
+        assert_eq!(times, (at(second), at(second + HOUR), at(30 * DAY)));
+        let stored = home.store.session(&session.id).await.unwrap();
+        assert_eq!(stored.as_ref(), Some(session));
+        shown = r.successor;
+    }
+    // A shorter access token does not shorten how long an end is remembered.
+    let short = Rotation { access_expires_at: at(50), ..rotation(shown, 40) };
+    let answer = home.store.refresh(&short).await.unwrap();
+    let Refresh::Rotated { session, .. } = answer else { panic!("{answer:?}") };
+    assert_eq!(session.access_expires_at, at(30 + HOUR));
+
+    let events = home.store.events_of_user(&ann, 10, None).await.unwrap();
+    assert_eq!(events.len(), 4, "the events were given user and session");
+    assert!(events.iter().all(|stored| stored.event.session_id == Some(first.session.id)));
+    assert_eq!(
+        home.store.refresh(&rotation(super::digest(), 50)).await.unwrap(),
+        Refresh::NotFound
+    );
+}
+
+async fn a_lost_answer_is_repeated(home: Home) {
+    let (ann, first) = home.user("ann").await;
+    let lost = rotation(first.refresh, 10);
+    home.store.refresh(&lost).await.unwrap();
+
+    // Days later, as the successor was never used.
+    let late = rotation(first.refresh, 3 * DAY);
+    let answer = home.store.refresh(&late).await.unwrap();
+    let Refresh::Repeated { session, sealed_successor, .. } = &answer else { panic!("{answer:?}") };
+    assert_eq!(*sealed_successor, lost.sealed_successor);
+    assert_eq!(session.access_expires_at, at(3 * DAY + HOUR));
+    assert_eq!(session.last_seen_at, at(10), "no rotation");
+
+    // The successor is used; within the window the old token still yields it.
+    let next = rotation(lost.successor, 3 * DAY + 1);
+    assert!(given(home.store.refresh(&next).await.unwrap(), &next).1);
+    let tab = rotation(lost.successor, 3 * DAY + 11);
+    assert_eq!(given(home.store.refresh(&tab).await.unwrap(), &tab), (next.successor, false));
+
+    let kinds: Vec<_> = home.store.events_of_user(&ann, 10, None).await.unwrap();
+    assert_eq!(kinds.len(), 2, "repeating is no event");
+}
+
+async fn reuse_ends_the_session(home: Home) {
+    let (ann, first) = home.user("ann").await;
+    let one = rotation(first.refresh, 10);
+    home.store.refresh(&one).await.unwrap();
+    let two = rotation(one.successor, 11);
+    home.store.refresh(&two).await.unwrap();
+
+    let stolen = rotation(first.refresh, 21);
+    let answer = home.store.refresh(&stolen).await.unwrap();
+    let reused = Refresh::Reused { user_id: ann.clone(), session_id: first.session.id };
+    assert_eq!(answer, reused);
+    let newest = home.store.events_of_user(&ann, 1, None).await.unwrap().remove(0).event;
+    assert_eq!((newest.kind, newest.outcome), (EventKind::RefreshReuse, Outcome::Failure));
+    assert_eq!(newest.session_id, Some(first.session.id));
+    assert_eq!(home.revoked(21).await, [first.session.id]);
+    for token in [first.refresh, one.successor, two.successor] {
+        let after = home.store.refresh(&rotation(token, 22)).await.unwrap();
+        assert_eq!(after, Refresh::Ended(EndReason::RefreshReuse));
+    }
+}
+
+async fn twenty_refreshes_of_one_token_give_one_successor(home: Home) {
+    let (ann, first) = home.user("ann").await;
+    let mut shown = first.refresh;
+    for round in 0..3 {
+        let refreshes = (0..20).map(|_| {
+            let store = &home.store;
+            async move {
+                let r = rotation(shown, round);
+                given(store.refresh(&r).await.unwrap(), &r)
+            }
+        });
+        let tokens: Vec<(TokenDigest, bool)> = futures_util::future::join_all(refreshes).await;
+        assert_eq!(tokens.iter().filter(|(_, first)| *first).count(), 1);
+        assert!(tokens.iter().all(|(token, _)| *token == tokens[0].0));
+        shown = tokens[0].0;
+    }
+    assert_eq!(home.store.events_of_user(&ann, 100, None).await.unwrap().len(), 3);
+}
+
+async fn refresh_is_refused_when_the_session_is_over(home: Home) {
+    let (ann, first) = home.user("ann").await;
+    let idle = home.store.refresh(&rotation(first.refresh, 7 * DAY + 1)).await.unwrap();
+    assert_eq!(idle, Refresh::Expired);
+    let end = at(30 * DAY);
+    home.store.touch_sessions(&[(first.session.id, end)]).await.unwrap();
+    let limit = home.store.refresh(&rotation(first.refresh, 30 * DAY)).await.unwrap();
+    assert_eq!(limit, Refresh::Expired);
+    assert!(matches!(
+        home.store.refresh(&rotation(first.refresh, 30 * DAY - 1)).await.unwrap(),
+        Refresh::Rotated { .. }
+    ));
+
+    // Disabled without having been logged out, as by an import.
+    let second = login(&ann, 0);
+    let logged_in = event(EventKind::Login, 0);
+    home.store.log_in(&ann, &hash("first"), None, &second, &logged_in).await.unwrap();
+    match &home.place {
+        super::Place::Postgres(_) => {
+            home.sql("UPDATE users SET disabled_until = '2100-01-01'").await;
+        }
+        super::Place::Sqlite(_) => {
+            home.sql("UPDATE users SET disabled_until = 4102444800000000").await;
+        }
+    }
+    let disabled = home.store.refresh(&rotation(second.refresh, 1)).await.unwrap();
+    assert_eq!(disabled, Refresh::Disabled);
+
+    let one = Sessions::One(second.session.id);
+    let logout = event(EventKind::Logout, 2);
+    home.store.end_sessions(&ann, one, EndReason::Logout, at(2), &logout).await.unwrap();
+    let ended = home.store.refresh(&rotation(second.refresh, 3)).await.unwrap();
+    assert_eq!(ended, Refresh::Ended(EndReason::Logout));
+}
+
+async fn sessions_end_by_choice(home: Home) {
+    let (ann, one) = home.user("ann").await;
+    let (_, bobs) = home.user("bob").await;
+    let mut logins = vec![one];
+    for second in [1, 2, 3] {
+        let new = login(&ann, second);
+        let logged_in = event(EventKind::Login, second);
+        home.store.log_in(&ann, &hash("first"), None, &new, &logged_in).await.unwrap();
+        logins.push(new);
+    }
+    let id = |n: usize| logins[n].session.id;
+    let end = async |which| {
+        let logout = event(EventKind::Logout, 10);
+        let reason = EndReason::Logout;
+        let ended = home.store.end_sessions(&ann, which, reason, at(10), &logout).await.unwrap();
+        let mut ids: Vec<_> = ended.into_iter().map(|session| session.id).collect();
+        ids.sort();
+        ids
+    };
+    assert_eq!(end(Sessions::One(id(0))).await, [id(0)]);
+    assert!(end(Sessions::One(id(0))).await.is_empty(), "ended before");
+    assert!(end(Sessions::One(bobs.session.id)).await.is_empty(), "somebody else's");
+    let mut others = [id(1), id(2)];
+    others.sort();
+    assert_eq!(end(Sessions::Others(id(3))).await, others);
+    assert_eq!(end(Sessions::All).await, [id(3)]);
+    assert!(home.store.sessions_of(&ann, at(10)).await.unwrap().is_empty());
+    assert_eq!(home.revoked(10).await.len(), 4);
+    let logouts = home.kinds().await.into_iter().filter(|kind| *kind == EventKind::Logout).count();
+    assert_eq!(logouts, 3, "nothing ended, nothing happened");
+    let session = home.store.session(&id(0)).await.unwrap().unwrap();
+    assert_eq!(session.ended, Some((at(10), EndReason::Logout)));
+}
+
+async fn end_all(home: &Home, user: &UserId, second: i64) {
+    let logout = event(EventKind::Logout, second);
+    let ended =
+        home.store.end_sessions(user, Sessions::All, EndReason::Revoked, at(second), &logout);
+    assert!(!ended.await.unwrap().is_empty());
+}
+
+async fn ended_sessions_reach_other_gateways(home: Home) {
+    let other = home.another();
+    let mut cursor = RevocationCursor::default();
+    assert!(other.ended_sessions(&mut cursor, at(0)).await.unwrap().is_empty());
+    for n in 0..5 {
+        let (user, login) = home.user(&format!("user{n}")).await;
+        end_all(&home, &user, 1).await;
+        let news = other.ended_sessions(&mut cursor, at(2)).await.unwrap();
+        assert!(news.iter().any(|ended| ended.id == login.session.id && ended.until == at(HOUR)));
+    }
+    // A gateway that starts later learns of all whose tokens may still be accepted.
+    assert_eq!(home.revoked(2).await.len(), 5);
+    assert_eq!(home.revoked(HOUR + 30).await.len(), 5, "clocks differ");
+    assert!(home.revoked(2 * HOUR + 1).await.is_empty());
+}
+
+async fn a_rotation_and_an_end_at_once_agree(home: Home) {
+    for round in 0..20 {
+        let (user, first) = home.user(&format!("user{round}")).await;
+        let r = rotation(first.refresh, 5);
+        let refreshing = home.store.refresh(&r);
+        let ending = async {
+            for _ in 0..round {
+                tokio::task::yield_now().await;
+            }
+            end_all(&home, &user, 5).await;
+        };
+        let (answer, ()) = futures_util::future::join(refreshing, ending).await;
+        let until = home
+            .store
+            .ended_sessions(&mut RevocationCursor::default(), at(5))
+            .await
+            .unwrap()
+            .into_iter()
+            .find(|ended| ended.id == first.session.id)
+            .unwrap()
+            .until;
+        // If the refresh was first, the end covers the access token that it gave out.
+        match answer.unwrap() {
+            Refresh::Rotated { .. } => assert_eq!(until, at(5 + HOUR)),
+            Refresh::Ended(_) => assert_eq!(until, at(HOUR)),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+async fn living_sessions_are_listed_and_touched(home: Home) {
+    let (ann, first) = home.user("ann").await;
+    let second = login(&ann, DAY);
+    let logged_in = event(EventKind::Login, DAY);
+    home.store.log_in(&ann, &hash("first"), None, &second, &logged_in).await.unwrap();
+    let ids = async |second| -> Vec<_> {
+        let living = home.store.sessions_of(&ann, at(second)).await.unwrap();
+        living.into_iter().map(|session| session.id).collect()
+    };
+    assert_eq!(ids(DAY).await, [second.session.id, first.session.id], "newest first");
+    assert_eq!(ids(30 * DAY).await, [second.session.id], "the other reached its limit");
+
+    let (one, two) = (first.session.id, second.session.id);
+    let unknown = uuid::Uuid::nil();
+    home.store
+        .touch_sessions(&[(one, at(50)), (one, at(70)), (two, at(5)), (unknown, at(5))])
+        .await
+        .unwrap();
+    home.store.touch_sessions(&[(one, at(60))]).await.unwrap();
+    home.store.touch_sessions(&[]).await.unwrap();
+    let seen = async |id| home.store.session(&id).await.unwrap().unwrap().last_seen_at;
+    assert_eq!(seen(one).await, at(70));
+    assert_eq!(seen(two).await, at(DAY), "never backwards");
+}
+
+async fn pruning_deletes_what_is_long_over(home: Home) {
+    let (ann, old) = home.user("ann").await;
+    let (bob, ended) = home.user("bob").await;
+    end_all(&home, &bob, 0).await;
+    let fresh = login(&ann, 59 * DAY);
+    let logged_in = event(EventKind::Login, 59 * DAY);
+    home.store.log_in(&ann, &hash("first"), None, &fresh, &logged_in).await.unwrap();
+
+    assert_eq!(home.store.prune(at(HOUR)).await.unwrap(), 0, "the revocation may matter yet");
+    assert_eq!(home.store.prune(at(2 * HOUR + 1)).await.unwrap(), 1, "the revocation");
+    assert!(home.revoked(0).await.is_empty());
+    assert_eq!(home.store.prune(at(30 * DAY + HOUR)).await.unwrap(), 0);
+    assert_eq!(home.store.prune(at(31 * DAY)).await.unwrap(), 1, "bob's session, ended at once");
+    assert_eq!(home.store.prune(at(61 * DAY)).await.unwrap(), 1, "ann's first, after its limit");
+    for (login, stays) in [(&old, false), (&ended, false), (&fresh, true)] {
+        let found = home.store.session(&login.session.id).await.unwrap();
+        assert_eq!(found.is_some(), stays);
+    }
+    let gone = home.store.refresh(&rotation(old.refresh, 1)).await.unwrap();
+    assert_eq!(gone, Refresh::NotFound, "its tokens went along");
+    assert_eq!(home.kinds().await.len(), 4, "events stay");
+}
