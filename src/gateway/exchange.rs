@@ -14,6 +14,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt as _;
 
 use super::desk::{Answer, Asked, Connection, Desk, Failed, Local, event};
 use super::live::Live;
@@ -26,6 +27,7 @@ use crate::proxy::authorize::Permit;
 use crate::proxy::body::{BodyLimits, BodyState, ClientBody};
 use crate::proxy::forward::{ForwardError, ForwardLimits, forward};
 use crate::proxy::headers::{Hop, prepare_response};
+use crate::proxy::link::Link;
 use crate::telemetry::tally::Label;
 
 /// Account requests are small; the whole body must be there in this time.
@@ -92,7 +94,6 @@ impl Desk {
         record.upstream_status = Some(forwarded.response.status().as_u16());
 
         let mut response = forwarded.response;
-        *response.version_mut() = Version::HTTP_11;
         prepare_response(response.headers_mut());
         if let (Some(tunnel), Some(upgrade), Some(protocol)) =
             (forwarded.tunnel, upgrade, tunnel_asked)
@@ -104,14 +105,17 @@ impl Desk {
     }
 
     /// Joins client and upstream after both have agreed to another protocol.
-    fn open_tunnel(self: &Rc<Self>, client: OnUpgrade, upstream: OnUpgrade) {
+    fn open_tunnel(self: &Rc<Self>, client: OnUpgrade, upstream: Link) {
         let desk = Rc::clone(self);
         self.tasks.spawn_local(async move {
             desk.tally_mut(|tally| tally.tunnels += 1);
-            if let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) {
-                let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
+            if let Ok(client) = client.await {
+                let mut client = TokioIo::new(client);
+                let (mut upstream, first) = upstream.into_tunnel();
                 // Either end may break off; there is nobody to tell but the other end.
-                let _ = tokio::io::copy_bidirectional(&mut client, &mut upstream).await;
+                if client.write_all(&first).await.is_ok() {
+                    let _ = tokio::io::copy_bidirectional(&mut client, &mut upstream).await;
+                }
             }
             desk.tally_mut(|tally| tally.tunnels -= 1);
         });

@@ -12,7 +12,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::pool::Lease;
+use super::answer::Head;
+use super::link::{Exchange, Fault};
+use super::pool::Server;
 use crate::wire::pace::{Moment, Watch};
 
 /// A client may be slow for this long before the least rate counts.
@@ -94,15 +96,9 @@ impl ClientBody {
         Self { incoming, fate, watch, limits, began }
     }
 
-    /// A second one, when there is nothing in it.
-    pub(crate) fn again(&self) -> Option<Self> {
-        self.incoming.is_none().then(|| Self {
-            incoming: None,
-            fate: Rc::clone(&self.fate),
-            watch: Arc::clone(&self.watch),
-            limits: self.limits,
-            began: self.began,
-        })
+    /// Whether there never was one.
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.incoming.is_none()
     }
 }
 
@@ -178,30 +174,38 @@ impl Body for ClientBody {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AnswerError {
     #[error("the upstream broke off its answer")]
-    Broken(#[source] hyper::Error),
+    Broken(#[source] Fault),
     #[error("the upstream fell silent in its answer")]
     Silent,
 }
 
-/// An upstream's answer on its way to the client. When it ends well, the connection goes back to
-/// its pool; when it is dropped before, the connection is closed.
-pub(crate) struct UpstreamBody {
-    incoming: Incoming,
-    lease: Option<Lease>,
+/// An upstream's answer on its way to the client. When it has ended well its connection goes back
+/// to the pool; when it is dropped before, the connection is closed.
+pub(crate) struct UpstreamBody(Option<Box<Flow>>);
+
+struct Flow {
+    exchange: Exchange,
+    head: Head,
+    server: Rc<Server>,
     watch: Arc<Watch>,
     silence: Duration,
-    ended: bool,
 }
 
 impl UpstreamBody {
-    /// The body of an answer that came over `lease`.
+    /// The body behind `head`, from `server`.
     pub(crate) fn new(
-        incoming: Incoming,
-        lease: Lease,
+        exchange: Exchange,
+        head: Head,
+        server: Rc<Server>,
         watch: Arc<Watch>,
         silence: Duration,
     ) -> Self {
-        Self { incoming, lease: Some(lease), watch, silence, ended: false }
+        Self(Some(Box::new(Flow { exchange, head, server, watch, silence })))
+    }
+
+    /// Nothing: what follows is no body.
+    pub(crate) fn nothing() -> Self {
+        Self(None)
     }
 }
 
@@ -213,48 +217,39 @@ impl Body for UpstreamBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
-        let this = &mut *self;
-        loop {
-            let frame = match Pin::new(&mut this.incoming).poll_frame(cx) {
-                Poll::Ready(frame) => frame,
-                Poll::Pending if this.watch.upstream_is_late() => {
-                    return Poll::Ready(Some(Err(AnswerError::Silent)));
-                }
-                Poll::Pending => {
-                    this.watch.keep_expecting_upstream(this.silence);
-                    return Poll::Pending;
-                }
-            };
-            this.watch.upstream_acted();
-            return match frame {
-                None => {
-                    this.ended = true;
-                    Poll::Ready(None)
-                }
-                Some(Err(error)) => Poll::Ready(Some(Err(AnswerError::Broken(error)))),
-                Some(Ok(frame)) if frame.is_data() => Poll::Ready(Some(Ok(frame))),
-                // Trailers of HTTP/1.1 are dropped.
-                Some(Ok(_)) => continue,
-            };
+        let Some(flow) = &mut self.0 else { return Poll::Ready(None) };
+        let Flow { exchange, head, watch, silence, .. } = &mut **flow;
+        match exchange.poll_body(head, cx) {
+            Poll::Pending if watch.upstream_is_late() => {
+                Poll::Ready(Some(Err(AnswerError::Silent)))
+            }
+            Poll::Pending => {
+                watch.keep_expecting_upstream(*silence);
+                Poll::Pending
+            }
+            Poll::Ready(piece) => {
+                watch.upstream_acted();
+                Poll::Ready(piece.map(|piece| piece.map(Frame::data).map_err(AnswerError::Broken)))
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.0.as_ref().is_none_or(|flow| flow.head.body.is_done())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        let remaining = self.0.as_ref().map_or(Some(0), |flow| flow.head.body.remaining());
+        remaining.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 
 impl Drop for UpstreamBody {
     fn drop(&mut self) {
-        // A body of known length is not always asked for its end after the last piece.
-        if (self.ended || self.incoming.is_end_stream())
-            && let Some(lease) = self.lease.take()
-        {
-            lease.give_back();
+        let Some(flow) = self.0.take() else { return };
+        let Flow { exchange, head, server, .. } = *flow;
+        if let Some(link) = exchange.finish(&head) {
+            server.give_back(link);
         }
     }
 }

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode, header};
-use hyper::upgrade::OnUpgrade;
 
 use super::authorize::Permit;
 use super::body::{BodyFate, BodyState, ClientBody, UpstreamBody, within};
-use super::pool::{ConnectError, Pool, Server};
+use super::link::{Exchange, Fault, Link};
+use super::pool::{ConnectError, Lease, Pool, Server};
 use crate::wire::pace::Watch;
 
 /// What governs one exchange with an upstream.
@@ -33,7 +33,7 @@ pub(crate) struct Forwarded {
     /// Who gave it.
     pub(crate) server: Rc<Server>,
     /// The upstream's side of a tunnel, when it agreed to one.
-    pub(crate) tunnel: Option<OnUpgrade>,
+    pub(crate) tunnel: Option<Link>,
 }
 
 /// Why no answer came.
@@ -44,7 +44,7 @@ pub enum ForwardError {
     Connect(#[source] ConnectError),
     /// It closed the connection, or its answer is not HTTP.
     #[error("the upstream broke off or gave a bad answer")]
-    Broken(#[source] hyper::Error),
+    Broken(#[source] Fault),
     /// It agreed to an upgrade that was not asked for.
     #[error("the upstream switched protocols without being asked")]
     Unasked,
@@ -66,61 +66,44 @@ pub enum ForwardError {
 pub(crate) async fn forward(
     _permit: &Permit<'_>,
     pool: &Pool,
-    mut request: Request<ClientBody>,
+    request: Request<ClientBody>,
     fate: &Rc<BodyFate>,
     watch: &Arc<Watch>,
     limits: ForwardLimits,
 ) -> Result<Forwarded, ForwardError> {
-    // Left out for the server's own to be put in.
-    let has_host = request.headers().contains_key(header::HOST);
     let tunnel_asked = request.headers().contains_key(header::UPGRADE);
-    let mut spare = spare_of(&request);
-    let mut lease = pool.lease(fate, false).await.map_err(ForwardError::Connect)?;
-    let mut response = loop {
-        if !has_host {
-            request.headers_mut().insert(header::HOST, lease.server().host.clone());
-        }
-        watch.expect_upstream(limits.response);
-        let answer = within(watch, lease.send(request)).await;
-        let mut failure = match answer {
-            Ok(Ok(response)) => break response,
-            Ok(Err(failure)) => failure,
+    let Lease { link, server, mut reused } = pool.lease().await.map_err(ForwardError::Connect)?;
+    let mut exchange = Exchange::new(link, request, &server.host);
+    watch.expect_upstream(limits.response);
+    let mut head = loop {
+        let fault = match within(watch, exchange.head()).await {
+            Ok(Ok(head)) => break head,
+            Ok(Err(fault)) => fault,
             Err(_late) => return Err(ForwardError::Timeout),
         };
-        let unsent = failure.take_message();
-        let reused = lease.reused;
-        request = match (fate.state.get(), unsent) {
-            (BodyState::TooLarge, _) => return Err(ForwardError::BodyTooLarge),
-            (BodyState::Broken, _) => return Err(ForwardError::ClientBroke),
-            (_, Some(unsent)) if reused => unsent,
-            _ => match spare.take() {
-                Some(spare) if reused => spare,
-                _ => return Err(ForwardError::Broken(failure.into_error())),
-            },
-        };
-        // A new connection is not `reused`, so this happens once.
-        lease = pool.lease(fate, true).await.map_err(ForwardError::Connect)?;
+        match fate.state.get() {
+            BodyState::TooLarge => return Err(ForwardError::BodyTooLarge),
+            BodyState::Broken => return Err(ForwardError::ClientBroke),
+            _ if reused && exchange.may_go_again() => {}
+            _ => return Err(ForwardError::Broken(fault)),
+        }
+        // A new connection is not reused, so this happens once.
+        reused = false;
+        let link = pool.connect(&server).await.map_err(ForwardError::Connect)?;
+        exchange = exchange.again(link);
+        watch.expect_upstream(limits.response);
     };
     watch.upstream_acted();
-    let tunnel = match response.status() {
-        StatusCode::SWITCHING_PROTOCOLS if tunnel_asked => Some(hyper::upgrade::on(&mut response)),
-        StatusCode::SWITCHING_PROTOCOLS => return Err(ForwardError::Unasked),
-        _ => None,
-    };
-    let server = Rc::clone(lease.server());
-    let response =
-        response.map(|body| UpstreamBody::new(body, lease, Arc::clone(watch), limits.idle));
-    Ok(Forwarded { response, server, tunnel })
-}
-
-/// A copy to send again, where that is allowed.
-fn spare_of(request: &Request<ClientBody>) -> Option<Request<ClientBody>> {
-    if !request.method().is_idempotent() || request.headers().contains_key(header::UPGRADE) {
-        return None;
+    let mut response = Response::new(());
+    std::mem::swap(&mut response, &mut head.response);
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        if !tunnel_asked {
+            return Err(ForwardError::Unasked);
+        }
+        let response = response.map(|()| UpstreamBody::nothing());
+        return Ok(Forwarded { response, server, tunnel: Some(exchange.into_link()) });
     }
-    let mut spare = Request::new(request.body().again()?);
-    spare.method_mut().clone_from(request.method());
-    spare.uri_mut().clone_from(request.uri());
-    spare.headers_mut().clone_from(request.headers());
-    Some(spare)
+    let body =
+        UpstreamBody::new(exchange, head, Rc::clone(&server), Arc::clone(watch), limits.idle);
+    Ok(Forwarded { response: response.map(|()| body), server, tunnel: None })
 }

@@ -10,11 +10,13 @@
 //!
 //! [`Credential`]: crate::identity::Credential
 
+mod answer;
 pub mod authorize;
 pub(crate) mod body;
 pub mod decide;
 pub mod forward;
 pub mod headers;
+pub mod link;
 pub mod path;
 pub mod pool;
 pub mod route;

@@ -6,20 +6,14 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1};
-use hyper_util::rt::TokioIo;
+use http::HeaderValue;
 use tokio::net::TcpStream;
 
-use super::body::{BodyFate, BodyState, ClientBody};
+use super::link::Link;
 
 /// A server that cannot be reached is passed over for so long, doubled with every failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-
-/// Longest answer head of an upstream.
-const MAX_ANSWER_HEAD_BYTES: usize = 64 << 10;
 
 /// The connections to the servers of one upstream.
 pub(crate) struct Pool {
@@ -42,15 +36,16 @@ pub(crate) struct Server {
 }
 
 struct Idle {
-    sender: http1::SendRequest<ClientBody>,
+    link: Link,
     since: Instant,
 }
 
-/// A connection in use by one request.
+/// A connection for one request.
 pub(crate) struct Lease {
-    sender: http1::SendRequest<ClientBody>,
-    server: Rc<Server>,
-    fate: Rc<BodyFate>,
+    /// The connection.
+    pub(crate) link: Link,
+    /// The other end.
+    pub(crate) server: Rc<Server>,
     /// Whether it has carried a request before.
     pub(crate) reused: bool,
 }
@@ -77,9 +72,6 @@ pub enum ConnectError {
     /// The system's answer for the one tried last.
     #[error("no server of the upstream could be reached")]
     Io(#[source] std::io::Error),
-    /// The connection could not be made ready for HTTP.
-    #[error("a connection to the upstream could not be used")]
-    Handshake(#[source] hyper::Error),
 }
 
 impl Pool {
@@ -104,15 +96,11 @@ impl Pool {
         }
     }
 
-    /// An idle connection, or a new one. `fresh` asks for a new one.
+    /// An idle connection, or a new one.
     ///
     /// # Errors
     /// When no server could be reached; nothing has been sent then.
-    pub(crate) async fn lease(
-        &self,
-        fate: &Rc<BodyFate>,
-        fresh: bool,
-    ) -> Result<Lease, ConnectError> {
+    pub(crate) async fn lease(&self) -> Result<Lease, ConnectError> {
         let first = self.next.get();
         self.next.set((first + 1) % self.servers.len());
         let now = Instant::now();
@@ -123,48 +111,41 @@ impl Pool {
         let paused = in_turn().filter(|server| server.is_paused(now));
         let mut failed = ConnectError::Timeout;
         for server in usable.chain(paused) {
-            if !fresh && let Some(sender) = server.take_idle(now).await {
-                return Ok(server.lease(sender, fate, true));
+            if let Some(link) = server.take_idle(now) {
+                return Ok(Lease { link, server: Rc::clone(server), reused: true });
             }
             match self.connect(server).await {
-                Ok(sender) => {
-                    server.failures.set(0);
-                    server.paused_until.set(None);
-                    return Ok(server.lease(sender, fate, false));
-                }
-                Err(error) => {
-                    server.pause(Instant::now());
-                    tracing::debug!(server = %server.authority, %error, "upstream connection failed");
-                    failed = error;
-                }
+                Ok(link) => return Ok(Lease { link, server: Rc::clone(server), reused: false }),
+                Err(error) => failed = error,
             }
         }
         Err(failed)
     }
 
-    async fn connect(
-        &self,
-        server: &Server,
-    ) -> Result<http1::SendRequest<ClientBody>, ConnectError> {
-        let stream =
-            tokio::time::timeout(self.connect_timeout, TcpStream::connect(&*server.authority))
-                .await
-                .map_err(|_| ConnectError::Timeout)?
-                .map_err(ConnectError::Io)?;
-        stream.set_nodelay(true).map_err(ConnectError::Io)?;
-        let (sender, connection) = http1::Builder::new()
-            .max_header_size(MAX_ANSWER_HEAD_BYTES)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(ConnectError::Handshake)?;
-        // Ends with its sender: an idle connection with its place in the pool, one in use with its
-        // lease.
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "upstream connection ended");
+    /// A new connection to `server`.
+    ///
+    /// # Errors
+    /// When it could not be reached; it is then passed over for a while.
+    pub(crate) async fn connect(&self, server: &Server) -> Result<Link, ConnectError> {
+        let connecting = TcpStream::connect(&*server.authority);
+        let connected = match tokio::time::timeout(self.connect_timeout, connecting).await {
+            Ok(connected) => connected.map_err(ConnectError::Io),
+            Err(_) => Err(ConnectError::Timeout),
+        };
+        match connected {
+            Ok(stream) => {
+                server.failures.set(0);
+                server.paused_until.set(None);
+                // Without this a small request may wait for the server's delayed acknowledgement.
+                let _ = stream.set_nodelay(true);
+                Ok(Link::new(stream))
             }
-        });
-        Ok(sender)
+            Err(error) => {
+                server.pause(Instant::now());
+                tracing::debug!(server = %server.authority, %error, "upstream connection failed");
+                Err(error)
+            }
+        }
     }
 
     /// Every server, and whether it is in use.
@@ -176,10 +157,8 @@ impl Pool {
     /// Closes connections that have been idle for too long.
     pub(crate) fn close_stale(&self, now: Instant) {
         for server in &self.servers {
-            let fresh = |idle: &Idle| {
-                now.duration_since(idle.since) < server.keep_alive && !idle.sender.is_closed()
-            };
-            server.idle.borrow_mut().retain(fresh);
+            let usable = |idle: &Idle| server.is_fresh(idle, now) && idle.link.is_quiet();
+            server.idle.borrow_mut().retain(usable);
         }
     }
 }
@@ -196,51 +175,25 @@ impl Server {
         self.paused_until.set(Some(now + pause));
     }
 
-    async fn take_idle(&self, now: Instant) -> Option<http1::SendRequest<ClientBody>> {
+    fn take_idle(&self, now: Instant) -> Option<Link> {
+        let mut idle = self.idle.borrow_mut();
         loop {
-            let mut idle = self.idle.borrow_mut().pop()?;
-            let usable =
-                !idle.sender.is_closed() && now.duration_since(idle.since) < self.keep_alive;
-            // It was given back after a complete exchange, so this waits for its task at most.
-            if usable && (idle.sender.is_ready() || idle.sender.ready().await.is_ok()) {
-                return Some(idle.sender);
+            let last = idle.pop()?;
+            if self.is_fresh(&last, now) && last.link.is_quiet() {
+                return Some(last.link);
             }
         }
     }
 
-    fn lease(
-        self: &Rc<Self>,
-        sender: http1::SendRequest<ClientBody>,
-        fate: &Rc<BodyFate>,
-        reused: bool,
-    ) -> Lease {
-        Lease { sender, server: Rc::clone(self), fate: Rc::clone(fate), reused }
-    }
-}
-
-impl Lease {
-    /// The server at the other end.
-    pub(crate) fn server(&self) -> &Rc<Server> {
-        &self.server
+    fn is_fresh(&self, idle: &Idle, now: Instant) -> bool {
+        now.duration_since(idle.since) < self.keep_alive
     }
 
-    /// Sends a request. What was not sent at all comes back with the error.
-    pub(crate) fn send(
-        &mut self,
-        request: Request<ClientBody>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<ClientBody>>>> + use<>
-    {
-        self.sender.try_send_request(request)
-    }
-
-    /// Keeps the connection for the next request, if this one was sent in full.
-    pub(crate) fn give_back(self) {
-        if self.fate.state.get() != BodyState::Complete || self.sender.is_closed() {
-            return;
-        }
-        let mut idle = self.server.idle.borrow_mut();
-        if idle.len() < self.server.max_idle {
-            idle.push(Idle { sender: self.sender, since: Instant::now() });
+    /// Keeps a connection that is between two exchanges.
+    pub(crate) fn give_back(&self, link: Link) {
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() < self.max_idle {
+            idle.push(Idle { link, since: Instant::now() });
         }
     }
 }
