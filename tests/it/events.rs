@@ -8,8 +8,8 @@ use portcullis::store::{EventFilter, Store};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Answer, Builder, PASSWORD, Request, TestGateway, Upstream, events_of, open_store, postgres,
-    until_events,
+    Answer, Builder, PASSWORD, Request, TestGateway, Upstream, events_of, open_store, patiently,
+    pause, postgres, until_events,
 };
 
 const AGENT: &str = "Browser/1.0 (tests)";
@@ -76,9 +76,25 @@ async fn only(store: &Store, kind: EventKind) -> StoredEvent {
     events.remove(0)
 }
 
-/// The newest event of this kind.
-async fn newest(store: &Store, kind: EventKind) -> StoredEvent {
-    events_of(store, kind).await.pop().unwrap_or_else(|| panic!("no {}", kind.as_str()))
+/// The event of this kind that this answer's request left.
+async fn of(store: &Store, kind: EventKind, answer: &Answer) -> StoredEvent {
+    let id = answer.header("x-request-id").expect("an id");
+    let mut events = events_of(store, kind).await;
+    events.retain(|stored| stored.event.request_id.as_deref() == Some(id));
+    assert_eq!(events.len(), 1, "{events:?}");
+    events.remove(0)
+}
+
+/// The same for events that are written in passing.
+async fn until_of(store: &Store, kind: EventKind, answer: &Answer) -> StoredEvent {
+    let id = answer.header("x-request-id");
+    patiently("the event", async {
+        while !events_of(store, kind).await.iter().any(|e| e.event.request_id.as_deref() == id) {
+            pause().await;
+        }
+    })
+    .await;
+    of(store, kind, answer).await
 }
 
 #[track_caller]
@@ -125,7 +141,7 @@ async fn account_events(gateway: &TestGateway, store: &Store) {
         (json!({ "password": PASSWORD }), "validation_failed", None),
     ] {
         let answer = post(gateway, "/auth/signup", &body).await;
-        let stored = newest(store, EventKind::SignupFailed).await;
+        let stored = of(store, EventKind::SignupFailed, &answer).await;
         expect_event(&stored.event, bad, Some(reason), email);
         expect_origin(&stored, &answer);
         assert_eq!(stored.event.user_id, None, "whose address it is, is not the caller's");
@@ -144,7 +160,7 @@ async fn account_events(gateway: &TestGateway, store: &Store) {
         let answer =
             post(gateway, "/auth/login", &json!({ "email": email, "password": "x" })).await;
         answer.expect_problem(401, "invalid_credentials");
-        let stored = newest(store, EventKind::LoginFailed).await;
+        let stored = of(store, EventKind::LoginFailed, &answer).await;
         expect_event(&stored.event, bad, Some(reason), Some(email));
         expect_origin(&stored, &answer);
         assert_eq!(stored.event.user_id.as_ref().map(|id| id.as_str()), user);
@@ -259,7 +275,7 @@ async fn refusals_of_routes_are_noted_in_passing() {
 
     let answer = get("/api/somebody/tasks", &ann.token).await;
     answer.expect_problem(403, "owner_mismatch");
-    let stored = &until_events(&store, EventKind::OwnerMismatch, 1).await[0];
+    let stored = &until_of(&store, EventKind::OwnerMismatch, &answer).await;
     expect_event(&stored.event, bad, Some("owner_mismatch"), None);
     expect_origin(stored, &answer);
     assert_eq!(stored.event.user_id.as_ref().map(|id| id.as_str()), Some(&*ann.id));
@@ -267,20 +283,16 @@ async fn refusals_of_routes_are_noted_in_passing() {
 
     // Shadow mode lets through what it notes.
     let answer = get("/shadow/somebody", &ann.token).await.expect(200);
-    let stored = &until_events(&store, EventKind::OwnerMismatch, 2).await[1];
+    let stored = &until_of(&store, EventKind::OwnerMismatch, &answer).await;
     expect_origin(stored, &answer);
 
-    for (n, (target, token, status, reason)) in [
+    for (target, token, status, reason) in [
         ("/closed", &*ann.token, 403, "denied"),
-        ("/staff", &*ann.token, 403, "insufficient_scope"),
+        ("/staff", &*ann.token, 403, "missing_role"),
         ("/private/a", "a.b.c", 401, ""),
-    ]
-    .into_iter()
-    .enumerate()
-    {
+    ] {
         let answer = get(target, token).await.expect(status);
-        let events = until_events(&store, EventKind::AccessDenied, n + 1).await;
-        let stored = events.last().expect("one");
+        let stored = &until_of(&store, EventKind::AccessDenied, &answer).await;
         expect_origin(stored, &answer);
         assert_eq!(stored.event.outcome, bad);
         let told = stored.event.reason.as_deref().unwrap_or_default();
@@ -377,8 +389,8 @@ async fn text_of_clients_is_cleaned() {
         ] {
             let body = json!({ "email": "x@example.com", "password": "x" });
             let request = gateway.post("/auth/login").header("User-Agent", agent).json(&body);
-            request.send().await.expect(401);
-            let stored = newest(&store, EventKind::LoginFailed).await;
+            let answer = request.send().await.expect(401);
+            let stored = of(&store, EventKind::LoginFailed, &answer).await;
             assert_eq!(stored.event.user_agent, Some(expected));
         }
         for (email, expected) in [
@@ -387,8 +399,8 @@ async fn text_of_clients_is_cleaned() {
             (&*"\u{e4}".repeat(500), "\u{e4}".repeat(127)),
         ] {
             let body = json!({ "email": email, "password": "x\u{0}y" });
-            post(gateway, "/auth/login", &body).await.expect(422);
-            let stored = newest(&store, EventKind::LoginFailed).await;
+            let answer = post(gateway, "/auth/login", &body).await.expect(422);
+            let stored = of(&store, EventKind::LoginFailed, &answer).await;
             assert_eq!(stored.event.email, Some(expected));
         }
         // Neither hyper nor we take NUL in a field.
