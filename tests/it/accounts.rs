@@ -15,7 +15,7 @@ use portcullis::model::{
 use portcullis::store::{NewAccount, SignUp, Store};
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Caller, PASSWORD, Request, TestGateway, Upstream};
+use crate::harness::{Answer, Caller, PASSWORD, Request, TestGateway, Upstream, events_of};
 
 const NEW_PASSWORD: &str = "Other-Plover-9-Ladder";
 
@@ -310,6 +310,85 @@ async fn unknown_wrong_and_disabled_are_one_answer() {
     assert!(told.windows(2).all(|pair| pair[0] == pair[1]), "{told:#?}");
     let last = store.user(&dan.id.parse().expect("an id")).await.expect("read").expect("there");
     assert_eq!(last.last_sign_in_at, Some(gateway.clock.now()), "of the sign-up");
+}
+
+/// One hash for each, so that the time tells nothing either.
+#[tokio::test]
+async fn unknown_wrong_and_disabled_cost_one_hash_each() {
+    let (_upstream, gateway) = gateway().await;
+    gateway.sign_up("ann").await;
+    let dan = gateway.sign_up("dan").await;
+    disable(&gateway.store(), &dan.id, gateway.clock.now()).await;
+    let hashes = async || {
+        let metrics = gateway.admin_get("/metrics").await.expect(200).text();
+        let name = "portcullis_password_hash_duration_seconds_count ";
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)).expect("a count");
+        line.parse::<u64>().expect("a number")
+    };
+    for (email, password) in [
+        ("nobody@example.com", PASSWORD),
+        ("ann@example.com", "Wrong-Password-1"),
+        ("ann@example.com", ""),
+        ("dan@example.com", PASSWORD),
+        ("dan@example.com", "Wrong-Password-1"),
+    ] {
+        let before = hashes().await;
+        gateway.log_in(email, password).await.expect(401);
+        assert_eq!(hashes().await, before + 1, "{email} {password}");
+    }
+}
+
+#[tokio::test]
+async fn a_disabled_account_comes_back_at_its_time() {
+    let (_upstream, gateway) = gateway().await;
+    let ann = gateway.sign_up("ann").await;
+    let now = gateway.clock.now();
+    let until = now + jiff::SignedDuration::from_secs(3600);
+    let event = noted(EventKind::UserDisabled, now);
+    let id = ann.id.parse().expect("an id");
+    gateway.store().disable(&id, until, now, &event).await.expect("stored").expect("there");
+    gateway.advance(Duration::from_secs(3599));
+    gateway.log_in(&ann.email, PASSWORD).await.expect_problem(401, "invalid_credentials");
+    gateway.advance(Duration::from_secs(1));
+    let session = gateway.log_in(&ann.email, PASSWORD).await.expect(200).json();
+    assert_eq!(session["user"]["banned_until"], Value::Null);
+    // What was ended stays ended.
+    gateway.refresh(&ann.refresh_token).await.expect_problem(400, "session_expired");
+}
+
+/// Client libraries send the header everywhere.
+#[tokio::test]
+async fn endpoints_that_need_no_token_do_not_look_at_one() {
+    let (_upstream, gateway) = gateway().await;
+    let body = json!({ "email": "ann@example.com", "password": PASSWORD });
+    for (target, status) in [("/auth/signup", 201), ("/auth/login", 200)] {
+        let request = gateway.post(target).bearer("anonymous-key").header("apikey", "x");
+        request.json(&body).send().await.expect(status);
+    }
+    for target in ["/auth/health", "/auth/settings", "/auth/.well-known/jwks.json"] {
+        gateway.get_as("anonymous-key", target).await.expect(200);
+    }
+}
+
+/// A client that hangs up does not keep its request from being done.
+#[tokio::test]
+async fn a_sign_up_is_finished_when_its_client_has_gone() {
+    let (_upstream, gateway) = gateway().await;
+    let store = gateway.store();
+    for n in 0..10 {
+        let body = json!({ "email": format!("u{n}@example.com"), "password": PASSWORD });
+        let mut client = gateway.connect().await;
+        client.send(gateway.post("/auth/signup").json(&body).to_bytes()).await;
+        // Long enough for the request to be read, not for the answer.
+        if n % 2 == 0 {
+            tokio::task::yield_now().await;
+        }
+        drop(client);
+    }
+    // Some were never read. Of the others, account and event are both there or both not.
+    gateway.sign_up("last").await;
+    let users = store.users(None, 100, None).await.expect("read").len();
+    assert_eq!(events_of(&store, EventKind::Signup).await.len(), users);
 }
 
 #[tokio::test]
@@ -799,6 +878,10 @@ async fn sessions_are_listed_and_ended() {
     end(&second.token, id).await.expect_problem(404, "not_found");
     let listed = gateway.get_as(&second.token, "/auth/sessions").await.expect(200).json();
     assert_eq!(listed["sessions"].as_array().map(Vec::len), Some(1));
+    // The own one is a logout.
+    let own = listed["sessions"][0]["id"].as_str().expect("an id").to_owned();
+    end(&second.token, &own).await.expect(204);
+    gateway.get_as(&second.token, "/private/a").await.expect_problem(401, "session_not_found");
 }
 
 // Logout.
@@ -960,6 +1043,7 @@ async fn sign_ups_and_logins_are_limited_for_each_address_apart() {
     }
     post("/auth/login", 0, "2001:db8:0:1:ffff::1").await.expect(429);
     post("/auth/login", 0, "2001:db8:0:2::1").await.expect(200);
+    post("/auth/login", 0, "::ffff:192.0.2.1").await.expect(429);
 
     // A whole window later it is free again, not a moment before.
     gateway.advance(Duration::from_millis(59_999));
@@ -1012,7 +1096,7 @@ async fn guesses_at_one_account_are_limited_wherever_they_come_from() {
         assert_eq!(refused.header("retry-after"), Some("3600"));
         let policy = refused.header("ratelimit-policy").expect("counted");
         assert!(policy.contains("\"login_account\";q=20;w=3600"), "{policy}");
-        gateway.advance(Duration::from_secs(60));
+        gateway.advance(Duration::from_mins(1));
     }
     guess("other@example.com", 1).await.expect(401);
     gateway.advance(Duration::from_hours(1));

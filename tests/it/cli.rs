@@ -3,12 +3,14 @@
 
 use std::io::{BufRead as _, BufReader};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use portcullis::model::EventKind;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Caller, PASSWORD, Program, Request, TestGateway, Told, Upstream, blocking, events_of,
-    open_store, patiently,
+    Answer, Caller, PASSWORD, Program, Request, TestGateway, Told, Upstream, blocking, events_of,
+    open_store, patiently, pause,
 };
 
 /// A program on a fresh SQLite file with a schema.
@@ -37,7 +39,7 @@ async fn show(program: &Program, user: &str) -> Value {
     only(&program.run(&["users", "show", user, "--json"]).await.expect(0))
 }
 
-async fn try_log_in(program: &Program, email: &str, password: &str) -> crate::harness::Answer {
+async fn try_log_in(program: &Program, email: &str, password: &str) -> Answer {
     let body = json!({ "email": email, "password": password });
     Request::new(program.public, "POST", "/auth/login").json(&body).send().await
 }
@@ -55,7 +57,7 @@ async fn until_status(program: &Program, token: &str, status: u16) {
             if answer.status == status {
                 return;
             }
-            crate::harness::pause().await;
+            pause().await;
         }
     })
     .await;
@@ -280,16 +282,14 @@ async fn keys_rotate_and_retire_while_the_program_runs() {
     };
     let kid_of = |token: &str| {
         let header = token.split('.').next().expect("a header");
-        use base64::Engine as _;
-        let header =
-            base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(header).expect("base64url");
+        let header = URL_SAFE_NO_PAD.decode(header).expect("base64url");
         let header: Value = serde_json::from_slice(&header).expect("JSON");
         header["kid"].as_str().expect("a kid").to_owned()
     };
     let until_jwks = async |wanted: usize| {
         patiently("the keys", async {
             while jwks().await.len() != wanted {
-                crate::harness::pause().await;
+                pause().await;
             }
         })
         .await;
@@ -339,7 +339,7 @@ async fn keys_rotate_and_retire_while_the_program_runs() {
                 until_status(&program, &ann.token, 200).await;
                 return;
             }
-            crate::harness::pause().await;
+            pause().await;
         }
     })
     .await;
@@ -351,6 +351,32 @@ async fn keys_rotate_and_retire_while_the_program_runs() {
     let reasons: Vec<_> =
         noted.iter().filter_map(|stored| stored.event.reason.as_deref()).collect();
     assert_eq!(reasons, ["added", "added", "retired", "added"]);
+}
+
+/// Also when it is the only one: then nobody can log in until there is another.
+#[tokio::test]
+async fn tokens_of_a_retired_key_are_refused_even_when_no_other_key_is_there() {
+    let (_upstream, program) = program("").await;
+    create(&program, &["ann@example.com"]).await;
+    let _running = program.serve().await;
+    let ann = log_in(&program, "ann@example.com", PASSWORD).await;
+    until_status(&program, &ann.token, 200).await;
+    let keys = program.run(&["keys", "list", "--json"]).await.expect(0);
+    let kid = only(&keys)["kid"].as_str().expect("a kid").to_owned();
+    let told = program.run(&["keys", "retire", &kid]).await.expect(0);
+    assert!(told.stdout.contains("keys rotate --now"), "{told}");
+    until_status(&program, &ann.token, 401).await;
+    let answer = try_log_in(&program, "ann@example.com", PASSWORD).await;
+    assert!(matches!(answer.status, 500 | 503), "{}", answer.text());
+    program.run(&["keys", "rotate", "--now"]).await.expect(0);
+    patiently("a login with the new key", async {
+        while try_log_in(&program, "ann@example.com", PASSWORD).await.status != 200 {
+            pause().await;
+        }
+    })
+    .await;
+    let ann = log_in(&program, "ann@example.com", PASSWORD).await;
+    until_status(&program, &ann.token, 200).await;
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! `kill -9` in the middle of sign-ups and logins: whatever was answered is in the database with
 //! its event, and nothing is there twice.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -11,8 +11,8 @@ use portcullis::store::{EventFilter, Store};
 use serde_json::json;
 
 use crate::harness::{
-    Answer, Caller, Client, End, PASSWORD, Program, Request, TestGateway, Upstream, open_store,
-    patiently, postgres,
+    Answer, Caller, Client, End, PASSWORD, Program, Request, TestGateway, Upstream, expect_no_gaps,
+    open_store, patiently, postgres,
 };
 
 /// Requests in all; the program is killed after about half of the answers.
@@ -67,7 +67,7 @@ async fn survives(program: &Program, store_url: &str) {
     let _running = program.serve().await;
     let store = open_store(store_url);
     let events = store.events(&EventFilter::default(), 10_000, None).await.expect("read");
-    expect_each_once(&events);
+    expect_no_gaps(&events);
     for (email, answer) in &told {
         let kind = if answer.status == 201 { EventKind::Signup } else { EventKind::Login };
         assert!(matches!(answer.status, 200 | 201), "{}", answer.text());
@@ -86,20 +86,6 @@ async fn survives(program: &Program, store_url: &str) {
     }
     expect_accounts(&store, &events, &told).await;
     post(program.public, "/auth/login", &old[0]).await.expect("it runs").expect(200);
-}
-
-/// No event twice, no gap in any writer's numbers.
-fn expect_each_once(events: &[StoredEvent]) {
-    let ids: BTreeSet<_> = events.iter().map(|stored| stored.event.id).collect();
-    assert_eq!(ids.len(), events.len());
-    let mut writers: BTreeMap<_, Vec<i64>> = BTreeMap::new();
-    for stored in events {
-        writers.entry(stored.writer).or_default().push(stored.number);
-    }
-    for numbers in writers.values_mut() {
-        numbers.sort_unstable();
-        assert!(numbers.iter().copied().eq(1..=numbers.len() as i64), "{numbers:?}");
-    }
 }
 
 /// An account for each event of a sign-up and no other; among them all that were answered.

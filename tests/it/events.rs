@@ -1,15 +1,14 @@
 //! Contract section 6: what is remembered of what happened, and when.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use portcullis::model::{Event, EventKind, Outcome, StoredEvent};
+use portcullis::model::{Event, EventKind, Outcome, StoredEvent, UserId};
 use portcullis::store::{EventFilter, Store};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Answer, Builder, PASSWORD, Request, TestGateway, Upstream, events_of, open_store, patiently,
-    pause, postgres, until_events,
+    Answer, Builder, PASSWORD, Request, TestGateway, Upstream, events_of, expect_no_gaps,
+    open_store, patiently, pause, postgres, until_events,
 };
 
 const AGENT: &str = "Browser/1.0 (tests)";
@@ -117,7 +116,7 @@ async fn account_events(gateway: &TestGateway, store: &Store) {
     let stored = only(store, EventKind::Signup).await;
     expect_event(&stored.event, good, None, Some("Ann@example.com"));
     expect_origin(&stored, &answer);
-    assert_eq!(stored.event.user_id.as_ref().map(|id| id.as_str()), Some(id));
+    assert_eq!(stored.event.user_id.as_ref().map(UserId::as_str), Some(id));
     assert!(stored.event.session_id.is_some());
     assert_eq!(stored.event.actor, None);
     assert_eq!(stored.event.at, gateway.clock.now());
@@ -151,7 +150,7 @@ async fn account_events(gateway: &TestGateway, store: &Store) {
     let stored = only(store, EventKind::Login).await;
     expect_event(&stored.event, good, None, Some("Ann@example.com"));
     expect_origin(&stored, &answer);
-    assert_eq!(stored.event.user_id.as_ref().map(|id| id.as_str()), Some(id));
+    assert_eq!(stored.event.user_id.as_ref().map(UserId::as_str), Some(id));
 
     for (email, reason, user) in [
         ("nobody@example.com", "unknown_user", None),
@@ -163,7 +162,7 @@ async fn account_events(gateway: &TestGateway, store: &Store) {
         let stored = of(store, EventKind::LoginFailed, &answer).await;
         expect_event(&stored.event, bad, Some(reason), Some(email));
         expect_origin(&stored, &answer);
-        assert_eq!(stored.event.user_id.as_ref().map(|id| id.as_str()), user);
+        assert_eq!(stored.event.user_id.as_ref().map(UserId::as_str), user);
         assert_eq!(stored.event.session_id, None);
     }
 
@@ -189,7 +188,7 @@ async fn account_events(gateway: &TestGateway, store: &Store) {
     let stored = only(store, EventKind::PasswordChanged).await;
     expect_event(&stored.event, good, None, None);
     expect_origin(&stored, &answer);
-    assert_eq!(stored.event.user_id.as_ref().map(|id| id.as_str()), Some(id));
+    assert_eq!(stored.event.user_id.as_ref().map(UserId::as_str), Some(id));
 
     let answer =
         said(gateway.post("/auth/logout?scope=global")).bearer(token).send().await.expect(204);
@@ -205,7 +204,7 @@ async fn account_events_are_there_before_the_answer_on_sqlite() {
     let gateway = builder(&upstream).start().await;
     let store = gateway.store();
     account_events(&gateway, &store).await;
-    expect_no_gaps(&store).await;
+    all_events(&store).await;
 }
 
 #[tokio::test]
@@ -215,24 +214,15 @@ async fn account_events_are_there_before_the_answer_on_postgres() {
     let gateway = builder(&upstream).storage(&database.url).start().await;
     let store = open_store(&database.url);
     account_events(&gateway, &store).await;
-    expect_no_gaps(&store).await;
+    all_events(&store).await;
 }
 
-/// Each writer's numbers are 1, 2, 3, …
-async fn expect_no_gaps(store: &Store) {
+/// All of them, none twice, no gap.
+async fn all_events(store: &Store) -> Vec<StoredEvent> {
     let events = store.events(&EventFilter::default(), 10_000, None).await.expect("read");
     assert!(!events.is_empty());
-    let mut numbers: BTreeMap<_, Vec<i64>> = BTreeMap::new();
-    let mut ids = BTreeSet::new();
-    for stored in &events {
-        numbers.entry(stored.writer).or_default().push(stored.number);
-        assert!(ids.insert(stored.event.id), "{stored:?} is there twice");
-        assert_eq!(stored.event.id.get_version_num(), 7);
-    }
-    for numbers in numbers.values_mut() {
-        numbers.sort_unstable();
-        assert!(numbers.iter().copied().eq(1..=numbers.len() as i64), "{numbers:?}");
-    }
+    expect_no_gaps(&events);
+    events
 }
 
 /// A login that is refused is not answered before its event can be stored.
@@ -260,7 +250,7 @@ async fn a_refusal_that_cannot_be_stored_is_not_told() {
     assert_eq!(store.users(None, 10, None).await.expect("read").len(), 1);
     gateway.log_in(&ann.email, PASSWORD).await.expect(200);
     gateway.try_sign_up("bob@example.com").await.expect(201);
-    expect_no_gaps(&store).await;
+    all_events(&store).await;
 }
 
 #[tokio::test]
@@ -278,7 +268,7 @@ async fn refusals_of_routes_are_noted_in_passing() {
     let stored = &until_of(&store, EventKind::OwnerMismatch, &answer).await;
     expect_event(&stored.event, bad, Some("owner_mismatch"), None);
     expect_origin(stored, &answer);
-    assert_eq!(stored.event.user_id.as_ref().map(|id| id.as_str()), Some(&*ann.id));
+    assert_eq!(stored.event.user_id.as_ref().map(UserId::as_str), Some(&*ann.id));
     assert!(stored.event.session_id.is_some());
 
     // Shadow mode lets through what it notes.
@@ -309,9 +299,8 @@ async fn refusals_of_routes_are_noted_in_passing() {
     // Nobody in particular: no event.
     gateway.get("/private/a").send().await.expect(401);
     gateway.get("/unknown").send().await.expect(404);
-    let all = store.events(&EventFilter::default(), 100, None).await.expect("read");
+    let all = all_events(&store).await;
     assert_eq!(all.len(), 1 + 2 + 3 + 1, "{all:#?}");
-    expect_no_gaps(&store).await;
 }
 
 #[tokio::test]
@@ -323,7 +312,7 @@ async fn an_override_of_the_owner_is_noted() {
     let answer = said(gateway.get("/api/somebody/tasks")).bearer(&token).send().await.expect(200);
     let stored = &until_events(&store, EventKind::OwnerOverride, 1).await[0];
     assert_eq!(stored.event.outcome, Outcome::Success);
-    assert_eq!(stored.event.user_id.as_ref().map(|id| id.as_str()), Some("helper-1"));
+    assert_eq!(stored.event.user_id.as_ref().map(UserId::as_str), Some("helper-1"));
     expect_origin(stored, &answer);
     said(gateway.get("/api/helper-1/tasks")).bearer(&token).send().await.expect(200);
     gateway.sign_up("later").await;
@@ -485,5 +474,5 @@ async fn a_stop_loses_no_noted_event() {
     gateway.shut_down().await.expect("it stops in peace");
     let store = gateway.store();
     assert_eq!(events_of(&store, EventKind::OwnerMismatch).await.len(), 50);
-    expect_no_gaps(&store).await;
+    all_events(&store).await;
 }

@@ -15,12 +15,11 @@ async fn fifty_sign_ups(gateway: &TestGateway, store: &Store) {
     let mut created = Vec::new();
     let mut refused = 0;
     for answer in futures_util::future::join_all(tries).await {
-        match answer.status {
-            201 => created.push(Caller::from_session(&answer.json())),
-            _ => {
-                answer.expect_problem(409, "user_already_exists");
-                refused += 1;
-            }
+        if answer.status == 201 {
+            created.push(Caller::from_session(&answer.json()));
+        } else {
+            answer.expect_problem(409, "user_already_exists");
+            refused += 1;
         }
     }
     assert_eq!((created.len(), refused), (1, 49));
@@ -52,6 +51,28 @@ async fn logins_against_a_password_change(gateway: &TestGateway) {
     gateway.get_as(&ann.token, "/private/a").await.expect(200);
 }
 
+/// Refreshes at the same moment as a logout: whatever they gave out is refused when the logout is
+/// answered.
+async fn refreshes_against_a_logout(gateway: &TestGateway) {
+    for round in 0..10 {
+        let ann = gateway.sign_up(&format!("cat{round}")).await;
+        let logout = gateway.post("/auth/logout?scope=global").bearer(&ann.token).send();
+        let refreshes = (0..4).map(|_| gateway.refresh(&ann.refresh_token));
+        let (out, refreshed) = tokio::join!(logout, futures_util::future::join_all(refreshes));
+        out.expect(204);
+        for answer in refreshed {
+            if answer.status != 200 {
+                answer.expect_problem(400, "session_expired");
+                continue;
+            }
+            let session = Caller::from_session(&answer.json());
+            let refused = gateway.get_as(&session.token, "/private/a").await;
+            refused.expect_problem(401, "session_not_found");
+            gateway.refresh(&session.refresh_token).await.expect_problem(400, "session_expired");
+        }
+    }
+}
+
 const ROOM: &str = "[passwords]\nmax_queued_hashes = 100\nmax_concurrent_hashes = 2";
 
 #[tokio::test]
@@ -60,6 +81,7 @@ async fn one_of_fifty_sign_ups_wins_on_sqlite() {
     let gateway = TestGateway::builder().upstream("app", &upstream).config(ROOM).start().await;
     fifty_sign_ups(&gateway, &gateway.store()).await;
     logins_against_a_password_change(&gateway).await;
+    refreshes_against_a_logout(&gateway).await;
 }
 
 #[tokio::test]
@@ -74,6 +96,7 @@ async fn one_of_fifty_sign_ups_wins_on_postgres() {
         .await;
     fifty_sign_ups(&gateway, &open_store(&database.url)).await;
     logins_against_a_password_change(&gateway).await;
+    refreshes_against_a_logout(&gateway).await;
 }
 
 /// Two gateways that start at once on an empty database make one schema and one key.

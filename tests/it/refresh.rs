@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
-use portcullis::model::EventKind;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use portcullis::model::{EventKind, UserId};
 use serde_json::Value;
 
 use crate::harness::postgres;
-use crate::harness::{Builder, Caller, TestGateway, Upstream, events_of};
+use crate::harness::{Builder, Caller, PASSWORD, TestGateway, Upstream, events_of, open_store};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -51,7 +53,7 @@ async fn a_refresh_gives_a_new_pair_in_the_same_session() {
     let store = gateway.store();
     let noted = events_of(&store, EventKind::TokenRefreshed).await;
     assert_eq!(noted.len(), 1);
-    assert_eq!(noted[0].event.user_id.as_ref().map(|id| id.as_str()), Some(&*ann.id));
+    assert_eq!(noted[0].event.user_id.as_ref().map(UserId::as_str), Some(&*ann.id));
 }
 
 #[tokio::test]
@@ -93,7 +95,7 @@ async fn within_ten_seconds_a_used_token_gets_its_successor_even_when_that_is_us
 async fn real_reuse_ends_the_session_and_is_an_event() {
     let (_upstream, gateway) = gateway().await;
     let ann = gateway.sign_up("ann").await;
-    let elsewhere = gateway.log_in(&ann.email, crate::harness::PASSWORD).await.expect(200).json();
+    let elsewhere = gateway.log_in(&ann.email, PASSWORD).await.expect(200).json();
     let elsewhere = Caller::from_session(&elsewhere);
     let first = traded(&gateway, &ann.refresh_token).await;
     let second = traded(&gateway, &first.refresh_token).await;
@@ -117,7 +119,7 @@ async fn real_reuse_ends_the_session_and_is_an_event() {
     let [noted] = &noted[..] else { panic!("one event: {noted:?}") };
     let event = &noted.event;
     assert_eq!(event.outcome.as_str(), "failure");
-    assert_eq!(event.user_id.as_ref().map(|id| id.as_str()), Some(&*ann.id));
+    assert_eq!(event.user_id.as_ref().map(UserId::as_str), Some(&*ann.id));
     assert!(event.session_id.is_some());
     assert_eq!(event.user_agent.as_deref(), Some("Thief/1"));
     assert_eq!(event.request_id.as_deref(), refused.header("x-request-id"));
@@ -164,7 +166,7 @@ async fn no_session_outlives_its_absolute_limit() {
     ann = traded(&gateway, &ann.refresh_token).await;
     gateway.advance(SECOND);
     gateway.refresh(&ann.refresh_token).await.expect_problem(400, "session_expired");
-    gateway.log_in(&ann.email, crate::harness::PASSWORD).await.expect(200);
+    gateway.log_in(&ann.email, PASSWORD).await.expect(200);
 }
 
 #[tokio::test]
@@ -193,12 +195,10 @@ async fn the_database_holds_no_token() {
     let contains = |needle: &[u8]| bytes.windows(needle.len()).any(|window| window == needle);
     assert!(contains(ann.email.as_bytes()), "the right files are read");
     for token in [&ann.refresh_token, &next.refresh_token] {
-        use base64::Engine as _;
-        let raw =
-            base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(token).expect("base64url");
+        let raw = URL_SAFE_NO_PAD.decode(token).expect("base64url");
         assert!(!contains(token.as_bytes()) && !contains(&raw));
     }
-    assert!(!contains(crate::harness::PASSWORD.as_bytes()));
+    assert!(!contains(PASSWORD.as_bytes()));
 }
 
 /// Twenty at once get one and the same successor.
@@ -235,7 +235,7 @@ async fn twenty_refreshes_of_one_token_get_one_successor_on_postgres() {
     let database = postgres::database().await;
     let (_upstream, gateway) = with(|b| b.storage(&database.url)).await;
     race(&gateway).await;
-    let store = crate::harness::open_store(&database.url);
+    let store = open_store(&database.url);
     assert_eq!(events_of(&store, EventKind::TokenRefreshed).await.len(), 3);
     assert!(events_of(&store, EventKind::RefreshReuse).await.is_empty());
 }

@@ -1,5 +1,6 @@
 //! Account requests in one line, and a second look at what they stored.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use portcullis::config::Storage;
@@ -70,6 +71,21 @@ pub(crate) async fn until_events(store: &Store, kind: EventKind, count: usize) -
         }
     })
     .await
+}
+
+/// Checks that no event is there twice and that each writer's numbers are 1, 2, 3, …
+#[track_caller]
+pub(crate) fn expect_no_gaps(events: &[StoredEvent]) {
+    let ids: BTreeSet<_> = events.iter().map(|stored| stored.event.id).collect();
+    assert_eq!(ids.len(), events.len());
+    let mut writers: BTreeMap<_, Vec<i64>> = BTreeMap::new();
+    for stored in events {
+        writers.entry(stored.writer).or_default().push(stored.number);
+    }
+    for numbers in writers.values_mut() {
+        numbers.sort_unstable();
+        assert!((1..).zip(&*numbers).all(|(n, number)| n == *number), "{numbers:?}");
+    }
 }
 
 /// Between two looks at something that cannot be awaited.
