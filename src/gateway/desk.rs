@@ -15,7 +15,7 @@ use ahash::AHashSet;
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 use bytes::Bytes;
-use http::header::{HeaderMap, HeaderName, HeaderValue, ORIGIN, UPGRADE, USER_AGENT};
+use http::header::{HeaderMap, HeaderName, HeaderValue, ORIGIN, USER_AGENT};
 use http::{Request, Response};
 use hyper::body::{Body as _, Incoming};
 use tokio_util::task::TaskTracker;
@@ -36,7 +36,8 @@ use crate::proxy::headers::{RequestIds, Scheme};
 use crate::proxy::pool::Pool;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::tally::{Label, Tally};
-use crate::wire::{CHUNKED, HeadError, Wire, head};
+use crate::wire::head::{self, Fields};
+use crate::wire::{CHUNKED, HeadError, Wire};
 
 /// How often sessions that were used are noted in the database.
 const NOTE_SESSIONS: Duration = Duration::from_mins(1);
@@ -210,14 +211,20 @@ impl Desk {
         connection: Rc<Connection>,
         request: Request<Incoming>,
     ) -> Response<AnswerBody> {
-        let flaw = connection.wire.begin(body_bytes(&request));
+        let fields = Fields::of(request.headers());
+        let flaw = connection.wire.begin(body_bytes(&request, fields));
         let local = self.snapshot();
         let resolved = local.live.trusted.client_addr(connection.peer, request.headers());
+        let client_text = if resolved.client.0 == connection.peer {
+            connection.peer_value.clone()
+        } else {
+            address_value(resolved.client.0)
+        };
         let mut record = Record::new(
             Rc::clone(&self),
             Arc::clone(&connection.wire),
             self.gateway.clock.now(),
-            resolved.client.0,
+            (resolved.client.0, client_text),
             (request.method(), request.uri()),
         );
         record.request_id = Some(self.request_ids.id_of(request.headers(), record.time));
@@ -226,13 +233,16 @@ impl Desk {
             self.tally_mut(|tally| tally.ignored_forwarding_headers += 1);
             self.gateway.warn_of_ignored_header(connection.peer);
         }
-        let origin = request.headers().get(ORIGIN).cloned();
-        let api_version = request.headers().get(&API_VERSION).cloned();
+        let get = |there: bool, name| there.then(|| request.headers().get(name)).flatten().cloned();
+        let origin = get(fields.origin, &ORIGIN);
+        let api_version = get(fields.api_version, &API_VERSION);
         let checked = flaw
             .map_or(Ok(()), |flaw| Err(HeadError::from(flaw)))
-            .and_then(|()| head::check(&request, connection.scheme == Scheme::Https));
+            .and_then(|()| head::check(&request, fields, connection.scheme == Scheme::Https));
         let outcome = match checked {
-            Ok(()) => self.answer(&local, &connection, resolved, &mut record, request).await,
+            Ok(()) => {
+                self.answer(&local, &connection, resolved, &mut record, fields, request).await
+            }
             Err(error) => Err(Error::from(error).into()),
         };
         let mut response = match outcome {
@@ -264,10 +274,11 @@ impl Desk {
         connection: &Connection,
         resolved: Resolved,
         record: &mut Record,
+        fields: Fields,
         mut request: Request<Incoming>,
     ) -> Result<Answer, Failed> {
         let live = &local.live;
-        let preflight = cors::preflight(&request);
+        let preflight = if fields.origin { cors::preflight(&request) } else { None };
         let preflight_permit =
             preflight.and_then(|asked| decide_preflight(&live.table, request.uri().path(), asked));
         if preflight.is_some() && preflight_permit.is_none() && live.cors.is_on() {
@@ -275,8 +286,7 @@ impl Desk {
             let answer = live.cors.answer_preflight(request.headers().get(ORIGIN));
             return Ok(answer.map(|()| Source::Whole(Bytes::new())));
         }
-        let upgrade = request.headers().contains_key(UPGRADE);
-        let upgrade = upgrade.then(|| hyper::upgrade::on(&mut request));
+        let upgrade = fields.upgrade.then(|| hyper::upgrade::on(&mut request));
         let (parts, body) = request.into_parts();
         let uri = parts.uri.clone();
         let decision = match preflight_permit {
@@ -312,7 +322,9 @@ impl Desk {
         let asked = Asked { parts, body, upgrade, resolved };
         match self.forward(local, connection, record, &permit, asked).await {
             Ok(mut answer) => {
-                answer.headers_mut().extend(limited);
+                if !limited.is_empty() {
+                    answer.headers_mut().extend(limited);
+                }
                 Ok(answer)
             }
             Err(error) => Err(Failed { error, headers: limited }),
@@ -446,8 +458,8 @@ pub(super) struct Asked {
 }
 
 /// Bytes of body that follow a head, as far as the head says.
-fn body_bytes(request: &Request<Incoming>) -> u64 {
-    if request.headers().contains_key(UPGRADE) {
+fn body_bytes(request: &Request<Incoming>, fields: Fields) -> u64 {
+    if fields.upgrade {
         return CHUNKED;
     }
     if request.body().is_end_stream() {

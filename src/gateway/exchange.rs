@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
-use super::desk::{Answer, Asked, Connection, Desk, Failed, Local, address_value, event};
+use super::desk::{Answer, Asked, Connection, Desk, Failed, Local, event};
 use super::live::Live;
 use super::record::{Record, Source};
 use crate::auth::input::MAX_BODY_BYTES;
@@ -45,15 +45,13 @@ impl Desk {
         let Parts { method, uri, mut headers, .. } = parts;
         let route = permit.route();
         let upstream = &local.live.upstreams[permit.upstream().index];
-        let client =
-            (resolved.client.0 != connection.peer).then(|| address_value(resolved.client.0));
         let request_id = record.request_id.clone().ok_or(Error::Internal("no request id"))?;
         let framing = local.live.headers.prepare_request(
             &mut headers,
             permit,
             &Hop {
                 peer: &connection.peer_value,
-                client: client.as_ref().unwrap_or(&connection.peer_value),
+                client: &record.client_text,
                 trusted: resolved.peer_is_trusted,
                 scheme: connection.scheme,
                 request_id: &request_id,

@@ -39,6 +39,8 @@ pub(crate) struct Record {
     pub(crate) method: Method,
     pub(crate) uri: Uri,
     pub(crate) client: IpAddr,
+    /// The same as text.
+    pub(crate) client_text: HeaderValue,
     pub(crate) request_id: Option<RequestId>,
     pub(crate) user_agent: Option<HeaderValue>,
     pub(crate) route: Label,
@@ -62,7 +64,7 @@ impl Record {
         desk: Rc<Desk>,
         wire: Arc<Wire>,
         time: Timestamp,
-        client: IpAddr,
+        client: (IpAddr, HeaderValue),
         request: (&Method, &Uri),
     ) -> Box<Self> {
         desk.tally_mut(|tally| tally.in_flight += 1);
@@ -74,7 +76,8 @@ impl Record {
             time,
             method: request.0.clone(),
             uri: request.1.clone(),
-            client,
+            client: client.0,
+            client_text: client.1,
             request_id: None,
             user_agent: None,
             route,
@@ -119,7 +122,7 @@ impl Record {
         self.desk.access.note(&Line {
             time: self.time,
             request_id: self.request_id(),
-            client: self.client,
+            client: self.client_text.to_str().unwrap_or_default(),
             method: self.method.as_str(),
             path: self.uri.path(),
             route: &self.route,

@@ -101,11 +101,19 @@ pub fn bearer(headers: &HeaderMap) -> Result<Carried<'_>, CarrierError> {
     let token = rest.get(1..).unwrap_or_default();
     let padding = token.iter().rev().take_while(|&&b| b == b'=').count();
     let body = &token[..token.len() - padding];
-    let is_b64token = |b: &u8| b.is_ascii_alphanumeric() || b"-._~+/".contains(b);
-    if body.is_empty() || !body.iter().all(is_b64token) {
+    // Without an early end, so that the compiler looks at many bytes at once: tokens are long.
+    let odd = body.iter().fold(0, |odd, &b| odd | u8::from(!is_b64token(b)));
+    if body.is_empty() || odd != 0 {
         return Err(CarrierError::Malformed);
     }
     Ok(Carried::Token(token))
+}
+
+/// `ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/"`; `-` to `9` are `-./0123456789`.
+#[expect(clippy::needless_bitwise_bool, reason = "a branch for each byte costs five times as much")]
+fn is_b64token(b: u8) -> bool {
+    let letter = (b | 0x20).wrapping_sub(b'a') < 26;
+    letter | (b.wrapping_sub(b'-') <= b'9' - b'-') | (b == b'_') | (b == b'~') | (b == b'+')
 }
 
 #[cfg(test)]

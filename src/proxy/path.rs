@@ -222,7 +222,8 @@ pub fn decode_segment(segment: &str) -> Option<Cow<'_, str>> {
 
 /// Whether `segment`, decoded once, is `text`, byte for byte. Does not allocate.
 pub fn decodes_to(segment: &str, text: &str) -> bool {
-    percent_decode_str(segment).eq(text.bytes())
+    // Most segments have no escapes, and decode to themselves.
+    segment == text || (segment.len() > text.len() && percent_decode_str(segment).eq(text.bytes()))
 }
 
 /// What a byte of a raw path means.

@@ -4,7 +4,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::Write;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -29,7 +28,7 @@ pub struct Line<'a> {
     /// `X-Request-Id`.
     pub request_id: &'a str,
     /// The client's address.
-    pub client: IpAddr,
+    pub client: &'a str,
     /// Method.
     pub method: &'a str,
     /// Path, without its query.
@@ -168,8 +167,11 @@ fn write_json(out: &mut Vec<u8>, second: &str, millis: i32, line: &Line<'_>) {
     write_time(out, second, millis);
     out.extend_from_slice(b"\",\"level\":\"info\",\"request_id\":\"");
     write_escaped(out, line.request_id.as_bytes());
-    let _ =
-        write!(out, "\",\"client\":\"{}\",\"method\":\"{}\",\"path\":\"", line.client, line.method);
+    out.extend_from_slice(b"\",\"client\":\"");
+    out.extend_from_slice(line.client.as_bytes());
+    out.extend_from_slice(b"\",\"method\":\"");
+    out.extend_from_slice(line.method.as_bytes());
+    out.extend_from_slice(b"\",\"path\":\"");
     write_escaped(out, line.path.as_bytes());
     out.extend_from_slice(b"\",\"route\":\"");
     write_escaped(out, line.route.as_bytes());
@@ -259,13 +261,23 @@ fn write_millis(out: &mut Vec<u8>, duration: Duration) {
 /// Text of a client: printable ASCII as it is, quotes and backslashes escaped for JSON, every
 /// other byte as `?`, so that no line can be broken and no terminal be told anything.
 fn write_escaped(out: &mut Vec<u8>, text: &[u8]) {
+    // Without an early end, so that the compiler looks at many bytes at once.
+    if text.iter().fold(0, |odd, &byte| odd | u8::from(!is_plain(byte))) == 0 {
+        out.extend_from_slice(text);
+        return;
+    }
     for &byte in text {
         match byte {
             b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-            b' '..=b'~' => out.push(byte),
+            _ if is_plain(byte) => out.push(byte),
             _ => out.push(b'?'),
         }
     }
+}
+
+#[expect(clippy::needless_bitwise_bool, reason = "a branch for each byte costs five times as much")]
+fn is_plain(byte: u8) -> bool {
+    (byte.wrapping_sub(b' ') <= b'~' - b' ') & (byte != b'"') & (byte != b'\\')
 }
 
 #[cfg(test)]
@@ -276,7 +288,7 @@ mod tests {
         Line {
             time: "2026-11-21T10:00:00.042Z".parse().unwrap(),
             request_id: "r-1",
-            client: [192, 0, 2, 1].into(),
+            client: "192.0.2.1",
             method: "GET",
             path: "/a\"b\n",
             route: "/a",

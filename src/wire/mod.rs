@@ -55,6 +55,8 @@ pub(crate) struct Wire {
     limits: WireLimits,
     /// The flaw of the head that was read last.
     flaw: AtomicU8,
+    /// A whole head was read, and its request has not begun.
+    head_waits: AtomicBool,
     /// Bytes of the current request body that are still to be read.
     body_left: AtomicU64,
     /// Between two requests: no head has begun and none is being answered.
@@ -71,6 +73,7 @@ impl Wire {
             watch,
             limits,
             flaw: AtomicU8::new(0),
+            head_waits: AtomicBool::new(false),
             body_left: AtomicU64::new(0),
             idle: AtomicBool::new(false),
             serving: AtomicBool::new(false),
@@ -81,6 +84,7 @@ impl Wire {
     /// head.
     pub(crate) fn begin(&self, body_bytes: u64) -> Option<Flaw> {
         self.body_left.store(body_bytes, Relaxed);
+        self.head_waits.store(false, Relaxed);
         self.serving.store(true, Relaxed);
         self.idle.store(false, Relaxed);
         self.watch.client_acted();
@@ -181,6 +185,7 @@ impl ClientIo {
         if let Some(flaw) = flaw {
             self.wire.flaw.store(flaw as u8, Relaxed);
         }
+        self.wire.head_waits.store(true, Relaxed);
         self.mode = Mode::AfterHead;
         self.ahead.extend_from_slice(&bytes[end..]);
         end
@@ -195,6 +200,12 @@ impl Read for ClientIo {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.mode == Mode::AfterHead {
+            // The library reads ahead while it answers another request. It has a whole head to go
+            // on with; what follows it can be told only when that head's request has begun, which
+            // happens in this task, so nobody needs to be woken.
+            if this.wire.head_waits.load(Relaxed) {
+                return Poll::Pending;
+            }
             match this.wire.body_left.load(Relaxed) {
                 0 => this.mode = Mode::Head,
                 CHUNKED => this.mode = Mode::Unseen,

@@ -312,3 +312,22 @@ async fn a_stale_pooled_connection_is_not_used() {
     gateway.get("/public/a").send().await.expect(200);
     assert_eq!(upstream.connections(), 2);
 }
+
+/// The answer may come before the end of the body; the limits that follow must not be lost.
+#[tokio::test]
+async fn an_early_answer_suspends_no_limit() {
+    let upstream = Upstream::scripted(|_| vec![write(OK), Step::ReadBody]).await;
+    let config = "[server]\nidle_timeout = \"400ms\"\nbody_timeout = \"400ms\"";
+    let gateway = gateway(&upstream, config).await;
+    let head = "POST /public/a HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc";
+    let mut client = gateway.connect().await;
+    client.send(head).await;
+    client.answer().await.expect(200);
+    client.send("def").await;
+    // Whether the connection lives on is the gateway's choice, but not for ever.
+    client.until_closed().await;
+    let mut client = gateway.connect().await;
+    client.send(head).await;
+    client.answer().await.expect(200);
+    client.until_closed().await;
+}

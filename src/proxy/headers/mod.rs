@@ -225,7 +225,10 @@ impl HeaderPolicy {
             framing.content_length = content_length(headers);
             headers.remove(CONTENT_LENGTH);
         }
-        if has_authorization && !permit.route().forward_token && carries_bearer(headers) {
+        if has_authorization
+            && !permit.route().forward_token
+            && (permit.identity().is_some() || carries_bearer(headers))
+        {
             headers.remove(AUTHORIZATION);
         }
         for name in doomed {
