@@ -193,6 +193,13 @@ fn write_shared(text: &mut String, gateway: &Gateway, scrape: &Scrape) {
     if prometheus_client::encoding::text::encode_registry(text, &registry).is_err() {
         tracing::error!("the hash durations cannot be written");
     }
+    metrics::single(
+        text,
+        "config_last_reload_success_timestamp_seconds",
+        "gauge",
+        "When the live configuration was taken.",
+        gateway.configured_at.as_second(),
+    );
     metrics::family(text, "build_info", "gauge", "The version that runs.");
     let _ = writeln!(text, "portcullis_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
 }

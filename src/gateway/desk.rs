@@ -37,7 +37,7 @@ use crate::proxy::pool::Pool;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::tally::{Label, Tally};
 use crate::wire::head::{self, Fields};
-use crate::wire::{CHUNKED, HeadError, Wire};
+use crate::wire::{CHUNKED, Flaw, HeadError, Wire};
 
 /// How often sessions that were used are noted in the database.
 const NOTE_SESSIONS: Duration = Duration::from_mins(1);
@@ -66,6 +66,22 @@ impl Connection {
     pub(crate) fn new(wire: Arc<Wire>, peer: IpAddr, over_tls: bool) -> Self {
         let scheme = if over_tls { Scheme::Https } else { Scheme::Http };
         Self { wire, peer, peer_value: address_value(peer), scheme }
+    }
+}
+
+/// A request with what was seen of it at once.
+pub(crate) struct Arrived {
+    request: Request<Incoming>,
+    fields: Fields,
+    flaw: Option<Flaw>,
+}
+
+impl Arrived {
+    /// Must be called before anything more is read from the connection.
+    pub(crate) fn new(connection: &Connection, request: Request<Incoming>) -> Self {
+        let fields = Fields::of(request.headers());
+        let flaw = connection.wire.begin(body_bytes(&request, fields));
+        Self { request, fields, flaw }
     }
 }
 
@@ -209,10 +225,8 @@ impl Desk {
     pub(crate) async fn handle(
         self: Rc<Self>,
         connection: Rc<Connection>,
-        request: Request<Incoming>,
+        Arrived { request, fields, flaw }: Arrived,
     ) -> Response<AnswerBody> {
-        let fields = Fields::of(request.headers());
-        let flaw = connection.wire.begin(body_bytes(&request, fields));
         let local = self.snapshot();
         let resolved = local.live.trusted.client_addr(connection.peer, request.headers());
         let client_text = if resolved.client.0 == connection.peer {
@@ -249,7 +263,9 @@ impl Desk {
             Ok(response) => response,
             Err(Failed { error, headers }) => {
                 error.log(record.request_id());
-                if record.decision != "own" {
+                // A request that was let through and then failed was not denied.
+                let failed = matches!(error, Error::Forward(_) | Error::Internal(_));
+                if record.decision != "own" && !failed {
                     record.decision = "deny";
                 }
                 record.reason = error.reason();

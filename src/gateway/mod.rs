@@ -19,7 +19,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::desk::{Connection, Desk};
+pub(crate) use self::desk::{Arrived, Connection, Desk};
 pub use self::live::Live;
 use crate::auth::password::Settings;
 use crate::auth::{Accounts, Auth, Hasher, Policy, Rules};
@@ -52,6 +52,8 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Gateway {
     /// Time.
     pub clock: Clock,
+    /// When the live configuration was taken.
+    pub configured_at: Timestamp,
     /// The configuration, compiled.
     pub live: Arc<ArcSwap<Live>>,
     /// Judges tokens.
@@ -143,6 +145,7 @@ impl Gateway {
         let auth = Auth::new(accounts, Arc::clone(&limiter), rules);
         let (notes, queue) = events::queue();
         let gateway = Arc::new(Self {
+            configured_at: clock.now(),
             clock,
             live: Arc::new(ArcSwap::new(live)),
             verifier,

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::desk::Desk;
 use crate::identity::Identity;
-use crate::proxy::body::{AnswerError, BodyFate, UpstreamBody};
+use crate::proxy::body::{AnswerError, BodyFate, BodyState, UpstreamBody};
 use crate::proxy::headers::RequestId;
 use crate::proxy::pool::Server;
 use crate::telemetry::access::Line;
@@ -100,7 +100,10 @@ impl Record {
     }
 
     fn finish(&self) {
-        self.wire.end();
+        match self.fate.state.get() {
+            BodyState::Passing => self.wire.end_early(),
+            _ => self.wire.end(),
+        }
         let status = if self.status == 0 { CLIENT_CLOSED } else { self.status };
         let duration = self.started.elapsed();
         self.desk.tally_mut(|tally| {

@@ -33,9 +33,11 @@ pub(crate) struct BodyFate {
 /// Where a request body stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum BodyState {
-    /// More may come.
+    /// Nobody has asked for it.
     #[default]
-    Open,
+    Unread,
+    /// It is on its way.
+    Passing,
     /// All of it has been passed on.
     Complete,
     /// It grew over its limit.
@@ -86,9 +88,8 @@ impl ClientBody {
         limits: BodyLimits,
     ) -> Self {
         let incoming = (!incoming.is_end_stream()).then_some(incoming);
-        if incoming.is_none() {
-            fate.state.set(BodyState::Complete);
-        }
+        let empty = incoming.is_none();
+        fate.state.set(if empty { BodyState::Complete } else { BodyState::Passing });
         let began = watch.moment();
         Self { incoming, fate, watch, limits, began }
     }

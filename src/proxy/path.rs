@@ -56,6 +56,7 @@ impl<'a> CanonicalPath<'a> {
                     path.escapes = true;
                     let (value, length) = decode_escape(&bytes[at..])?;
                     at += length;
+                    path.parameters |= value == b';';
                     if value == b'/' {
                         // Some servers split at it, so both neighbours must bear being segments.
                         path.encoded_slash = true;
@@ -101,7 +102,7 @@ impl<'a> CanonicalPath<'a> {
         self.encoded_slash
     }
 
-    /// Whether there is a `;`, which some servers read as the start of parameters.
+    /// Whether there is a `;`, plain or encoded, which some servers read as the start of parameters.
     pub fn has_parameters(&self) -> bool {
         self.parameters
     }
@@ -516,7 +517,8 @@ mod tests {
             assert_eq!(path.segments().collect::<Vec<_>>(), *segments, "{raw}");
             assert_eq!(path.has_encoded_slash(), raw.to_lowercase().contains("%2f"), "{raw}");
             assert_eq!(path.has_escapes(), raw.contains('%'), "{raw}");
-            assert_eq!(path.has_parameters(), raw.contains(';'), "{raw}");
+            let parameters = raw.contains(';') || raw.to_lowercase().contains("%3b");
+            assert_eq!(path.has_parameters(), parameters, "{raw}");
         }
     }
 

@@ -20,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::gateway::{Connection, Desk, Gateway};
+use crate::gateway::{Arrived, Connection, Desk, Gateway};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::tally::Tally;
 use crate::wire::pace::{Ticker, Watch};
@@ -258,7 +258,8 @@ impl Worker {
         let desk = &self.desk;
         let service = service_fn(move |request| {
             let (desk, connection) = (Rc::clone(desk), Rc::clone(&connection));
-            async move { Ok::<_, std::convert::Infallible>(desk.handle(connection, request).await) }
+            let arrived = Arrived::new(&connection, request);
+            async move { Ok::<_, std::convert::Infallible>(desk.handle(connection, arrived).await) }
         });
         let served = self.http.serve_connection(io, service).with_upgrades();
         if let Err(error) = guarded(&guard.watch, served).await {

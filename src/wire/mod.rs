@@ -26,13 +26,18 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use self::pace::Watch;
-use self::scan::{Flaw, HeadScan};
+pub(crate) use self::scan::Flaw;
+use self::scan::HeadScan;
 
 /// Body length of a request whose end only the chunk parser knows.
 pub(crate) const CHUNKED: u64 = u64::MAX;
 
 /// How long a client may leave no room for bytes that we want to write.
 const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// How long a client may go on sending a body whose request has been answered: enough to read the
+/// answer before the connection is gone.
+const EARLY_ANSWER_GRACE: Duration = Duration::from_secs(1);
 
 thread_local! {
     /// Heads are read through this buffer, one for all connections of a worker.
@@ -55,8 +60,6 @@ pub(crate) struct Wire {
     limits: WireLimits,
     /// The flaw of the head that was read last.
     flaw: AtomicU8,
-    /// A whole head was read, and its request has not begun.
-    head_waits: AtomicBool,
     /// Bytes of the current request body that are still to be read.
     body_left: AtomicU64,
     /// Between two requests: no head has begun and none is being answered.
@@ -73,7 +76,6 @@ impl Wire {
             watch,
             limits,
             flaw: AtomicU8::new(0),
-            head_waits: AtomicBool::new(false),
             body_left: AtomicU64::new(0),
             idle: AtomicBool::new(false),
             serving: AtomicBool::new(false),
@@ -81,10 +83,10 @@ impl Wire {
     }
 
     /// A request has arrived, with so many bytes of body to come. Gives what was wrong with its
-    /// head.
+    /// head. Must be called before the library reads on: when it calls the service, not when the
+    /// service's future first runs.
     pub(crate) fn begin(&self, body_bytes: u64) -> Option<Flaw> {
         self.body_left.store(body_bytes, Relaxed);
-        self.head_waits.store(false, Relaxed);
         self.serving.store(true, Relaxed);
         self.idle.store(false, Relaxed);
         self.watch.client_acted();
@@ -97,6 +99,13 @@ impl Wire {
         self.idle.store(true, Relaxed);
         self.watch.upstream_acted();
         self.watch.expect_client(self.limits.idle);
+    }
+
+    /// The answer has been handed over in full, but the request's body is still on its way. What is
+    /// left of it is no longer wanted, and a next head would have to wait for it.
+    pub(crate) fn end_early(&self) {
+        self.end();
+        self.watch.close_within(EARLY_ANSWER_GRACE);
     }
 
     /// Bytes of a head came in.
@@ -185,7 +194,6 @@ impl ClientIo {
         if let Some(flaw) = flaw {
             self.wire.flaw.store(flaw as u8, Relaxed);
         }
-        self.wire.head_waits.store(true, Relaxed);
         self.mode = Mode::AfterHead;
         self.ahead.extend_from_slice(&bytes[end..]);
         end
@@ -200,12 +208,6 @@ impl Read for ClientIo {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.mode == Mode::AfterHead {
-            // The library reads ahead while it answers another request. It has a whole head to go
-            // on with; what follows it can be told only when that head's request has begun, which
-            // happens in this task, so nobody needs to be woken.
-            if this.wire.head_waits.load(Relaxed) {
-                return Poll::Pending;
-            }
             match this.wire.body_left.load(Relaxed) {
                 0 => this.mode = Mode::Head,
                 CHUNKED => this.mode = Mode::Unseen,

@@ -59,6 +59,7 @@ impl Ticker {
             client: AtomicU32::new(NEVER),
             write: AtomicU32::new(NEVER),
             upstream: AtomicU32::new(NEVER),
+            close: AtomicU32::new(NEVER),
             waker: AtomicWaker::new(),
         });
         if slot == watches.slots.len() {
@@ -96,6 +97,8 @@ pub(crate) struct Watch {
     write: AtomicU32,
     /// The upstream owes a connection, a head, or a piece of a body.
     upstream: AtomicU32,
+    /// The connection ends, whatever happens.
+    close: AtomicU32,
     waker: AtomicWaker,
 }
 
@@ -146,10 +149,15 @@ impl Watch {
         self.upstream.store(NEVER, Relaxed);
     }
 
-    /// Whether the client kept us waiting for too long.
+    /// The connection ends within `limit`; nothing lifts that.
+    pub(crate) fn close_within(&self, limit: Duration) {
+        self.close.store(self.after(limit), Relaxed);
+    }
+
+    /// Whether the client kept us waiting for too long, or the connection has to end.
     pub(crate) fn client_is_late(&self) -> bool {
         let now = self.ticker.now.load(Relaxed);
-        self.client.load(Relaxed) <= now || self.write.load(Relaxed) <= now
+        self.client_deadline() <= now
     }
 
     /// Whether the upstream kept us waiting for too long.
@@ -184,7 +192,11 @@ impl Watch {
     }
 
     fn first_deadline(&self) -> Tick {
-        self.client.load(Relaxed).min(self.write.load(Relaxed)).min(self.upstream.load(Relaxed))
+        self.client_deadline().min(self.upstream.load(Relaxed))
+    }
+
+    fn client_deadline(&self) -> Tick {
+        self.client.load(Relaxed).min(self.write.load(Relaxed)).min(self.close.load(Relaxed))
     }
 }
 

@@ -225,10 +225,7 @@ impl HeaderPolicy {
             framing.content_length = content_length(headers);
             headers.remove(CONTENT_LENGTH);
         }
-        if has_authorization
-            && !permit.route().forward_token
-            && (permit.identity().is_some() || carries_bearer(headers))
-        {
+        if has_authorization && !permit.route().forward_token && carries_bearer(headers) {
             headers.remove(AUTHORIZATION);
         }
         for name in doomed {
@@ -399,12 +396,16 @@ fn is_clean_length(headers: &HeaderMap) -> bool {
 
 /// Whether any `Authorization` line holds a bearer token, also behind a comma.
 fn carries_bearer(headers: &HeaderMap) -> bool {
-    let lines = headers.get_all(AUTHORIZATION).iter();
-    lines.flat_map(|line| line.as_bytes().split(|&b| b == b',')).any(|credential| {
-        let credential = credential.trim_ascii_start();
-        let end = credential.iter().position(|b| !b.is_ascii_alphanumeric());
-        credential[..end.unwrap_or(credential.len())].eq_ignore_ascii_case(b"bearer")
+    // The ordinary case is seen from its first bytes; the others are looked through.
+    headers.get_all(AUTHORIZATION).iter().any(|line| {
+        is_bearer(line.as_bytes()) || line.as_bytes().split(|&b| b == b',').any(is_bearer)
     })
+}
+
+fn is_bearer(credential: &[u8]) -> bool {
+    let credential = credential.trim_ascii_start();
+    let (Some(scheme), rest) = (credential.get(..6), credential.get(6)) else { return false };
+    scheme.eq_ignore_ascii_case(b"bearer") && rest.is_none_or(|b| !b.is_ascii_alphanumeric())
 }
 
 #[cfg(test)]

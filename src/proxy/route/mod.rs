@@ -160,8 +160,9 @@ impl RouteTable {
         if found.variables().any(|(_, segment)| segment.contains(';')) {
             return Err(PathError::ParametersInVariable);
         }
-        let slashes = path.as_str().replace("%2F", "/").replace("%2f", "/");
-        let bare = without_parameters(path.as_str());
+        let decoded = path.as_str().replace("%3B", ";").replace("%3b", ";");
+        let slashes = decoded.replace("%2F", "/").replace("%2f", "/");
+        let bare = without_parameters(&decoded);
         let both = without_parameters(&slashes);
         for reading in [slashes, bare, both] {
             let reading = CanonicalPath::parse(&reading).map_err(|_| PathError::Ambiguous)?;
