@@ -2,15 +2,25 @@
 
 mod harness;
 
+mod accounts;
 mod admin;
+mod cli;
+mod cors;
+mod crash;
+mod events;
 mod framing;
 mod headers;
 mod jose;
 mod lifecycle;
 mod limiter;
+mod openapi;
+mod outages;
 mod paths;
 mod proxy;
+mod races;
+mod refresh;
 mod store;
 mod timeouts;
 mod tls;
 mod tokens;
+mod two_gateways;

@@ -115,6 +115,12 @@ impl Client {
         Self { wire: Wire::new(stream), framing: None }
     }
 
+    /// Connects, unless nobody listens.
+    pub(crate) async fn try_connect(address: SocketAddr) -> Option<Self> {
+        let stream = patiently("a connection", TcpStream::connect(address)).await.ok()?;
+        Some(Self { wire: Wire::new(stream), framing: None })
+    }
+
     /// Sends bytes. A gateway that has closed meanwhile is no error here: its answer is what counts.
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = patiently("room to send", self.wire.write(bytes.as_ref())).await;
