@@ -15,7 +15,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -27,8 +27,8 @@ use crate::telemetry::{chain, metrics};
 /// Connections at once: probes and a few scrapers.
 const MAX_CONNECTIONS: usize = 64;
 
-/// Time for a probe's request head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for a probe's request and its answer.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Ended sessions must have been read within this time.
 const MAX_STALENESS: Duration = Duration::from_secs(5);
@@ -56,12 +56,13 @@ pub(crate) async fn serve(listener: TcpListener, gateway: Arc<Gateway>, scrape: 
             let service = service_fn(async |request: Request<Incoming>| {
                 Ok::<_, Infallible>(answer(&shared.0, &shared.1, &request).await)
             });
-            // A probe that breaks off needs no answer.
-            let _ = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
+            // One request each, in a short time: a probe must always find a place. One that breaks
+            // off needs no answer.
+            let served = hyper::server::conn::http1::Builder::new()
+                .keep_alive(false)
+                .header_read_timeout(None)
+                .serve_connection(TokioIo::new(stream), service);
+            let _ = tokio::time::timeout(CONNECTION_TIMEOUT, served).await;
         });
     }
 }

@@ -2,17 +2,23 @@
 //! a flood of refused requests cannot make the database its victim. What finds no room is counted
 //! and dropped. Events of accounts never pass here: they commit with the change they speak of.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::model::Event;
+use crate::model::{Event, EventKind};
 
 /// Events that may wait: a few megabytes.
 const MAX_WAITING: usize = 4_096;
+
+/// Events of one kind that are stored in a second: enough to see an attack by, a few gigabytes a
+/// day at the worst, and strangers with junk for tokens cannot crowd out what users try. The rest
+/// is in the metrics and the access log.
+pub const MAX_A_SECOND: u32 = 100;
 
 /// Events in one transaction.
 const BATCH: usize = 256;
@@ -30,6 +36,8 @@ pub struct EventNotes {
     sender: mpsc::Sender<Event>,
     dropped: Arc<AtomicU64>,
     closed: CancellationToken,
+    /// By kind: the second of the event noted last, and how many were noted in it.
+    budgets: Arc<Mutex<HashMap<EventKind, (i64, u32)>>>,
 }
 
 /// The other end: [`EventQueue::write`] empties it.
@@ -44,16 +52,32 @@ pub fn queue() -> (EventNotes, EventQueue) {
     let (sender, receiver) = mpsc::channel(MAX_WAITING);
     let dropped = Arc::new(AtomicU64::new(0));
     let closed = CancellationToken::new();
-    let notes = EventNotes { sender, dropped: Arc::clone(&dropped), closed: closed.clone() };
+    let notes = EventNotes {
+        sender,
+        dropped: Arc::clone(&dropped),
+        closed: closed.clone(),
+        budgets: Arc::default(),
+    };
     (notes, EventQueue { receiver, dropped, closed })
 }
 
 impl EventNotes {
-    /// Notes an event; never waits.
+    /// Notes an event; never waits. More than [`MAX_A_SECOND`] of a kind are dropped and counted.
     pub fn note(&self, event: Event) {
-        if self.sender.try_send(event).is_err() {
+        if !self.is_within_budget(&event) || self.sender.try_send(event).is_err() {
             self.dropped.fetch_add(1, Relaxed);
         }
+    }
+
+    fn is_within_budget(&self, event: &Event) -> bool {
+        let now = event.at.as_second();
+        let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
+        let (second, noted) = budgets.entry(event.kind).or_default();
+        if *second != now {
+            (*second, *noted) = (now, 0);
+        }
+        *noted += 1;
+        *noted <= MAX_A_SECOND
     }
 
     /// No more events: what was noted is written, then [`EventQueue::write`] ends.
@@ -116,7 +140,7 @@ mod tests {
     use std::cell::RefCell;
 
     use super::*;
-    use crate::model::{EventKind, Outcome, uuid_v7};
+    use crate::model::{Outcome, uuid_v7};
 
     fn event() -> Event {
         let at = jiff::Timestamp::UNIX_EPOCH;
@@ -139,10 +163,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_flood_is_bounded_and_what_was_lost_is_counted() {
         let (notes, queue) = queue();
-        for _ in 0..MAX_WAITING + 7 {
-            notes.note(event());
+        let seconds = u32::try_from(MAX_WAITING).unwrap() / MAX_A_SECOND + 1;
+        for second in 0..seconds {
+            for _ in 0..=MAX_A_SECOND {
+                let at = jiff::Timestamp::from_second(second.into()).unwrap();
+                notes.note(Event { at, ..event() });
+            }
         }
-        assert_eq!(notes.dropped(), 7);
+        let noted = u64::from(seconds * (MAX_A_SECOND + 1));
+        assert_eq!(notes.dropped(), noted - MAX_WAITING as u64);
         drop(notes);
         let written = RefCell::new(0);
         queue

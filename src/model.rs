@@ -432,13 +432,21 @@ words! {
 pub fn clean_text(raw: &[u8], max: usize) -> String {
     let mut clean = String::with_capacity(raw.len().min(max));
     for c in String::from_utf8_lossy(raw).chars() {
-        let c = if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+        let c = if is_unprintable(c) { char::REPLACEMENT_CHARACTER } else { c };
         if clean.len() + c.len_utf8() > max {
             break;
         }
         clean.push(c);
     }
     clean
+}
+
+/// Control characters, and format characters that change how the text around them is shown (a
+/// right-to-left override makes one address look like another).
+pub fn is_unprintable(c: char) -> bool {
+    let format = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    c.is_control() || format
 }
 
 /// Whether `role` may be given to a user: `[a-z0-9_-]{1,64}`.
@@ -480,6 +488,7 @@ mod tests {
         assert_eq!(clean_text(b"curl/8\x00\x1b[31m", 100), "curl/8\u{fffd}\u{fffd}[31m");
         assert_eq!(clean_text("äöü".as_bytes(), 5), "äö");
         assert_eq!(clean_text(b"\xff", 10), "\u{fffd}");
+        assert_eq!(clean_text("a\u{202e}b".as_bytes(), 10), "a\u{fffd}b");
     }
 
     #[test]

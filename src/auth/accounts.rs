@@ -262,9 +262,15 @@ impl Accounts {
             LogoutScope::Others => store::Sessions::Others(bearer.session_id),
             LogoutScope::Global => store::Sessions::All,
         };
-        self.end(bearer, sessions, bearer.session_id, Some(scope.as_str()), origin)
-            .await
-            .map(|_| ())
+        self.end(bearer, sessions, bearer.session_id, Some(scope.as_str()), origin).await?;
+        if scope != LogoutScope::Others {
+            // Another gateway may have ended it a moment ago, so that nothing was left to end here
+            // and nobody here has read of it yet.
+            let now = self.clock.now();
+            let until = now.checked_add(self.tokens.access_lifetime.0).unwrap_or(Timestamp::MAX);
+            self.revocations.end([EndedSession { id: bearer.session_id, until }]);
+        }
+        Ok(())
     }
 
     /// Ends one session of the bearer.

@@ -379,9 +379,10 @@ impl Auth {
         let bearer = self.bearer(&request.headers, seen)?;
         let origin = request.origin();
         let change = input::UpdateUser::parse(Fields::read(&request.headers, request.body)?)?;
-        if change.current_password.is_some() {
-            // Whoever has stolen a token could guess the password here instead of at the login.
-            // Counted apart from that, so that strangers who guess there cannot get in the way.
+        if change.password.is_some() || change.current_password.is_some() {
+            // Whoever has stolen a token could guess the password here instead of at the login,
+            // and whoever has any token could keep the hashing threads busy. Counted apart from
+            // logins, so that strangers who guess there cannot get in the way.
             let rules = self.rules.load_full();
             let account = format!("password change of {}", bearer.user_id);
             let caller = Caller {

@@ -3,10 +3,10 @@
 
 use super::{Context, Failure};
 use crate::clock::Clock;
-use crate::config::Loaded;
+use crate::config::{Loaded, Problem};
 use crate::gateway::Live;
 use crate::identity::{KeySet, Verifier};
-use crate::limit::Limiter;
+use crate::limit::{LimitError, Limiter};
 use crate::proxy::decide::run_tests;
 use crate::store::{Store, StoreError};
 use crate::telemetry;
@@ -28,6 +28,12 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let live = Live::compile(config).map_err(|mut found| problems.append(&mut found)).ok();
     problems.extend(check_verifier(config));
     problems.extend(crate::auth::check(config));
+    if let Err(StoreError::Url(message)) = Store::check(&config.storage) {
+        problems.push(Problem::new("storage.url", message));
+    }
+    if let Err(LimitError::Url(message)) = Limiter::check(&config.counters) {
+        problems.push(Problem::new("counters.url", message));
+    }
     if let Some(tls) = &config.server.tls {
         problems.extend(crate::server::tls::acceptor(tls).err());
     }
@@ -55,12 +61,12 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<(), Failure> {
 }
 
 /// `[tokens]` and `[[issuers]]` with their files; the keys themselves are in the database.
-fn check_verifier(config: &crate::config::Config) -> Vec<crate::config::Problem> {
+fn check_verifier(config: &crate::config::Config) -> Vec<Problem> {
     let keys = match KeySet::compile(&config.tokens, &[]) {
         Ok(keys) => keys,
         Err(error) => {
             let message = telemetry::chain(&error);
-            return vec![crate::config::Problem::new("tokens.secret", message)];
+            return vec![Problem::new("tokens.secret", message)];
         }
     };
     Verifier::compile(&config.tokens, keys.into(), &config.issuers).err().unwrap_or_default()
@@ -83,8 +89,7 @@ async fn connect(config: &crate::config::Config) -> Result<(), Failure> {
             println!("database {}: fine", store.describe());
         }
     }
-    let cannot =
-        |error: crate::limit::LimitError| Failure::failed("the counters cannot be used", &error);
+    let cannot = |error: LimitError| Failure::failed("the counters cannot be used", &error);
     let limiter = Limiter::open(&config.counters, Clock::system()).map_err(cannot)?;
     limiter.ping().await.map_err(cannot)?;
     println!("counters: fine");

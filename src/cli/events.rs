@@ -85,7 +85,10 @@ async fn tail(admin: &Admin, last: u32, json: bool) -> Result<(), Failure> {
             Ok(events) if json => table::print_json(events.iter().map(as_json)),
             Ok(events) => {
                 for event in &events {
-                    println!("{}", as_row(event).join("  "));
+                    println!(
+                        "{}",
+                        as_row(event).join("  ").replace(crate::model::is_unprintable, "\u{fffd}")
+                    );
                 }
             }
             Err(error) if error.is_unavailable() => {

@@ -24,6 +24,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::clock::Clock;
 use crate::config::{self, Config, LoadError, Loaded, Problem};
 use crate::gateway::StartError;
+use crate::limit::LimitError;
 use crate::model::{Event, EventKind, Outcome, UserId, uuid_v7};
 use crate::store::{Store, StoreError};
 use crate::telemetry;
@@ -136,6 +137,7 @@ pub fn run() -> ExitCode {
             .render(&mut std::io::stdout())
             .map_err(|error| Failure::failed("the manual page cannot be printed", &error)),
     };
+    telemetry::flush();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -269,7 +271,16 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 
 /// A start's failure, with the places of what is wrong in the configuration.
 fn start_failure(error: &StartError, sources: Option<&config::Sources>) -> Failure {
+    let unusable_url;
     let problems: &[Problem] = match error {
+        StartError::Store(StoreError::Url(message)) => {
+            unusable_url = Problem::new("storage.url", message);
+            std::slice::from_ref(&unusable_url)
+        }
+        StartError::Counters(LimitError::Url(message)) => {
+            unusable_url = Problem::new("counters.url", message);
+            std::slice::from_ref(&unusable_url)
+        }
         StartError::Config(problems) => problems,
         StartError::Listen(problem) => std::slice::from_ref(problem),
         error => return Failure::failed("the gateway did not start", error),

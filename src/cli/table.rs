@@ -15,7 +15,7 @@ pub(super) fn print<const N: usize>(headings: [&str; N], rows: &[[String; N]]) {
     let mut line = |cells: [&str; N]| {
         let mut text = String::new();
         for (cell, width) in cells.iter().zip(widths) {
-            text.push_str(&cell.replace(char::is_control, "\u{fffd}"));
+            text.push_str(&cell.replace(crate::model::is_unprintable, "\u{fffd}"));
             text.push_str(&" ".repeat(width.saturating_sub(cell.chars().count()) + 2));
         }
         // A closed pipe (`| head`) is no failure.

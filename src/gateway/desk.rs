@@ -37,7 +37,7 @@ use crate::proxy::pool::Pool;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::tally::{Label, Tally};
 use crate::wire::head::{self, Fields};
-use crate::wire::{CHUNKED, Flaw, HeadError, Wire};
+use crate::wire::{CHUNKED, Flaw, HeadError, Place, Wire};
 
 /// How often sessions that were used are noted in the database.
 const NOTE_SESSIONS: Duration = Duration::from_mins(1);
@@ -59,13 +59,15 @@ pub(crate) struct Connection {
     /// The same as a header value.
     pub(super) peer_value: HeaderValue,
     pub(super) scheme: Scheme,
+    /// Held as long as anything of the connection is.
+    pub(super) place: Rc<Place>,
 }
 
 impl Connection {
     /// A connection from `peer`.
-    pub(crate) fn new(wire: Arc<Wire>, peer: IpAddr, over_tls: bool) -> Self {
+    pub(crate) fn new(wire: Arc<Wire>, peer: IpAddr, over_tls: bool, place: Rc<Place>) -> Self {
         let scheme = if over_tls { Scheme::Https } else { Scheme::Http };
-        Self { wire, peer, peer_value: address_value(peer), scheme }
+        Self { wire, peer, peer_value: address_value(peer), scheme, place }
     }
 }
 

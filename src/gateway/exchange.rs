@@ -29,6 +29,7 @@ use crate::proxy::forward::{ForwardError, ForwardLimits, forward};
 use crate::proxy::headers::{Hop, prepare_response};
 use crate::proxy::link::Link;
 use crate::telemetry::tally::Label;
+use crate::wire::Place;
 
 /// Account requests are small; the whole body must be there in this time.
 const ACCOUNT_BODY_TIME: Duration = Duration::from_secs(10);
@@ -99,13 +100,13 @@ impl Desk {
             (forwarded.tunnel, upgrade, tunnel_asked)
         {
             protocol.set(response.headers_mut());
-            self.open_tunnel(upgrade, tunnel);
+            self.open_tunnel(upgrade, tunnel, Rc::clone(&connection.place));
         }
         Ok(response.map(Source::Upstream))
     }
 
     /// Joins client and upstream after both have agreed to another protocol.
-    fn open_tunnel(self: &Rc<Self>, client: OnUpgrade, upstream: Link) {
+    fn open_tunnel(self: &Rc<Self>, client: OnUpgrade, upstream: Link, place: Rc<Place>) {
         let desk = Rc::clone(self);
         self.tasks.spawn_local(async move {
             desk.tally_mut(|tally| tally.tunnels += 1);
@@ -118,6 +119,7 @@ impl Desk {
                 }
             }
             desk.tally_mut(|tally| tally.tunnels -= 1);
+            drop(place);
         });
     }
 

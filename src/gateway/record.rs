@@ -100,11 +100,15 @@ impl Record {
     }
 
     fn finish(&self) {
+        let (status, reason) = match self.status {
+            0 if self.wire.watch.client_is_late() => (CLIENT_CLOSED, "client_too_slow"),
+            0 => (CLIENT_CLOSED, "client_closed"),
+            status => (status, self.reason),
+        };
         match self.fate.state.get() {
             BodyState::Passing => self.wire.end_early(),
             _ => self.wire.end(),
         }
-        let status = if self.status == 0 { CLIENT_CLOSED } else { self.status };
         let duration = self.started.elapsed();
         self.desk.tally_mut(|tally| {
             tally.in_flight -= 1;
@@ -116,7 +120,7 @@ impl Record {
                     tally.durations.entry(Label::clone(&self.route)).or_default().observe(duration);
                 }
             }
-            *tally.decisions.entry((self.decision, self.reason)).or_default() += 1;
+            *tally.decisions.entry((self.decision, reason)).or_default() += 1;
             if let (Some((name, _)), Some(time)) = (&self.upstream, self.upstream_time) {
                 tally.upstream_durations.entry(Label::clone(name)).or_default().observe(time);
             }
@@ -131,7 +135,7 @@ impl Record {
             route: &self.route,
             status,
             decision: self.decision,
-            reason: self.reason,
+            reason,
             user_id: (self.identity.as_ref().map(|identity| &*identity.subject))
                 .or(self.account.0.as_deref()),
             session_id: session_id.or(self.account.1),

@@ -16,7 +16,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -32,6 +32,9 @@ pub(crate) use self::worker::{Door, Order};
 
 /// Connections that the system queues while all workers are busy.
 const BACKLOG: i32 = 4_096;
+
+/// How long a stop waits for the access log: whoever should read it may have gone away.
+const LOG_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Files needed beside those of connections: database, logs, listeners.
 const OTHER_FILES: u64 = 256;
@@ -175,7 +178,10 @@ impl Server {
         control.shutdown_timeout(Duration::from_secs(2));
         // The admin task, which held the last carrier, is gone with its runtime.
         if let Some(thread) = self.access_log.take() {
-            let _ = thread.join();
+            let patience = Instant::now() + LOG_PATIENCE;
+            while !thread.is_finished() && Instant::now() < patience {
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
     }
 }

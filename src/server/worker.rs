@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
@@ -23,11 +24,17 @@ use tokio_util::task::TaskTracker;
 use crate::gateway::{Arrived, Connection, Desk, Gateway};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::tally::Tally;
-use crate::wire::pace::{Ticker, Watch};
-use crate::wire::{ClientIo, Stream, Wire, WireLimits, head::MAX_FIELDS};
+use crate::wire::pace::Ticker;
+use crate::wire::{ClientIo, Place, Stream, Wire, WireLimits, head::MAX_FIELDS};
 
 /// Time for a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a connection without a request may stay open in a drain.
+const FIRST_HEAD_GRACE: Duration = Duration::from_secs(1);
+
+/// Most that the HTTP library keeps of one connection's bytes, where heads may not be longer.
+const MAX_BUFFER_BYTES: usize = 64 << 10;
 
 /// Pause after a failed accept: running out of files does not end by trying harder.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -125,6 +132,7 @@ async fn serve(seat: Seat) -> io::Result<()> {
     http.header_read_timeout(None)
         .max_headers(MAX_FIELDS)
         .max_header_size(limits.max_header_bytes)
+        .max_buf_size(limits.max_header_bytes.max(MAX_BUFFER_BYTES))
         .half_close(false);
     let desk = Rc::new(Desk::new(gateway, access, tasks.clone()));
     let ticker = Arc::new(Ticker::default());
@@ -229,17 +237,17 @@ impl Worker {
     /// Serves a connection that has been counted as this worker's.
     fn begin(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
         let worker = Rc::clone(self);
-        let counted = Counted(Arc::clone(&self.doors[self.index].connections));
+        let place = Rc::new(Place(Arc::clone(&self.doors[self.index].connections)));
         self.tasks.spawn_local(async move {
-            let _counted = counted;
             // Without this a small answer may wait for the client's delayed acknowledgement.
             let _ = stream.set_nodelay(true);
             match &worker.tls {
-                None => worker.serve_connection(Stream::Plain(stream), peer).await,
+                None => worker.serve_connection(Stream::Plain(stream), peer, place).await,
                 Some(tls) => {
                     match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
                         Ok(Ok(stream)) => {
-                            worker.serve_connection(Stream::Tls(Box::new(stream)), peer).await;
+                            let stream = Stream::Tls(Box::new(stream));
+                            worker.serve_connection(stream, peer, place).await;
                         }
                         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
                         Err(_) => tracing::debug!("a TLS handshake took too long"),
@@ -249,12 +257,13 @@ impl Worker {
         });
     }
 
-    async fn serve_connection(&self, stream: Stream, peer: SocketAddr) {
+    async fn serve_connection(&self, stream: Stream, peer: SocketAddr, place: Rc<Place>) {
         let guard = self.ticker.watch();
         let wire = Arc::new(Wire::new(Arc::clone(&guard.watch), self.limits.wire));
         let over_tls = matches!(stream, Stream::Tls(_));
         let io = ClientIo::new(stream, Arc::clone(&wire));
-        let connection = Rc::new(Connection::new(wire, peer.ip().to_canonical(), over_tls));
+        let address = peer.ip().to_canonical();
+        let connection = Rc::new(Connection::new(Arc::clone(&wire), address, over_tls, place));
         let desk = &self.desk;
         let service = service_fn(move |request| {
             let (desk, connection) = (Rc::clone(desk), Rc::clone(&connection));
@@ -262,7 +271,7 @@ impl Worker {
             async move { Ok::<_, std::convert::Infallible>(desk.handle(connection, arrived).await) }
         });
         let served = self.http.serve_connection(io, service).with_upgrades();
-        if let Err(error) = guarded(&guard.watch, served).await {
+        if let Err(error) = guarded(&wire, served).await {
             tracing::debug!(%error, "a client connection ended");
         }
     }
@@ -270,7 +279,7 @@ impl Worker {
 
 /// Drives a connection until it ends, the client is late, or a drain lets it end.
 async fn guarded<S, B>(
-    watch: &Watch,
+    wire: &Wire,
     served: http1::UpgradeableConnection<ClientIo, S>,
 ) -> hyper::Result<()>
 where
@@ -282,24 +291,23 @@ where
     let mut served = std::pin::pin!(served);
     let mut told_to_finish = false;
     std::future::poll_fn(|cx| {
+        let watch = &wire.watch;
         watch.register(cx.waker());
         if watch.client_is_late() {
-            return std::task::Poll::Ready(Ok(()));
+            return Poll::Ready(Ok(()));
         }
-        if watch.is_draining() && !told_to_finish {
+        let mut ended = Poll::Pending;
+        // A connection that was just accepted may have its first request waiting to be read, and
+        // would be closed over it.
+        if !told_to_finish && watch.is_draining() && !wire.is_touched() {
+            watch.close_within(FIRST_HEAD_GRACE);
+            ended = served.as_mut().poll(cx);
+        }
+        if !told_to_finish && watch.is_draining() && wire.is_touched() && ended.is_pending() {
             told_to_finish = true;
             served.as_mut().graceful_shutdown();
         }
-        served.as_mut().poll(cx)
+        if ended.is_pending() { served.as_mut().poll(cx) } else { ended }
     })
     .await
-}
-
-/// One open connection of a worker.
-struct Counted(Arc<AtomicUsize>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
 }

@@ -76,6 +76,14 @@ impl Store {
         })
     }
 
+    /// Whether [`open`](Self::open) would take this URL. Opens nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Url`].
+    pub fn check(storage: &config::Storage) -> Result<(), StoreError> {
+        url::Target::parse(storage.url.expose_secret()).map(drop)
+    }
+
     /// Backend and place for people: host and database, or the file. Never a password.
     pub fn describe(&self) -> String {
         either!(self, backend => backend.describe())

@@ -74,8 +74,15 @@ pub struct AccessLog {
 /// The way to the writing thread.
 #[derive(Clone)]
 pub struct Carrier {
-    sender: SyncSender<Vec<u8>>,
+    sender: SyncSender<Load>,
     dropped: Arc<AtomicU64>,
+}
+
+/// What is carried.
+enum Load {
+    Lines(Vec<u8>),
+    /// Everything before this has been written.
+    Mark(SyncSender<()>),
 }
 
 impl Carrier {
@@ -87,20 +94,50 @@ impl Carrier {
     pub fn start(
         mut output: impl Write + Send + 'static,
     ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
-        let (sender, receiver): (_, Receiver<Vec<u8>>) = sync_channel(MAX_WAITING);
-        let thread =
-            std::thread::Builder::new().name("access-log".to_owned()).spawn(move || {
-                for lines in receiver {
+        let (sender, receiver): (_, Receiver<Load>) = sync_channel(MAX_WAITING);
+        let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || {
+            for load in receiver {
+                match load {
                     // Nobody could be told that the log itself cannot be written.
-                    let _ = output.write_all(&lines).and_then(|()| output.flush());
+                    Load::Lines(lines) => {
+                        let _ = output.write_all(&lines).and_then(|()| output.flush());
+                    }
+                    Load::Mark(reply) => drop(reply.try_send(())),
                 }
-            })?;
+            }
+        })?;
         Ok((Self { sender, dropped: Arc::default() }, thread))
+    }
+
+    /// Waits until what was handed over is written, at most for `patience`.
+    pub fn wait_until_written(&self, patience: Duration) {
+        let (reply, written) = sync_channel(1);
+        if self.sender.try_send(Load::Mark(reply)).is_ok() {
+            let _ = written.recv_timeout(patience);
+        }
+    }
+
+    fn hand_over(&self, lines: Vec<u8>) {
+        if self.sender.try_send(Load::Lines(lines)).is_err() {
+            self.dropped.fetch_add(1, Relaxed);
+        }
     }
 
     /// How many buffers were dropped.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Relaxed)
+    }
+}
+
+/// For diagnostics, which come a line at a time. Never fails and never waits.
+impl Write for Carrier {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.hand_over(line.to_vec());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -150,9 +187,7 @@ impl AccessLog {
     fn hand_over(&self, buffer: &mut Vec<u8>) {
         let Some(carrier) = &self.carrier else { return };
         let lines = std::mem::replace(buffer, Vec::with_capacity(FULL_BYTES + 1024));
-        if carrier.sender.try_send(lines).is_err() {
-            carrier.dropped.fetch_add(1, Relaxed);
-        }
+        carrier.hand_over(lines);
     }
 }
 

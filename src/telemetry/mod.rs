@@ -6,27 +6,53 @@ pub mod metrics;
 pub mod tally;
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
+use self::access::Carrier;
 use crate::config::LogFormat;
 
-/// Starts diagnostics on standard error. A second call changes nothing.
+/// The thread that writes diagnostics.
+static DIAGNOSTICS: OnceLock<Carrier> = OnceLock::new();
+
+/// How long a process that ends waits for its last diagnostics.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Starts diagnostics on standard error, written by a thread of their own: a worker must not stand
+/// still because nobody reads them. A second call changes nothing.
 ///
 /// # Errors
-/// When `level` is no level or filter.
+/// When `level` is no level or filter, or the system gives no thread.
 pub fn start(format: LogFormat, level: &str) -> Result<(), String> {
     let filter = EnvFilter::builder()
         .parse(level)
         .map_err(|error| format!("`{level}` is neither a level nor a filter: {error}"))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // Fails only when diagnostics have been started before.
+    let (carrier, _thread) = Carrier::start(std::io::stderr())
+        .map_err(|error| format!("the system gives no thread for diagnostics: {error}"))?;
+    if DIAGNOSTICS.set(carrier.clone()).is_err() {
+        return Ok(());
+    }
+    let is_terminal = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(is_terminal)
+        .with_writer(move || carrier.clone());
+    // Fails only when somebody else has started diagnostics before.
     let _ = if is_json(format, &std::io::stderr()) {
         builder.json().flatten_event(true).try_init()
     } else {
         builder.with_target(false).try_init()
     };
     Ok(())
+}
+
+/// Waits a moment for diagnostics that are still to be written; for a process that ends.
+pub fn flush() {
+    if let Some(carrier) = DIAGNOSTICS.get() {
+        carrier.wait_until_written(FLUSH_PATIENCE);
+    }
 }
 
 /// Whether lines for `output` are JSON.

@@ -15,7 +15,7 @@ use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -38,6 +38,10 @@ const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long a client may go on sending a body whose request has been answered: enough to read the
 /// answer before the connection is gone.
 const EARLY_ANSWER_GRACE: Duration = Duration::from_secs(1);
+
+/// How long, and how much, is read on after a connection was closed with its client still sending.
+const LINGER: Duration = Duration::from_secs(1);
+const MAX_LINGER_BYTES: usize = 4 << 20;
 
 thread_local! {
     /// Heads are read through this buffer, one for all connections of a worker.
@@ -66,6 +70,8 @@ pub(crate) struct Wire {
     idle: AtomicBool,
     /// From a request's arrival to the end of its answer.
     serving: AtomicBool,
+    /// The client has sent something.
+    touched: AtomicBool,
 }
 
 impl Wire {
@@ -79,6 +85,7 @@ impl Wire {
             body_left: AtomicU64::new(0),
             idle: AtomicBool::new(false),
             serving: AtomicBool::new(false),
+            touched: AtomicBool::new(false),
         }
     }
 
@@ -101,6 +108,16 @@ impl Wire {
         self.watch.expect_client(self.limits.idle);
     }
 
+    /// Whether the client has sent anything yet.
+    pub(crate) fn is_touched(&self) -> bool {
+        self.touched.load(Relaxed)
+    }
+
+    /// Whether the client may still be sending what nobody is going to read.
+    fn has_unread(&self) -> bool {
+        !self.idle.load(Relaxed) || self.body_left.load(Relaxed) != 0
+    }
+
     /// The answer has been handed over in full, but the request's body is still on its way. What is
     /// left of it is no longer wanted, and a next head would have to wait for it.
     pub(crate) fn end_early(&self) {
@@ -110,9 +127,19 @@ impl Wire {
 
     /// Bytes of a head came in.
     fn head_bytes_read(&self) {
+        self.touched.store(true, Relaxed);
         if self.idle.swap(false, Relaxed) && !self.serving.load(Relaxed) {
             self.watch.expect_client(self.limits.head);
         }
+    }
+}
+
+/// One of the connections that a worker may have open; a tunnel keeps it after its HTTP has ended.
+pub(crate) struct Place(pub(crate) Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 
@@ -132,6 +159,8 @@ pub(crate) struct ClientIo {
     /// Bytes that were read together with a head and do not belong to it.
     ahead: Vec<u8>,
     mode: Mode,
+    /// Our side is closed; so many bytes more are read and thrown away.
+    lingering: Option<usize>,
 }
 
 /// What the next bytes are.
@@ -148,7 +177,14 @@ enum Mode {
 impl ClientIo {
     /// A new connection.
     pub(crate) fn new(stream: Stream, wire: Arc<Wire>) -> Self {
-        Self { stream, wire, scan: HeadScan::default(), ahead: Vec::new(), mode: Mode::Head }
+        Self {
+            stream,
+            wire,
+            scan: HeadScan::default(),
+            ahead: Vec::new(),
+            mode: Mode::Head,
+            lingering: None,
+        }
     }
 
     /// Reads at most `most` bytes by way of the worker's buffer and shows them to `look`, which
@@ -348,10 +384,30 @@ impl Write for ClientIo {
         self.note_write(flushed)
     }
 
+    /// Closes our side, then reads on for a moment where the client may still be sending: a socket
+    /// that is closed over unread bytes is reset, and the reset destroys an answer that the client
+    /// has not read yet (RFC 9112 §9.6).
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        let this = &mut *self;
+        if this.lingering.is_none() {
+            ready!(match &mut this.stream {
+                Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+                Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            })?;
+            if !this.wire.has_unread() {
+                return Poll::Ready(Ok(()));
+            }
+            this.lingering = Some(MAX_LINGER_BYTES);
+            this.wire.watch.close_within(LINGER);
         }
+        SCRATCH.with_borrow_mut(|scratch| {
+            while let Some(left @ 1..) = this.lingering {
+                let mut buffer = ReadBuf::new(scratch);
+                ready!(this.stream.poll_read(cx, &mut buffer))?;
+                let read = buffer.filled().len();
+                this.lingering = Some(if read == 0 { 0 } else { left.saturating_sub(read) });
+            }
+            Poll::Ready(Ok(()))
+        })
     }
 }

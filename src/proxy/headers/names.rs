@@ -117,7 +117,14 @@ pub(super) fn classify_fixed(name: &[u8]) -> Class {
         | b"x-rewrite-uri"
         | b"x-rewrite-url" => Class::Drop,
         b"x-forwarded-for" | b"x-forwarded-host" | b"x-forwarded-proto" => Class::Keep,
-        b"x-forwarded" | b"x-real-ip" => Class::Forwarding,
+        // Balancers and networks write these; frameworks believe them.
+        b"cf-connecting-ip"
+        | b"client-ip"
+        | b"true-client-ip"
+        | b"x-client-ip"
+        | b"x-cluster-client-ip"
+        | b"x-forwarded"
+        | b"x-real-ip" => Class::Forwarding,
         _ if name.starts_with(b"x-forwarded-") => Class::Forwarding,
         _ if name.starts_with(b"proxy-") => Class::Drop,
         _ => Class::Keep,
