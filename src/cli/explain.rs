@@ -32,7 +32,7 @@ pub(super) struct Args {
     /// … with this role
     #[arg(long, requires = "subject")]
     role: Vec<String>,
-    /// … from this entry of [[issuers]] [default: our own]
+    /// … from this issuer, by its name [default: our own]
     #[arg(long, requires = "subject")]
     issuer: Option<String>,
     /// One JSON object

@@ -1,5 +1,5 @@
 //! The gateway: what all threads share ([`Gateway`]), and one worker's side of it
-//! ([`desk::Desk`]), which takes a request from its arrival to its answer.
+//! (`desk::Desk`), which takes a request from its arrival to its answer.
 //!
 //! Shared state changes in three places only: `live` and `verifier` are swapped whole, ended
 //! sessions are added to [`Revocations`]. A request takes snapshots and keeps them to its end.

@@ -50,7 +50,7 @@ pub enum HeadError {
     /// RFC 9110 §9.1.
     #[error("the method is not passed on")]
     Method,
-    /// Longer than [`MAX_TARGET_BYTES`].
+    /// Longer than 8 KiB.
     #[error("the request target is too long")]
     TargetTooLong,
 }
