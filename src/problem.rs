@@ -479,3 +479,6 @@ fn auth_problem(error: &AuthError) -> Problem {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@
 //!
 //! [`Credential`]: crate::identity::Credential
 
-mod answer;
+pub mod answer;
 pub mod authorize;
 pub(crate) mod body;
 pub mod decide;

@@ -1,0 +1,142 @@
+use std::time::Duration;
+
+use super::*;
+use crate::auth::OverLimit;
+use crate::auth::policy::{Reason, Weakness};
+use crate::limit::Basis;
+use crate::proxy::answer::Malformed;
+use crate::proxy::link::Fault;
+use crate::proxy::path::PathError;
+use crate::proxy::pool::ConnectError;
+
+fn decision(basis: Basis) -> Decision {
+    Decision {
+        allowed: false,
+        limit: 5,
+        remaining: 0,
+        reset: Duration::from_secs(60),
+        retry_after: Duration::from_millis(11_200),
+        basis,
+    }
+}
+
+fn away() -> Box<dyn std::error::Error + Send + Sync> {
+    "connection refused by 10.0.0.7".into()
+}
+
+/// One of each kind.
+fn every_error() -> Vec<Error> {
+    let wait = Duration::from_secs(2);
+    let over =
+        OverLimit { rule: "login".to_owned(), decision: decision(Basis::Counted), email: None };
+    let weakness = Weakness {
+        message: "the password is too short".to_owned(),
+        reasons: vec![Reason::Length, Reason::Characters],
+    };
+    let auth = vec![
+        AuthError::BadJson("it ends too early".to_owned()),
+        AuthError::BadJwt(Rejection::Expired),
+        AuthError::BodyTooLarge,
+        AuthError::Busy { retry_after: wait },
+        AuthError::CurrentPasswordInvalid,
+        AuthError::CurrentPasswordRequired,
+        AuthError::Internal(away()),
+        AuthError::InvalidCredentials,
+        AuthError::MalformedCredential,
+        AuthError::MethodNotAllowed { allow: "GET, HEAD".to_owned() },
+        AuthError::NoAuthorization,
+        AuthError::NoRoute,
+        AuthError::OverLimit(over),
+        AuthError::ReauthenticationNeeded,
+        AuthError::RefreshTokenAlreadyUsed,
+        AuthError::RefreshTokenNotFound,
+        AuthError::SamePassword,
+        AuthError::SessionExpired,
+        AuthError::SessionNotFound,
+        AuthError::SignupDisabled,
+        AuthError::Unavailable { retry_after: wait, source: away() },
+        AuthError::UnknownSession,
+        AuthError::UnsupportedGrantType,
+        AuthError::UnsupportedMediaType,
+        AuthError::UserAlreadyExists,
+        AuthError::ValidationFailed("`email` is missing".to_owned()),
+        AuthError::WeakPassword(weakness),
+    ];
+    let forward = [
+        ForwardError::Connect(ConnectError::Timeout),
+        ForwardError::Broken(Fault::Malformed(Malformed::Chunk)),
+        ForwardError::Unasked,
+        ForwardError::Timeout,
+        ForwardError::BodyTooLarge,
+        ForwardError::ClientBroke,
+    ];
+    let head = [
+        HeadError::BareLineFeed,
+        HeadError::TwoLengths,
+        HeadError::ContentLength,
+        HeadError::TransferEncoding,
+        HeadError::Host,
+        HeadError::Target,
+        HeadError::Expectation,
+        HeadError::Method,
+        HeadError::TargetTooLong,
+    ];
+    let refused = [
+        Refusal::BadPath(PathError::Backslash),
+        Refusal::BadToken(Rejection::Expired),
+        Refusal::BadToken(Rejection::SessionEnded),
+        Refusal::Denied,
+        Refusal::MalformedCredential,
+        Refusal::MethodNotAllowed { allow: "GET, HEAD".to_owned() },
+        Refusal::MissingRole,
+        Refusal::NoRoute,
+        Refusal::NoToken,
+        Refusal::OwnerMismatch { hidden: false },
+        Refusal::OwnerMismatch { hidden: true },
+    ];
+    let mut errors = vec![
+        Error::BodyTooLarge,
+        Error::Internal("a checked path is no target"),
+        Error::OverLimit(decision(Basis::Counted)),
+        Error::OverLimit(decision(Basis::Unavailable)),
+        Error::Unavailable("the ended sessions are not known"),
+    ];
+    errors.extend(auth.into_iter().map(Error::Auth));
+    errors.extend(forward.into_iter().map(Error::Forward));
+    errors.extend(head.into_iter().map(Error::Head));
+    errors.extend(refused.into_iter().map(Error::Refused));
+    errors
+}
+
+#[test]
+fn every_problem_document_is_as_it_was() {
+    let mut shown = String::new();
+    for error in every_error() {
+        let id = "018f2d3e-0000-7000-8000-000000000000";
+        let response = error.problem().into_response(None, id);
+        let document: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        shown.push_str(&format!("{} {}\n", response.status().as_u16(), error.reason()));
+        for (name, value) in response.headers() {
+            shown.push_str(&format!("{name}: {}\n", value.to_str().unwrap()));
+        }
+        shown.push_str(&format!("{document:#}\n\n"));
+        assert_eq!(document["status"], response.status().as_u16());
+        assert_eq!(document["code"], document["error_code"]);
+        assert_eq!(document["detail"], document["msg"]);
+        if response.status().is_server_error() {
+            assert!(!shown.contains("10.0.0.7"), "a cause is told to a client");
+        }
+    }
+    insta::assert_snapshot!(shown);
+}
+
+#[test]
+fn clients_of_supabase_get_their_version_back_and_a_message() {
+    let version = HeaderValue::from_static("2024-01-01");
+    let problem = Error::Auth(AuthError::InvalidCredentials).problem();
+    let response = problem.into_response(Some(version.clone()), "an-id-of-the-client");
+    assert_eq!(response.headers()[&API_VERSION], version);
+    let document: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+    assert_eq!(document["message"], document["detail"]);
+    assert_eq!(document["instance"], "urn:portcullis:request:an-id-of-the-client");
+}
