@@ -9,6 +9,7 @@ mod cors;
 mod crash;
 mod events;
 mod framing;
+mod hardening;
 mod headers;
 mod jose;
 mod lifecycle;
