@@ -112,14 +112,9 @@ impl Record {
         let duration = self.started.elapsed();
         self.desk.tally_mut(|tally| {
             tally.in_flight -= 1;
-            let key = (Label::clone(&self.route), known_method(&self.method), status);
-            *tally.requests.entry(key).or_default() += 1;
-            match tally.durations.get_mut(&self.route) {
-                Some(durations) => durations.observe(duration),
-                None => {
-                    tally.durations.entry(Label::clone(&self.route)).or_default().observe(duration);
-                }
-            }
+            let route = tally.routes.entry(Label::clone(&self.route)).or_default();
+            route.count(known_method(&self.method), status, 1);
+            route.durations.observe(duration);
             *tally.decisions.entry((self.decision, reason)).or_default() += 1;
             if let (Some((name, _)), Some(time)) = (&self.upstream, self.upstream_time) {
                 tally.upstream_durations.entry(Label::clone(name)).or_default().observe(time);

@@ -1,3 +1,4 @@
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::*;
@@ -14,7 +15,7 @@ fn decision(basis: Basis) -> Decision {
         allowed: false,
         limit: 5,
         remaining: 0,
-        reset: Duration::from_secs(60),
+        reset: Duration::from_mins(1),
         retry_after: Duration::from_millis(11_200),
         basis,
     }
@@ -115,11 +116,11 @@ fn every_problem_document_is_as_it_was() {
         let id = "018f2d3e-0000-7000-8000-000000000000";
         let response = error.problem().into_response(None, id);
         let document: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
-        shown.push_str(&format!("{} {}\n", response.status().as_u16(), error.reason()));
+        writeln!(shown, "{} {}", response.status().as_u16(), error.reason()).unwrap();
         for (name, value) in response.headers() {
-            shown.push_str(&format!("{name}: {}\n", value.to_str().unwrap()));
+            writeln!(shown, "{name}: {}", value.to_str().unwrap()).unwrap();
         }
-        shown.push_str(&format!("{document:#}\n\n"));
+        writeln!(shown, "{document:#}\n").unwrap();
         assert_eq!(document["status"], response.status().as_u16());
         assert_eq!(document["code"], document["error_code"]);
         assert_eq!(document["detail"], document["msg"]);

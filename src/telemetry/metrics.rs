@@ -19,12 +19,16 @@ pub fn single(text: &mut String, name: &str, kind: &str, help: &str, value: impl
 /// What the workers counted.
 pub fn write_tally(text: &mut String, tally: &Tally) {
     family(text, "http_requests_total", "counter", "Requests by route, method and status.");
-    for ((route, method, code), count) in sorted(&tally.requests) {
+    for (route, counted) in sorted(&tally.routes) {
         let route = escaped(route);
-        let _ = writeln!(
-            text,
-            "portcullis_http_requests_total{{route=\"{route}\",method=\"{method}\",code=\"{code}\"}} {count}"
-        );
+        let mut requests = counted.requests.clone();
+        requests.sort_unstable();
+        for (method, code, count) in requests {
+            let _ = writeln!(
+                text,
+                "portcullis_http_requests_total{{route=\"{route}\",method=\"{method}\",code=\"{code}\"}} {count}"
+            );
+        }
     }
     family(text, "auth_decisions_total", "counter", "Decisions by result and reason.");
     for ((result, reason), count) in sorted(&tally.decisions) {
@@ -64,7 +68,7 @@ pub fn write_tally(text: &mut String, tally: &Tally) {
         "http_request_duration_seconds",
         "Time from a request's arrival to the end of its answer.",
         "route",
-        &tally.durations,
+        tally.routes.iter().map(|(route, counted)| (route, &counted.durations)),
     );
     histograms(
         text,
@@ -83,15 +87,17 @@ pub fn write_tally(text: &mut String, tally: &Tally) {
     }
 }
 
-fn histograms(
+fn histograms<'h>(
     text: &mut String,
     name: &str,
     help: &str,
     label: &str,
-    histograms: &ahash::AHashMap<Label, Histogram>,
+    histograms: impl IntoIterator<Item = (&'h Label, &'h Histogram)>,
 ) {
     family(text, name, "histogram", help);
-    for (value, histogram) in sorted(histograms) {
+    let mut entries: Vec<_> = histograms.into_iter().collect();
+    entries.sort_unstable_by_key(|entry| entry.0);
+    for (value, histogram) in entries {
         let value = escaped(value);
         let mut sum = 0;
         for (count, bound) in histogram.counts.iter().zip(BUCKETS_US.iter().map(Some).chain([None]))
@@ -135,8 +141,9 @@ mod tests {
     fn counts_are_written_with_escaped_labels() {
         let mut tally = Tally::default();
         let route: Label = "/a\"b".into();
-        tally.requests.insert((route.clone(), "GET", 200), 3);
-        tally.durations.entry(route).or_default().observe(Duration::from_micros(300));
+        let counted = tally.routes.entry(route).or_default();
+        counted.count("GET", 200, 3);
+        counted.durations.observe(Duration::from_micros(300));
         let mut text = String::new();
         write_tally(&mut text, &tally);
         assert!(text.contains(

@@ -42,10 +42,8 @@ impl Histogram {
 /// lists, never from clients, so the maps are bounded.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
-    /// By route, method and status.
-    pub requests: AHashMap<(Label, &'static str, u16), u64>,
     /// By route.
-    pub durations: AHashMap<Label, Histogram>,
+    pub routes: AHashMap<Label, RouteTally>,
     /// By upstream.
     pub upstream_durations: AHashMap<Label, Histogram>,
     /// By result and reason.
@@ -64,6 +62,25 @@ pub struct Tally {
     pub tunnels: i64,
     /// Forwarding headers of peers that are not trusted.
     pub ignored_forwarding_headers: u64,
+}
+
+/// What was counted of one route.
+#[derive(Clone, Debug, Default)]
+pub struct RouteTally {
+    /// By method and status: a handful, so that looking through them is fastest.
+    pub requests: Vec<(&'static str, u16, u64)>,
+    /// To the end of the answer.
+    pub durations: Histogram,
+}
+
+impl RouteTally {
+    /// Counts requests of one method and status.
+    pub fn count(&mut self, method: &'static str, status: u16, requests: u64) {
+        match self.requests.iter_mut().find(|known| known.1 == status && known.0 == method) {
+            Some(known) => known.2 += requests,
+            None => self.requests.push((method, status, requests)),
+        }
+    }
 }
 
 /// A name from the configuration.
@@ -85,12 +102,17 @@ impl Tally {
                 mine.entry(key.clone()).or_default().add(histogram);
             }
         }
-        sums(&mut self.requests, &other.requests);
         sums(&mut self.decisions, &other.decisions);
         sums(&mut self.rate_limited, &other.rate_limited);
         sums(&mut self.logins, &other.logins);
         sums(&mut self.servers_up, &other.servers_up);
-        histograms(&mut self.durations, &other.durations);
+        for (route, theirs) in &other.routes {
+            let mine = self.routes.entry(route.clone()).or_default();
+            for &(method, status, requests) in &theirs.requests {
+                mine.count(method, status, requests);
+            }
+            mine.durations.add(&theirs.durations);
+        }
         histograms(&mut self.upstream_durations, &other.upstream_durations);
         self.in_flight += other.in_flight;
         self.connections += other.connections;
@@ -107,12 +129,14 @@ mod tests {
     fn sums_of_workers_add_up() {
         let label: Label = "/a".into();
         let mut one = Tally::default();
-        *one.requests.entry((label.clone(), "GET", 200)).or_default() += 2;
-        one.durations.entry(label.clone()).or_default().observe(Duration::from_micros(100));
+        let route = one.routes.entry(label.clone()).or_default();
+        route.count("GET", 200, 1);
+        route.count("GET", 200, 1);
+        route.durations.observe(Duration::from_micros(100));
         let mut sum = one.clone();
         sum.add(&one);
-        assert_eq!(sum.requests[&(label.clone(), "GET", 200)], 4);
-        assert_eq!(sum.durations[&label].counts[0], 2);
-        assert_eq!(sum.durations[&label].sum_us, 200);
+        assert_eq!(sum.routes[&label].requests, [("GET", 200, 4)]);
+        assert_eq!(sum.routes[&label].durations.counts[0], 2);
+        assert_eq!(sum.routes[&label].durations.sum_us, 200);
     }
 }

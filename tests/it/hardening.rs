@@ -42,7 +42,8 @@ async fn a_refusal_reaches_a_client_that_is_still_sending() {
         let stream = tokio::net::TcpStream::connect(gateway.address).await.unwrap();
         let (mut read, mut write) = stream.into_split();
         let sending = tokio::spawn(async move {
-            let head = format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n");
+            let head =
+                format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n");
             write.write_all(head.as_bytes()).await.unwrap();
             // Ends in an error when the gateway has had enough.
             let _ = write.write_all(&vec![b'x'; 3_000_000]).await;
@@ -98,9 +99,7 @@ async fn an_upstream_that_answers_and_stops_reading_delays_nobody_else() {
     .await;
     let gateway = TestGateway::in_front_of(&upstream).await;
     let mut hostile = gateway.connect().await;
-    hostile
-        .send("POST /public/a HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\nabc")
-        .await;
+    hostile.send("POST /public/a HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\nabc").await;
     hostile.answer().await.expect(200);
     let answer = gateway.get("/public/b").send().await.expect(200);
     assert_eq!(answer.text(), "for");
