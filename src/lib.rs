@@ -13,7 +13,7 @@
 //! L1  identity     who is calling           wire      client connections, time limits, heads
 //!     limit        rate limits              store     users, sessions, keys, events
 //!     events       events of proxied routes
-//! L0  config  model  clock  telemetry  ascii
+//! L0  config  model  clock  telemetry
 //! ```
 //!
 //! A file imports from its own folder or from a lower layer. `proxy` and `auth` never import each
@@ -29,7 +29,6 @@
 //! `match` makes that an answer.
 
 pub mod admin;
-mod ascii;
 pub mod auth;
 pub mod cli;
 pub mod clock;

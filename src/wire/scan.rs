@@ -8,8 +8,6 @@
 
 use memchr::memchr;
 
-use crate::ascii;
-
 /// Longest header name that is looked for, with its colon.
 const NAME_ROOM: usize = "transfer-encoding:".len();
 
@@ -80,7 +78,7 @@ impl HeadScan {
         if !self.past_request_line {
             // The CR that ends the line is the only control byte that may stand in it, at its end.
             let text = piece.strip_suffix(b"\r").unwrap_or(piece);
-            if !ascii::all(text, fits_request_line) {
+            if !text.iter().all(|&byte| fits_request_line(byte)) {
                 self.flaw.get_or_insert(Flaw::Target);
             }
         }
@@ -114,7 +112,7 @@ impl HeadScan {
 }
 
 fn fits_request_line(byte: u8) -> bool {
-    (byte != b'#') & (byte.wrapping_sub(b' ') <= b'~' - b' ')
+    byte != b'#' && (b' '..=b'~').contains(&byte)
 }
 
 fn has_prefix(line: &[u8], prefix: &[u8]) -> bool {
