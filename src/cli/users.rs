@@ -265,9 +265,10 @@ async fn set_roles(
     let roles = checked_roles(roles)?;
     let user = admin.find_user(user).await?;
     let mut event = admin.event(EventKind::RolesChanged, Some(&user.id));
-    event.reason = Some(roles.join(","));
+    event.reason = (!roles.is_empty()).then(|| roles.join(","));
     found(admin.store.set_roles(&user.id, &roles, event.at, &event).await?)?;
-    println!("{} has the roles: {}", user.id, roles.join(", "));
+    let shown = if roles.is_empty() { "none".to_owned() } else { roles.join(", ") };
+    println!("{} has the roles: {shown}", user.id);
     if keep_sessions {
         println!("its tokens keep the old ones until they are refreshed");
         return Ok(());

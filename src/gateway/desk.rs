@@ -18,6 +18,7 @@ use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue, ORIGIN, USER_AGENT};
 use http::{Request, Response};
 use hyper::body::{Body as _, Incoming};
+use jiff::Timestamp;
 use tokio_util::task::TaskTracker;
 
 use super::live::Live;
@@ -310,7 +311,7 @@ impl Desk {
         let decision = match preflight_permit {
             Some(permit) => Decision::Permit(permit),
             None => decide_quietly(&live.table, &parts.method, uri.path(), |route| {
-                self.credential(&parts.headers, route.issuers)
+                self.credential(&parts.headers, route.issuers, record.time)
             }),
         };
         let permit = match decision {
@@ -359,9 +360,9 @@ impl Desk {
         Rc::clone(&local)
     }
 
-    fn credential(&self, headers: &HeaderMap, accepted: IssuerSet) -> Credential {
+    fn credential(&self, headers: &HeaderMap, accepted: IssuerSet, now: Timestamp) -> Credential {
         Credential::of(headers, |token| {
-            let now = self.gateway.clock.now().as_second();
+            let now = now.as_second();
             let mut verifier = self.verifier.borrow_mut();
             let verifier = verifier.load();
             let revocations = &self.gateway.revocations;

@@ -211,7 +211,7 @@ impl Shared {
         }
         self.metrics.degraded.set(1);
         tracing::warn!(
-            error = error as &dyn std::error::Error,
+            error = crate::telemetry::chain(error),
             "redis does not count; limits do as on_outage says until it is back"
         );
         let weak = Arc::downgrade(self);
@@ -243,8 +243,8 @@ impl Shared {
             Ok(link) => self.link.store(Arc::new(link)),
             Err(error) => {
                 tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "opened a redis connection"
+                    error = crate::telemetry::chain(&error),
+                    "a redis connection could not be opened"
                 );
             }
         }

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
@@ -290,9 +290,13 @@ where
 {
     let mut served = std::pin::pin!(served);
     let mut told_to_finish = false;
+    let mut registered: Option<Waker> = None;
     std::future::poll_fn(|cx| {
         let watch = &wire.watch;
-        watch.register(cx.waker());
+        if !registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            registered = Some(cx.waker().clone());
+            watch.register(cx.waker());
+        }
         if watch.client_is_late() {
             return Poll::Ready(Ok(()));
         }

@@ -27,7 +27,8 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 /// When `level` is no level or filter, or the system gives no thread.
 pub fn start(format: LogFormat, level: &str) -> Result<(), String> {
     let filter = EnvFilter::builder()
-        .parse(level)
+        // The migration library tells where it was built.
+        .parse(format!("refinery_core=warn,{level}"))
         .map_err(|error| format!("`{level}` is neither a level nor a filter: {error}"))?;
     let (carrier, _thread) = Carrier::start(std::io::stderr())
         .map_err(|error| format!("the system gives no thread for diagnostics: {error}"))?;

@@ -8,9 +8,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Waker;
 use std::time::Duration;
-
-use futures_util::task::AtomicWaker;
 
 /// Length of a tick; limits are kept to about this much.
 const TICK: Duration = Duration::from_millis(100);
@@ -60,7 +59,7 @@ impl Ticker {
             write: AtomicU32::new(NEVER),
             upstream: AtomicU32::new(NEVER),
             close: AtomicU32::new(NEVER),
-            waker: AtomicWaker::new(),
+            waker: Mutex::default(),
         });
         if slot == watches.slots.len() {
             watches.slots.push(None);
@@ -73,7 +72,7 @@ impl Ticker {
     pub(crate) fn drain(&self) {
         self.draining.store(true, Relaxed);
         let watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
-        watches.slots.iter().flatten().for_each(|watch| watch.waker.wake());
+        watches.slots.iter().flatten().for_each(|watch| watch.wake());
     }
 
     fn wake_late(&self) {
@@ -81,7 +80,7 @@ impl Ticker {
         let watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
         watches.slots.iter().flatten().filter(|watch| watch.first_deadline() <= now).for_each(
             |watch| {
-                watch.waker.wake();
+                watch.wake();
             },
         );
     }
@@ -99,7 +98,9 @@ pub(crate) struct Watch {
     upstream: AtomicU32,
     /// The connection ends, whatever happens.
     close: AtomicU32,
-    waker: AtomicWaker,
+    /// The task to wake when somebody is late. Kept when it is woken: it is the same one for the
+    /// connection's whole life.
+    waker: Mutex<Option<Waker>>,
 }
 
 impl Watch {
@@ -181,8 +182,14 @@ impl Watch {
     }
 
     /// The task to wake when somebody is late: the one that serves the connection.
-    pub(crate) fn register(&self, waker: &std::task::Waker) {
-        self.waker.register(waker);
+    pub(crate) fn register(&self, waker: &Waker) {
+        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner) {
+            waker.wake_by_ref();
+        }
     }
 
     fn after(&self, limit: Duration) -> Tick {

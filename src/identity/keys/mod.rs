@@ -151,16 +151,18 @@ impl KeySet {
 
     /// The key that signs at `now`: the newest active one of the configured algorithm. `None` asks
     /// for a new key.
+    ///
+    /// One whose end is set has been superseded, even where its time to sign had not yet come then,
+    /// and only signs until its successor does: its last tokens must expire before it is retired.
     pub fn signer(&self, now: Timestamp) -> Option<&Signer> {
         let now = now.as_second();
-        self.keys
-            .iter()
-            .find(|key| {
-                key.signer.algorithm == self.algorithm
-                    && key.active_from <= now
-                    && !key.is_retired(now)
-            })
-            .map(|key| &key.signer)
+        let usable = |key: &&Key| {
+            key.signer.algorithm == self.algorithm && key.active_from <= now && !key.is_retired(now)
+        };
+        // From the newest to the oldest.
+        let mut usable = self.keys.iter().filter(usable);
+        let newest = usable.clone().next();
+        usable.find(|key| key.retire_at.is_none()).or(newest).map(|key| &key.signer)
     }
 
     /// The key to verify with at `now` (Unix seconds), and when it will be retired. A token without

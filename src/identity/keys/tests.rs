@@ -192,6 +192,13 @@ fn the_newest_active_key_signs_and_every_key_verifies_until_it_is_retired() {
     assert_eq!(signer(200), Some(next.kid.clone()));
     assert_eq!(signer(400), Some(next.kid.clone()), "the newest is of another algorithm");
 
+    let (superseded, successor) = (key(150, Some(900)), key(120, None));
+    let keys_of_two_rotations =
+        KeySet::from_keys(Algorithm::Es256, &[old.clone(), superseded, successor.clone()]).unwrap();
+    for (now, expected) in [(100, &old.kid), (130, &successor.kid), (200, &successor.kid)] {
+        assert_eq!(keys_of_two_rotations.signer(at(now)).unwrap().kid(), expected, "{now}");
+    }
+
     let verifies = |kid: Option<&str>, now| keys.verifying_key(kid, now).map(|(_, until)| until);
     assert_eq!(verifies(Some(&old.kid), 499), Some(Some(500)));
     assert_eq!(verifies(Some(&old.kid), 500), None);
