@@ -113,7 +113,8 @@ impl EventQueue {
                 let Err(error) = sink(batch.clone()).await else { break };
                 if attempt == TRIES || self.closed.is_cancelled() {
                     self.dropped.fetch_add(batch.len() as u64, Relaxed);
-                    tracing::warn!(events = batch.len(), %error, "events were dropped");
+                    let error = crate::telemetry::chain(&error);
+                    tracing::warn!(events = batch.len(), error, "events were dropped");
                     break;
                 }
                 tokio::time::sleep(PAUSE).await;

@@ -12,7 +12,7 @@ use http::header::{
 use http::{Response, StatusCode};
 use serde_json::json;
 
-use crate::auth::{AuthError, AuthFailure};
+use crate::auth::AuthError;
 use crate::identity::Rejection;
 use crate::limit::Decision;
 use crate::proxy::authorize::Refusal;
@@ -72,12 +72,6 @@ impl From<ForwardError> for Error {
             ForwardError::BodyTooLarge => Self::BodyTooLarge,
             error => Self::Forward(error),
         }
-    }
-}
-
-impl From<AuthFailure> for Error {
-    fn from(failure: AuthFailure) -> Self {
-        Self::Auth(failure.error)
     }
 }
 
@@ -294,7 +288,7 @@ fn forward_problem(error: &ForwardError) -> Problem {
             "The request body is not well formed or came too slowly.",
         ),
     }
-    // What is left of the request body is not read; see `close` in the HTTP library as well.
+    // What is left of the request body is not read.
     .closing_if(!matches!(error, ForwardError::Connect(_)))
 }
 

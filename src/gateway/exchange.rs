@@ -31,7 +31,7 @@ use crate::proxy::link::Link;
 use crate::telemetry::tally::Label;
 use crate::wire::Place;
 
-/// Account requests are small; the whole body must be there in this time.
+/// Longest silence in the body of an account request; they are small.
 const ACCOUNT_BODY_TIME: Duration = Duration::from_secs(10);
 
 impl Desk {
@@ -89,13 +89,18 @@ impl Desk {
         };
         let began = Instant::now();
         let pool = &local.pools[permit.upstream().index];
-        let forwarded = forward(permit, pool, request, &record.fate, watch, limits).await?;
+        record.upstream = Some(Label::clone(&upstream.name));
+        let forwarded = forward(permit, pool, request, &record.fate, watch, limits).await;
         record.upstream_time = Some(began.elapsed());
-        record.upstream = Some((Label::clone(&upstream.name), forwarded.server));
+        let forwarded = forwarded?;
+        record.server = Some(forwarded.server);
         record.upstream_status = Some(forwarded.response.status().as_u16());
 
         let mut response = forwarded.response;
-        prepare_response(response.headers_mut());
+        let agreed = prepare_response(response.headers_mut()).upgrade;
+        if forwarded.tunnel.is_some() && agreed != tunnel_asked {
+            return Err(ForwardError::Unasked.into());
+        }
         if let (Some(tunnel), Some(upgrade), Some(protocol)) =
             (forwarded.tunnel, upgrade, tunnel_asked)
         {

@@ -49,7 +49,10 @@ pub(crate) struct Record {
     pub(crate) identity: Option<Arc<Identity>>,
     /// Of an account request, where no token names them.
     pub(crate) account: (Option<Box<str>>, Option<Uuid>),
-    pub(crate) upstream: Option<(Label, Rc<Server>)>,
+    /// The upstream's name, once a request is on its way to it.
+    pub(crate) upstream: Option<Label>,
+    /// Which of its servers answered.
+    pub(crate) server: Option<Rc<Server>>,
     pub(crate) upstream_status: Option<u16>,
     pub(crate) upstream_time: Option<Duration>,
     /// 0 until there is an answer.
@@ -86,6 +89,7 @@ impl Record {
             identity: None,
             account: (None, None),
             upstream: None,
+            server: None,
             upstream_status: None,
             upstream_time: None,
             status: 0,
@@ -97,6 +101,24 @@ impl Record {
     /// The request's id as text.
     pub(crate) fn request_id(&self) -> &str {
         self.request_id.as_ref().map_or("", RequestId::as_str)
+    }
+
+    /// The answer had to be cut off.
+    fn note_cut(&mut self, error: &AnswerError) {
+        self.reason = match error {
+            AnswerError::Broken(_) => "upstream_broke_off",
+            AnswerError::Request if self.fate.state.get() == BodyState::TooLarge => {
+                "body_too_large"
+            }
+            AnswerError::Request => "client_closed",
+            AnswerError::Silent => "upstream_fell_silent",
+        };
+        let (request_id, error) = (self.request_id(), crate::telemetry::chain(error));
+        if self.reason.starts_with("upstream") {
+            tracing::warn!(request_id, error, "an answer was cut off");
+        } else {
+            tracing::debug!(request_id, error, "an answer was cut off");
+        }
     }
 
     fn finish(&self) {
@@ -116,7 +138,7 @@ impl Record {
             route.count(known_method(&self.method), status, 1);
             route.durations.observe(duration);
             *tally.decisions.entry((self.decision, reason)).or_default() += 1;
-            if let (Some((name, _)), Some(time)) = (&self.upstream, self.upstream_time) {
+            if let (Some(name), Some(time)) = (&self.upstream, self.upstream_time) {
                 tally.upstream_durations.entry(Label::clone(name)).or_default().observe(time);
             }
         });
@@ -134,7 +156,8 @@ impl Record {
             user_id: (self.identity.as_ref().map(|identity| &*identity.subject))
                 .or(self.account.0.as_deref()),
             session_id: session_id.or(self.account.1),
-            upstream: self.upstream.as_ref().map(|(_, server)| &*server.authority),
+            upstream: (self.server.as_ref().map(|server| &*server.authority))
+                .or(self.upstream.as_deref()),
             upstream_status: self.upstream_status,
             bytes_in: self.fate.bytes.get(),
             bytes_out: self.bytes_out,
@@ -204,17 +227,7 @@ impl Body for AnswerBody {
             Poll::Ready(Some(Ok(frame))) => {
                 this.record.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64);
             }
-            Poll::Ready(Some(Err(error))) => {
-                this.record.reason = match error {
-                    AnswerError::Broken(_) => "upstream_broke_off",
-                    AnswerError::Silent => "upstream_fell_silent",
-                };
-                tracing::warn!(
-                    request_id = this.record.request_id(),
-                    error = crate::telemetry::chain(error),
-                    "an answer was cut off"
-                );
-            }
+            Poll::Ready(Some(Err(error))) => this.record.note_cut(error),
             Poll::Ready(None) | Poll::Pending => {}
         }
         frame

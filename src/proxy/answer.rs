@@ -72,7 +72,7 @@ impl Head {
         let mut places = [Place::default(); MAX_FIELDS];
         let count = parsed.headers.len();
         for (place, field) in places.iter_mut().zip(parsed.headers.iter()) {
-            *place = Place::of(visible, field);
+            *place = Place::of(&visible[..length], field);
         }
         let bytes = buffer.split_to(length).freeze();
         let mut headers = HeaderMap::with_capacity(count + 2);

@@ -175,8 +175,19 @@ impl Body for ClientBody {
 pub(crate) enum AnswerError {
     #[error("the upstream broke off its answer")]
     Broken(#[source] Fault),
+    #[error("the request broke off while it was answered")]
+    Request,
     #[error("the upstream fell silent in its answer")]
     Silent,
+}
+
+impl From<Fault> for AnswerError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Request => Self::Request,
+            fault => Self::Broken(fault),
+        }
+    }
 }
 
 /// An upstream's answer on its way to the client. When it has ended well its connection goes back
@@ -229,7 +240,7 @@ impl Body for UpstreamBody {
             }
             Poll::Ready(piece) => {
                 watch.upstream_acted();
-                Poll::Ready(piece.map(|piece| piece.map(Frame::data).map_err(AnswerError::Broken)))
+                Poll::Ready(piece.map(|piece| piece.map(Frame::data).map_err(AnswerError::from)))
             }
         }
     }

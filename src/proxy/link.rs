@@ -1,6 +1,7 @@
 //! One connection to an upstream, and one exchange over it: the request is written, the answer
-//! read, by the task that serves the client. Both directions move at once, so that an early answer
-//! is seen while the request's body is still on its way.
+//! read, by the task that serves the client. An answer is seen while the request's body is still on
+//! its way, and the body goes on while the answer is read; a client that does not read its answer
+//! stops its own upload with it.
 
 use std::future::poll_fn;
 use std::io;
@@ -200,6 +201,8 @@ impl Exchange {
 
     /// Reads more; 0 is the end of the connection.
     fn poll_fill(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<Result<usize, Fault>> {
+        // Room is made only when there is something to read: many answers wait for long.
+        ready!(self.link.stream.poll_read_ready(cx)).map_err(Fault::Io)?;
         self.link.buffer.reserve(room);
         poll_read_buf(Pin::new(&mut self.link.stream), cx, &mut self.link.buffer).map_err(Fault::Io)
     }

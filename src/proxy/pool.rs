@@ -108,7 +108,8 @@ impl Pool {
             || (0..self.servers.len()).map(|i| &self.servers[(first + i) % self.servers.len()]);
         let usable = in_turn().filter(|server| !server.is_paused(now));
         // When all are paused they are all tried: a wrong guess must not be an outage.
-        let paused = in_turn().filter(|server| server.is_paused(now));
+        // Looked at now, so that one that fails below is not tried twice.
+        let paused: Vec<_> = in_turn().filter(|server| server.is_paused(now)).collect();
         let mut failed = ConnectError::Timeout;
         for server in usable.chain(paused) {
             if let Some(link) = server.take_idle(now) {
@@ -169,6 +170,10 @@ impl Server {
     }
 
     fn pause(&self, now: Instant) {
+        // Many requests that fail at once are one failure.
+        if self.is_paused(now) {
+            return;
+        }
         let failures = self.failures.get();
         self.failures.set(failures.saturating_add(1));
         let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(6)).min(LONGEST_PAUSE);
@@ -195,5 +200,37 @@ impl Server {
         if idle.len() < self.max_idle {
             idle.push(Idle { link, since: Instant::now() });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_cannot_be_reached_is_tried_once_and_then_passed_over() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let live = listener.local_addr().unwrap().to_string();
+        let gone = {
+            let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            closed.local_addr().unwrap().to_string()
+        };
+        let config = |servers| PoolConfig {
+            servers,
+            connect_timeout: Duration::from_secs(5),
+            max_idle: 1,
+            keep_alive: Duration::from_secs(5),
+        };
+        let alone = Pool::new(&config(vec![gone.clone()]));
+        assert!(alone.lease().await.is_err());
+        assert_eq!(alone.servers[0].failures.get(), 1);
+
+        let pool = Pool::new(&config(vec![gone, live.clone()]));
+        for _ in 0..4 {
+            assert_eq!(*pool.lease().await.unwrap().server.authority, *live);
+        }
+        assert_eq!(pool.servers[0].failures.get(), 1, "it is passed over for a while");
+        let states: Vec<_> = pool.servers().map(|(_, up)| up).collect();
+        assert_eq!(states, [false, true]);
     }
 }

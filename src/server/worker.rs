@@ -153,13 +153,7 @@ async fn serve(seat: Seat) -> io::Result<()> {
 
     while let Some(order) = orders.recv().await {
         match order {
-            Order::Serve(stream, peer) => match TcpStream::from_std(stream) {
-                Ok(stream) => worker.begin(stream, peer),
-                Err(error) => {
-                    worker.doors[worker.index].connections.fetch_sub(1, Relaxed);
-                    tracing::warn!(%error, "a connection could not be taken over");
-                }
-            },
+            order @ Order::Serve(..) => worker.take_over(order),
             // Nobody waits any more when metrics were given up.
             Order::Tally(reply) => drop(reply.send(worker.desk.tally())),
             Order::Drain => break,
@@ -173,11 +167,7 @@ async fn serve(seat: Seat) -> io::Result<()> {
     }
     orders.close();
     while let Some(order) = orders.recv().await {
-        if let Order::Serve(stream, peer) = order
-            && let Ok(stream) = TcpStream::from_std(stream)
-        {
-            worker.begin(stream, peer);
-        }
+        worker.take_over(order);
     }
     worker.ticker.drain();
     worker.tasks.close();
@@ -226,11 +216,29 @@ impl Worker {
             self.begin(stream, peer);
             return;
         }
-        let handed = stream.into_std().map_err(|_| ()).and_then(|stream| {
-            self.doors[fewest].orders.send(Order::Serve(stream, peer)).map_err(drop)
-        });
-        if handed.is_err() {
+        let Ok(stream) = stream.into_std() else {
             self.doors[fewest].connections.fetch_sub(1, Relaxed);
+            return;
+        };
+        // A worker that has ended takes no orders.
+        if let Err(mpsc::error::SendError(order)) =
+            self.doors[fewest].orders.send(Order::Serve(stream, peer))
+        {
+            self.doors[fewest].connections.fetch_sub(1, Relaxed);
+            self.doors[self.index].connections.fetch_add(1, Relaxed);
+            self.take_over(order);
+        }
+    }
+
+    /// Serves a connection that another worker accepted, and that has been counted as this one's.
+    fn take_over(self: &Rc<Self>, order: Order) {
+        let Order::Serve(stream, peer) = order else { return };
+        match TcpStream::from_std(stream) {
+            Ok(stream) => self.begin(stream, peer),
+            Err(error) => {
+                self.doors[self.index].connections.fetch_sub(1, Relaxed);
+                tracing::warn!(%error, "a connection could not be taken over");
+            }
         }
     }
 
@@ -289,7 +297,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let mut served = std::pin::pin!(served);
-    let mut told_to_finish = false;
+    let (mut told_to_finish, mut graced) = (false, false);
     let mut registered: Option<Waker> = None;
     std::future::poll_fn(|cx| {
         let watch = &wire.watch;
@@ -300,18 +308,20 @@ where
         if watch.client_is_late() {
             return Poll::Ready(Ok(()));
         }
-        let mut ended = Poll::Pending;
-        // A connection that was just accepted may have its first request waiting to be read, and
-        // would be closed over it.
-        if !told_to_finish && watch.is_draining() && !wire.is_touched() {
-            watch.close_within(FIRST_HEAD_GRACE);
-            ended = served.as_mut().poll(cx);
+        let polled = served.as_mut().poll(cx);
+        if polled.is_ready() || told_to_finish || !watch.is_draining() {
+            return polled;
         }
-        if !told_to_finish && watch.is_draining() && wire.is_touched() && ended.is_pending() {
+        if wire.is_touched() {
             told_to_finish = true;
             served.as_mut().graceful_shutdown();
+            return served.as_mut().poll(cx);
         }
-        if ended.is_pending() { served.as_mut().poll(cx) } else { ended }
+        // It was just accepted; its first request may be on its way, and would be lost.
+        if !std::mem::replace(&mut graced, true) {
+            watch.close_within(FIRST_HEAD_GRACE);
+        }
+        polled
     })
     .await
 }

@@ -30,6 +30,9 @@ pub fn start(format: LogFormat, level: &str) -> Result<(), String> {
         // The migration library tells where it was built.
         .parse(format!("refinery_core=warn,{level}"))
         .map_err(|error| format!("`{level}` is neither a level nor a filter: {error}"))?;
+    if DIAGNOSTICS.get().is_some() {
+        return Ok(());
+    }
     let (carrier, _thread) = Carrier::start(std::io::stderr())
         .map_err(|error| format!("the system gives no thread for diagnostics: {error}"))?;
     if DIAGNOSTICS.set(carrier.clone()).is_err() {

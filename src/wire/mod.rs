@@ -97,6 +97,7 @@ impl Wire {
         self.serving.store(true, Relaxed);
         self.idle.store(false, Relaxed);
         self.watch.client_acted();
+        self.watch.stay_open();
         Flaw::from_number(self.flaw.swap(0, Relaxed))
     }
 

@@ -96,7 +96,7 @@ pub(crate) struct Watch {
     write: AtomicU32,
     /// The upstream owes a connection, a head, or a piece of a body.
     upstream: AtomicU32,
-    /// The connection ends, whatever happens.
+    /// The connection ends, unless another request comes.
     close: AtomicU32,
     /// The task to wake when somebody is late. Kept when it is woken: it is the same one for the
     /// connection's whole life.
@@ -150,9 +150,14 @@ impl Watch {
         self.upstream.store(NEVER, Relaxed);
     }
 
-    /// The connection ends within `limit`; nothing lifts that.
+    /// The connection ends within `limit`, unless another request comes.
     pub(crate) fn close_within(&self, limit: Duration) {
         self.close.store(self.after(limit), Relaxed);
+    }
+
+    /// Another request has come: the connection goes on.
+    pub(crate) fn stay_open(&self) {
+        self.close.store(NEVER, Relaxed);
     }
 
     /// Whether the client kept us waiting for too long, or the connection has to end.

@@ -2,12 +2,13 @@
 //! tunnels past the limit, to have refusals lost, to stop the gateway by not reading its logs.
 
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::harness::program::Program;
-use crate::harness::{Step, TestGateway, Upstream, patiently, reply, write};
+use crate::harness::{Gate, Step, TestGateway, Upstream, patiently, reply, write};
 
 #[tokio::test]
 async fn password_changes_are_limited_before_they_are_hashed() {
@@ -152,4 +153,33 @@ async fn diagnostics_that_nobody_reads_stop_nothing() {
     })
     .await;
     assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_refused_body_does_not_cut_the_next_request_of_its_connection() {
+    let gate = Gate::new();
+    let script = gate.clone();
+    let upstream = Upstream::scripted(move |_| {
+        let mut steps = vec![Step::Wait(script.clone())];
+        steps.extend(reply("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"));
+        steps
+    })
+    .await;
+    let gateway = TestGateway::builder()
+        .upstream("app", &upstream)
+        .servers("gone", &["http://127.0.0.1:9".to_owned()])
+        .config(
+            "[[routes]]\npath = \"/gone\"\nupstream = \"gone\"\naccess = \"public\"\n\
+             [[routes]]\npath = \"/slow\"\nupstream = \"app\"\naccess = \"public\"",
+        )
+        .start()
+        .await;
+    let mut client = gateway.connect().await;
+    client.send("POST /gone HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc").await;
+    client.answer().await.expect_problem(502, "upstream_unreachable");
+    client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    // Longer than a connection is kept whose body nobody wants any more.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    gate.open();
+    client.answer().await.expect(200);
 }
