@@ -30,7 +30,7 @@ pub enum Malformed {
     /// The head breaks the grammar.
     #[error("the head is malformed")]
     Head,
-    /// Longer than [`MAX_HEAD_BYTES`], or more than [`MAX_FIELDS`] fields.
+    /// Longer than 60 KiB, or more than 128 fields.
     #[error("the head is too large")]
     HeadTooLarge,
     /// A transfer coding other than `chunked`.
