@@ -308,18 +308,23 @@ where
         if watch.client_is_late() {
             return Poll::Ready(Ok(()));
         }
-        let polled = served.as_mut().poll(cx);
-        if polled.is_ready() || told_to_finish || !watch.is_draining() {
-            return polled;
-        }
-        if wire.is_touched() {
+        // Told before it goes on, so that an answer that begins now says that it is the last.
+        if watch.is_draining() && wire.is_touched() && !told_to_finish {
             told_to_finish = true;
             served.as_mut().graceful_shutdown();
-            return served.as_mut().poll(cx);
         }
-        // It was just accepted; its first request may be on its way, and would be lost.
-        if !std::mem::replace(&mut graced, true) {
-            watch.close_within(FIRST_HEAD_GRACE);
+        let polled = served.as_mut().poll(cx);
+        if polled.is_pending() && watch.is_draining() && !told_to_finish {
+            if wire.is_touched() {
+                // Its first request has just come in.
+                told_to_finish = true;
+                served.as_mut().graceful_shutdown();
+                return served.as_mut().poll(cx);
+            }
+            // It was just accepted; its first request may be on its way, and would be lost.
+            if !std::mem::replace(&mut graced, true) {
+                watch.close_within(FIRST_HEAD_GRACE);
+            }
         }
         polled
     })
