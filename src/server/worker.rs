@@ -160,6 +160,8 @@ async fn serve(seat: Seat) -> io::Result<()> {
         }
     }
 
+    // First, so that no answer begins without saying that it is the last once nobody can connect.
+    worker.ticker.drain();
     // Those that the system has accepted for us already, or another worker handed over.
     stop_accepting.cancel();
     for task in accepting {
@@ -169,7 +171,6 @@ async fn serve(seat: Seat) -> io::Result<()> {
     while let Some(order) = orders.recv().await {
         worker.take_over(order);
     }
-    worker.ticker.drain();
     worker.tasks.close();
     if tokio::time::timeout(limits.drain_timeout, worker.tasks.wait()).await.is_err() {
         tracing::warn!(
