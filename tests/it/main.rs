@@ -9,6 +9,7 @@ mod cors;
 mod crash;
 mod events;
 mod framing;
+mod h2_frames;
 mod hardening;
 mod headers;
 mod jose;

@@ -4,6 +4,8 @@
 pub(crate) mod auth;
 pub(crate) mod client;
 pub(crate) mod gateway;
+pub(crate) mod h2raw;
+pub(crate) mod hpack;
 pub(crate) mod http;
 pub(crate) mod postgres;
 pub(crate) mod program;
