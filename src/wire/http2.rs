@@ -11,16 +11,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::{Buf as _, Bytes};
 use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
-use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, SEC_WEBSOCKET_KEY};
+use http::{Method, Request, Response, StatusCode, Uri};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::pace::{Watch, WatchGuard, unless_late};
 use super::stream::Stream;
 use super::{AnswerBody, Client, ClientFault, WireLimits};
+use crate::clock::random_bytes;
 use crate::message::{BodyLength, Piece, RequestHead};
 
 /// Streams at once.
@@ -162,7 +165,7 @@ impl Http2 {
         watch: &Watch,
         ends: &Rc<Ends>,
     ) -> Option<(Self, RequestHead)> {
-        let (parts, receiving) = request.into_parts();
+        let (mut parts, receiving) = request.into_parts();
         let protocol = parts.extensions.get::<h2::ext::Protocol>().map(h2::ext::Protocol::as_str);
         let websocket = protocol == Some("websocket");
         // RFC 8441 §4 makes a WebSocket's handshake a CONNECT; to routes it is the GET it was.
@@ -170,6 +173,15 @@ impl Http2 {
         if protocol.is_some() && !websocket {
             respond.send_reset(Reason::REFUSED_STREAM);
             return None;
+        }
+        if has_foreign_scheme(&parts.uri) || has_padded_value(&parts.headers) {
+            respond.send_reset(Reason::PROTOCOL_ERROR);
+            return None;
+        }
+        if websocket {
+            // RFC 8441 §5 has no key, RFC 6455 §4.2.1 refuses a handshake without one.
+            let key = STANDARD.encode(random_bytes::<16>());
+            parts.headers.insert(SEC_WEBSOCKET_KEY, HeaderValue::from_str(&key).ok()?);
         }
         let target = parts.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
         let authority = parts.uri.authority().map(http::uri::Authority::as_str);
@@ -203,6 +215,21 @@ impl Http2 {
         *response.headers_mut() = std::mem::take(&mut self.fields);
         response
     }
+}
+
+/// Whether `:scheme` names something else than HTTP. Which of its two schemes is not looked at: a
+/// balancer in front says what its client spoke, and what we tell upstreams is what we see.
+fn has_foreign_scheme(uri: &Uri) -> bool {
+    uri.scheme_str().is_some_and(|scheme| {
+        !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https")
+    })
+}
+
+/// RFC 9113 §8.2.1: space around a value makes a request malformed, which `h2` does not look at.
+/// To an HTTP/1.1 upstream it would be another value.
+fn has_padded_value(headers: &HeaderMap) -> bool {
+    let space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    headers.values().map(HeaderValue::as_bytes).any(|v| space(v.first()) || space(v.last()))
 }
 
 impl Drop for Http2 {
