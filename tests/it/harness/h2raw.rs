@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 
 use super::client::{Answer, End, patiently};
@@ -56,7 +56,6 @@ pub(crate) mod setting {
 pub(crate) mod code {
     pub(crate) const NO_ERROR: u32 = 0;
     pub(crate) const PROTOCOL_ERROR: u32 = 1;
-    pub(crate) const INTERNAL_ERROR: u32 = 2;
     pub(crate) const FLOW_CONTROL_ERROR: u32 = 3;
     pub(crate) const STREAM_CLOSED: u32 = 5;
     pub(crate) const FRAME_SIZE_ERROR: u32 = 6;
@@ -224,7 +223,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// A connection.
 pub(crate) struct H2 {
-    stream: Box<dyn Duplex>,
+    reader: ReadHalf<Box<dyn Duplex>>,
+    writer: WriteHalf<Box<dyn Duplex>>,
     buffer: Vec<u8>,
     decoder: Decoder,
     streams: BTreeMap<u32, Stream>,
@@ -251,8 +251,11 @@ pub(crate) struct H2 {
 impl H2 {
     /// A connection over `stream` on which nothing was said yet.
     pub(crate) fn silent(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+        let stream: Box<dyn Duplex> = Box::new(stream);
+        let (reader, writer) = tokio::io::split(stream);
         Self {
-            stream: Box::new(stream),
+            reader,
+            writer,
             buffer: Vec::new(),
             decoder: Decoder::new(4096),
             streams: BTreeMap::new(),
@@ -315,15 +318,35 @@ impl H2 {
     /// Sends bytes; false when the connection is gone.
     pub(crate) async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         let sent = patiently("room to send", async {
-            self.stream.write_all(bytes.as_ref()).await?;
-            self.stream.flush().await
+            self.writer.write_all(bytes.as_ref()).await?;
+            self.writer.flush().await
         });
         sent.await.is_ok()
     }
 
-    /// Sends nothing more.
-    pub(crate) async fn finish(&mut self) {
-        let _ = patiently("the end to go out", self.stream.shutdown()).await;
+    /// Sends bytes while it takes in whatever comes, so that neither side waits for the other, and
+    /// notes it; false when the connection is gone.
+    pub(crate) async fn flood(&mut self, bytes: &[u8]) -> bool {
+        {
+            let mut sending = std::pin::pin!(self.writer.write_all(bytes));
+            loop {
+                tokio::select! {
+                    sent = &mut sending => match sent {
+                        Ok(()) => break,
+                        Err(_) => return false,
+                    },
+                    read = self.reader.read_buf(&mut self.buffer) => {
+                        if !matches!(read, Ok(1..)) {
+                            return false;
+                        }
+                    }
+                }
+            }
+        }
+        while let Some(frame) = self.buffered_frame() {
+            self.note(frame).await;
+        }
+        true
     }
 
     /// A stream id that was not used yet.
@@ -500,21 +523,25 @@ impl H2 {
 
     async fn next_frame(&mut self) -> Option<Frame> {
         loop {
-            if let Some(length) = self.buffer.get(..3) {
-                let length = length.iter().fold(0, |sum, byte| sum * 256 + usize::from(*byte));
-                assert!(length <= MAX_FRAME, "a frame of {length} bytes");
-                if self.buffer.len() >= 9 + length {
-                    let payload = self.buffer[9..9 + length].to_vec();
-                    let head: Vec<u8> = self.buffer.drain(..9 + length).take(9).collect();
-                    let stream = number(&head[5..9]) & 0x7fff_ffff;
-                    return Some(Frame { kind: head[3], flags: head[4], stream, payload });
-                }
+            if let Some(frame) = self.buffered_frame() {
+                return Some(frame);
             }
             self.buffer.reserve(32 << 10);
-            if !matches!(self.stream.read_buf(&mut self.buffer).await, Ok(1..)) {
+            if !matches!(self.reader.read_buf(&mut self.buffer).await, Ok(1..)) {
                 return None;
             }
         }
+    }
+
+    /// A frame of which every byte was read.
+    fn buffered_frame(&mut self) -> Option<Frame> {
+        let length = self.buffer.get(..3)?;
+        let length = length.iter().fold(0, |sum, byte| sum * 256 + usize::from(*byte));
+        assert!(length <= MAX_FRAME, "a frame of {length} bytes");
+        let payload = self.buffer.get(9..9 + length)?.to_vec();
+        let head: Vec<u8> = self.buffer.drain(..9 + length).take(9).collect();
+        let stream = number(&head[5..9]) & 0x7fff_ffff;
+        Some(Frame { kind: head[3], flags: head[4], stream, payload })
     }
 
     async fn note(&mut self, frame: Frame) {
