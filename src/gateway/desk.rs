@@ -314,7 +314,7 @@ impl Desk {
             // RFC 9110 §6.6.1: whoever has a clock says the time, also for others.
             self.dates.write(record.time, out);
         }
-        out.field(b"x-request-id", record.request_id().as_bytes());
+        out.field(b"x-request-id", record.request_id.as_bytes());
     }
 
     /// The life of a request whose head is fine.
