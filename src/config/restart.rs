@@ -5,7 +5,7 @@
 //! Invariant: this list, the *(restart)* marks in [`schema`](super::schema) and those in the example
 //! configuration are one list; a test compares the three.
 
-use secrecy::ExposeSecret as _;
+use secrecy::ExposeSecret;
 
 use super::Config;
 
@@ -58,7 +58,7 @@ const KEYS: &[Key] = &[
     key!(tokens.issuer),
     key!(tokens.audience),
     key!(tokens.algorithm),
-    key!(tokens.secret, |secret| secret.as_ref().map(|secret| secret.expose_secret())),
+    key!(tokens.secret, |secret| secret.as_ref().map(ExposeSecret::expose_secret)),
     key!(tokens.access_lifetime),
     key!(tokens.refresh_lifetime),
     key!(tokens.refresh_idle),

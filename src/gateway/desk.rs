@@ -101,7 +101,6 @@ pub(crate) struct Desk {
     request_ids: RequestIds,
     local: RefCell<Rc<Local>>,
     live: RefCell<Cache<Arc<ArcSwap<Live>>, Arc<Live>>>,
-    verifier: RefCell<Cache<Arc<ArcSwap<Verifier>>, Arc<Verifier>>>,
     tokens: RefCell<TokenCache>,
     tally: RefCell<Tally>,
     seen: RefCell<AHashSet<SessionId>>,
@@ -121,13 +120,15 @@ pub(super) struct Local {
     /// In the order of `live.upstreams`.
     pub(super) pools: Vec<Pool>,
     routes: Vec<Label>,
+    verifier: RefCell<Cache<Arc<ArcSwap<Verifier>>, Arc<Verifier>>>,
 }
 
 impl Local {
     fn new(live: Arc<Live>) -> Self {
         let pools = live.upstreams.iter().map(|upstream| Pool::new(&upstream.pool)).collect();
         let routes = live.table.routes().iter().map(|route| (*route.name).into()).collect();
-        Self { live, pools, routes }
+        let verifier = RefCell::new(Cache::new(Arc::clone(&live.verifier)));
+        Self { live, pools, routes, verifier }
     }
 }
 
@@ -158,7 +159,6 @@ impl Desk {
             request_ids: RequestIds::new(),
             local: RefCell::new(local),
             live: RefCell::new(live),
-            verifier: RefCell::new(Cache::new(Arc::clone(&gateway.verifier))),
             tokens: RefCell::new(TokenCache::new(TokenCache::DEFAULT_BYTES)),
             tally: RefCell::default(),
             seen: RefCell::default(),
@@ -311,7 +311,7 @@ impl Desk {
         let decision = match preflight_permit {
             Some(permit) => Decision::Permit(permit),
             None => decide_quietly(&live.table, &parts.method, uri.path(), |route| {
-                self.credential(&parts.headers, route.issuers, record.time)
+                self.credential(local, &parts.headers, route.issuers, record.time)
             }),
         };
         let permit = match decision {
@@ -360,10 +360,16 @@ impl Desk {
         Rc::clone(&local)
     }
 
-    fn credential(&self, headers: &HeaderMap, accepted: IssuerSet, now: Timestamp) -> Credential {
+    fn credential(
+        &self,
+        local: &Local,
+        headers: &HeaderMap,
+        accepted: IssuerSet,
+        now: Timestamp,
+    ) -> Credential {
         Credential::of(headers, |token| {
             let now = now.as_second();
-            let mut verifier = self.verifier.borrow_mut();
+            let mut verifier = local.verifier.borrow_mut();
             let verifier = verifier.load();
             let revocations = &self.gateway.revocations;
             let identity =

@@ -143,7 +143,7 @@ fn the_example_marks_every_key_as_the_list_does() {
             tables.insert(table.clone(), own.or(inherited).or(known));
         } else if let Some((name, _)) = setting.split_once(" = ") {
             let key = format!("{table}.{name}");
-            let found = mark(&comments).or(tables[&table]);
+            let found = mark(&comments).or_else(|| tables[&table]);
             let found = found.unwrap_or_else(|| panic!("{key} has no mark"));
             let is_listed = listed().iter().any(|name| sources::is_at_or_under(&key, name));
             assert_eq!(found, is_listed, "the mark of {key}");
