@@ -14,7 +14,7 @@
 //! L1  identity     who is calling           wire      client connections, time limits, heads
 //!     limit        rate limits              store     users, sessions, keys, events
 //!     events       events of proxied routes
-//! L0  config  model  clock  telemetry
+//! L0  message      heads, fields, framing    config  model  clock  telemetry
 //! ```
 //!
 //! A file imports from its own folder or from a lower layer. `proxy` and `auth` never import each
@@ -39,6 +39,7 @@ pub mod events;
 pub mod gateway;
 pub mod identity;
 pub mod limit;
+pub mod message;
 pub mod model;
 pub mod problem;
 pub mod proxy;

@@ -29,7 +29,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     problems.extend(check_verifier(config));
     problems.extend(crate::reload::examine(config));
     if let Some(tls) = &config.server.tls {
-        problems.extend(crate::server::tls::acceptor(tls).err());
+        problems.extend(crate::server::tls::acceptor(tls, config.server.http2).err());
     }
     let Some(live) = live.filter(|_| problems.is_empty()) else {
         return Err(sources.report(&problems).into());

@@ -47,6 +47,8 @@ const KEYS: &[Key] = &[
     key!(server.max_header_bytes),
     key!(server.drain_delay),
     key!(server.drain_timeout),
+    key!(server.http2),
+    key!(server.h2c),
     key!(server.tls),
     key!(admin.listen),
     key!(storage.url, |url| url.expose_secret()),

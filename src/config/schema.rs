@@ -92,6 +92,19 @@ pub struct Server {
     pub drain_delay: Interval,
     /// Time for running requests to finish at shutdown. Default 30 s. *(restart)*
     pub drain_timeout: Interval,
+    /// Offer HTTP/2 on TLS listeners (ALPN). Default true. *(restart)*
+    pub http2: bool,
+    /// Speak HTTP/2 with clients that begin with its preface on plain listeners. Default false.
+    /// *(restart)*
+    pub h2c: bool,
+    /// Write `Forwarded` (RFC 7239) beside `X-Forwarded-*`. Default false.
+    pub send_forwarded: bool,
+    /// Open tunnels (`WebSocket`s) over all workers; 503 beyond. Default 10000.
+    pub max_tunnels: usize,
+    /// A tunnel in which neither side sends anything for this long is closed. Default 1 h.
+    pub tunnel_idle_timeout: Interval,
+    /// Time for tunnels to end at shutdown; at most `drain_timeout` counts. Default 10 s.
+    pub tunnel_drain_timeout: Interval,
     /// Serve TLS on every listener. Default none: plain HTTP. *(restart)*
     pub tls: Option<ServerTls>,
 }
@@ -112,6 +125,12 @@ impl Default for Server {
             max_body_bytes: ByteSize::gib(1),
             drain_delay: Interval::seconds(0),
             drain_timeout: Interval::seconds(30),
+            http2: true,
+            h2c: false,
+            send_forwarded: false,
+            max_tunnels: 10_000,
+            tunnel_idle_timeout: Interval::hours(1),
+            tunnel_drain_timeout: Interval::seconds(10),
             tls: None,
         }
     }
@@ -666,6 +685,17 @@ pub struct Route {
     /// Answer an owner mismatch like an unknown route. Default false.
     #[serde(default)]
     pub hide_mismatch: bool,
+    /// Take the access token of a WebSocket handshake also from `Sec-WebSocket-Protocol`, as
+    /// `bearer.TOKEN` or as `bearer, TOKEN`. Default false.
+    #[serde(default)]
+    pub websocket_token: bool,
+    /// Origins that browsers may call this route from; a request with another `Origin` is 403.
+    /// Default any.
+    #[serde(default)]
+    pub allowed_origins: Vec<String>,
+    /// Keep a tunnel open when its token expires or its session ends. Default false.
+    #[serde(default)]
+    pub tunnel_outlives_token: bool,
     /// Who answers CORS preflights. Default the gateway.
     #[serde(default)]
     pub preflight: Preflight,

@@ -37,6 +37,12 @@ pub struct Live {
     pub(crate) upstreams: Vec<UpstreamConfig>,
     /// Longest silence of a client in its request body.
     pub(crate) body_timeout: Duration,
+    /// Open tunnels over all workers.
+    pub(crate) max_tunnels: usize,
+    /// Longest silence in a tunnel.
+    pub(crate) tunnel_idle_timeout: Duration,
+    /// Time for a tunnel to end when the gateway stops.
+    pub(crate) tunnel_drain_timeout: Duration,
 }
 
 /// One upstream, compiled.
@@ -87,6 +93,9 @@ impl Live {
             auth_prefix: config.server.auth_prefix.clone(),
             upstreams: upstreams.collect(),
             body_timeout: config.server.body_timeout.0,
+            max_tunnels: config.server.max_tunnels,
+            tunnel_idle_timeout: config.server.tunnel_idle_timeout.0,
+            tunnel_drain_timeout: config.server.tunnel_drain_timeout.0,
         }))
     }
 }

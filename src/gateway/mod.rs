@@ -10,7 +10,7 @@ mod exchange;
 pub mod live;
 mod record;
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::desk::{Arrived, Connection, Desk};
+pub(crate) use self::desk::{Connection, Desk};
 pub use self::live::Live;
 use self::live::keep;
 use crate::auth::password::Settings;
@@ -72,6 +72,8 @@ pub struct Gateway {
     pub auth: Arc<Auth>,
     /// Users, sessions, events.
     pub store: Arc<Store>,
+    /// Open tunnels over all workers.
+    pub(crate) tunnels: Arc<AtomicUsize>,
     /// Where account requests run.
     control: Handle,
     auth_label: String,
@@ -160,6 +162,7 @@ impl Gateway {
             events: notes,
             auth: Arc::new(auth),
             store,
+            tunnels: Arc::default(),
             control: Handle::current(),
             auth_label: config.server.auth_prefix.clone(),
             draining: AtomicBool::new(false),

@@ -117,6 +117,9 @@ pub enum Refusal {
         /// Whether the answer must look like an unknown route's.
         hidden: bool,
     },
+    /// The page that the request comes from may not have the route.
+    #[error("the request comes from an origin that the route does not take")]
+    OriginDenied,
     /// None of the route's roles.
     #[error("the caller has none of the roles that the route asks for")]
     MissingRole,
@@ -134,6 +137,7 @@ impl Refusal {
             Self::MalformedCredential => "malformed_credential",
             Self::BadToken(rejection) => rejection.as_str(),
             Self::OwnerMismatch { .. } => "owner_mismatch",
+            Self::OriginDenied => "origin_denied",
             Self::MissingRole => "missing_role",
         }
     }

@@ -10,14 +10,15 @@
 //!
 //! [`Credential`]: crate::identity::Credential
 
-pub mod answer;
 pub mod authorize;
-pub(crate) mod body;
 pub mod decide;
 pub mod forward;
 pub mod headers;
-pub mod link;
+pub(crate) mod link;
+pub mod origin;
 pub mod path;
 pub mod pool;
+pub(crate) mod relay;
 pub mod route;
+pub mod subprotocol;
 pub mod trace;

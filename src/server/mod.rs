@@ -75,8 +75,13 @@ impl Server {
     /// See [`StartError`]; nothing is left running then.
     pub fn start(config: &Config, options: Options) -> Result<Self, StartError> {
         raise_open_files_limit(config.server.max_connections);
-        let tls = (config.server.tls.as_ref().map(tls::acceptor).transpose())
-            .map_err(|problem| StartError::Config(vec![problem]))?;
+        let tls = (config
+            .server
+            .tls
+            .as_ref()
+            .map(|tls| tls::acceptor(tls, config.server.http2))
+            .transpose())
+        .map_err(|problem| StartError::Config(vec![problem]))?;
         let listeners = bind_all(&config.server.listen)?;
         let addresses = local_addresses(&listeners)?;
         let for_admin = bind("admin.listen", config.admin.listen)?;
@@ -102,11 +107,12 @@ impl Server {
         let doors: Arc<[Door]> = doors.into();
         let limits = worker::Limits {
             max_connections: config.server.max_connections,
-            max_header_bytes: usize::try_from(config.server.max_header_bytes.0)
-                .unwrap_or(usize::MAX),
+            h2c: config.server.h2c,
             wire: WireLimits {
                 head: config.server.header_timeout.0,
                 idle: config.server.idle_timeout.0,
+                max_head_bytes: usize::try_from(config.server.max_header_bytes.0)
+                    .unwrap_or(usize::MAX),
             },
             drain_timeout: config.server.drain_timeout.0,
         };

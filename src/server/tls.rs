@@ -16,7 +16,7 @@ use crate::config::{Problem, ServerTls};
 ///
 /// # Errors
 /// Names the file that cannot be read, holds no certificate or key, or does not match the other.
-pub fn acceptor(config: &ServerTls) -> Result<TlsAcceptor, Problem> {
+pub fn acceptor(config: &ServerTls, http2: bool) -> Result<TlsAcceptor, Problem> {
     let chain = read(&config.certificate, "server.tls.certificate")?;
     let key = read(&config.private_key, "server.tls.private_key")?;
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&chain)
@@ -34,7 +34,10 @@ pub fn acceptor(config: &ServerTls) -> Result<TlsAcceptor, Problem> {
     .with_safe_default_protocol_versions()
     .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
     .map_err(|error| problem("server.tls", &config.certificate, &error))?;
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    if http2 {
+        tls.alpn_protocols.push(b"h2".to_vec());
+    }
+    tls.alpn_protocols.push(b"http/1.1".to_vec());
     Ok(TlsAcceptor::from(Arc::new(tls)))
 }
 
@@ -64,9 +67,9 @@ mod tests {
         let fits = file("one.key.pem", &one.signing_key.serialize_pem());
         let alien = file("other.key.pem", &other.signing_key.serialize_pem());
         let config = |private_key| ServerTls { certificate: certificate.clone(), private_key };
-        assert!(acceptor(&config(fits)).is_ok());
-        assert!(acceptor(&config(alien)).is_err());
-        let missing = acceptor(&config(folder.path().join("none"))).err().unwrap();
+        assert!(acceptor(&config(fits), true).is_ok());
+        assert!(acceptor(&config(alien), true).is_err());
+        let missing = acceptor(&config(folder.path().join("none")), true).err().unwrap();
         assert_eq!(missing.key, "server.tls.private_key");
     }
 }

@@ -21,6 +21,8 @@ const OTHERS: &[(&str, &str)] = &[
     ("server.max_header_bytes", "[server]\nmax_header_bytes = \"64KiB\""),
     ("server.drain_delay", "[server]\ndrain_delay = \"1s\""),
     ("server.drain_timeout", "[server]\ndrain_timeout = \"1s\""),
+    ("server.http2", "[server]\nhttp2 = false"),
+    ("server.h2c", "[server]\nh2c = true"),
     ("server.tls", "[server.tls]\ncertificate = \"c\"\nprivate_key = \"k\""),
     ("admin.listen", "[admin]\nlisten = \"127.0.0.1:1\""),
     ("storage.url", "[storage]\nurl = \"sqlite:other.db\""),

@@ -1,0 +1,133 @@
+//! The head of an answer (RFC 9112 §4), and which body follows it (§6.3). What is misread here
+//! reaches a client, so where two readings are possible the answer is an error, or its connection is
+//! not used again.
+
+use std::mem::MaybeUninit;
+
+use http::Method;
+
+use super::chunked::Decoder;
+use super::fields::{Fields, Known, Lines};
+use super::request::plain_number;
+
+/// Longest head.
+pub const MAX_HEAD_BYTES: usize = 60 << 10;
+
+/// Most fields in a head.
+const MAX_FIELDS: usize = 128;
+
+/// What is wrong with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// A chunk does not begin with its size, or does not end where that says.
+    #[error("a chunk is malformed")]
+    Chunk,
+    /// `Content-Length` is not one number.
+    #[error("the content length is not one number")]
+    ContentLength,
+    /// The head breaks the grammar.
+    #[error("the head is malformed")]
+    Head,
+    /// Longer than 60 KiB, or more than 128 fields.
+    #[error("the head is too large")]
+    HeadTooLarge,
+    /// More interim answers than any server has to say.
+    #[error("interim answers do not end")]
+    Interim,
+    /// A transfer coding other than `chunked`.
+    #[error("the transfer coding is not exactly chunked")]
+    TransferEncoding,
+}
+
+/// The head of an answer, at the front of the bytes that it was read from.
+#[derive(Debug)]
+pub struct ResponseHead {
+    /// Status: 100 to 999.
+    pub status: u16,
+    /// What follows.
+    pub body: Decoder,
+    /// Whether the connection may carry another request after this answer.
+    pub keep_alive: bool,
+    /// Length in bytes.
+    pub bytes: usize,
+    lines: Lines,
+}
+
+impl ResponseHead {
+    /// Reads a head, when `bytes` has all of it. `method` is the request's.
+    ///
+    /// # Errors
+    /// [`Malformed`]
+    pub fn parse(bytes: &[u8], method: &Method) -> Result<Option<Self>, Malformed> {
+        let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let mut parsed = httparse::Response::new(&mut []);
+        let visible = &bytes[..bytes.len().min(MAX_HEAD_BYTES)];
+        let config = httparse::ParserConfig::default();
+        let length =
+            match config.parse_response_with_uninit_headers(&mut parsed, visible, &mut room) {
+                Ok(httparse::Status::Complete(length)) => length,
+                Ok(httparse::Status::Partial) if visible.len() < MAX_HEAD_BYTES => return Ok(None),
+                Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
+                    return Err(Malformed::HeadTooLarge);
+                }
+                Err(_) => return Err(Malformed::Head),
+            };
+        let status = parsed.code.filter(|code| (100..1000).contains(code));
+        let status = status.ok_or(Malformed::Head)?;
+        let lines = Lines::of(parsed.headers, visible.as_ptr() as usize);
+        let is_1_1 = parsed.version == Some(1);
+        let fields = lines.view(visible);
+        let (body, unambiguous) = framing(fields, status, method)?;
+        let keep_alive = unambiguous && is_1_1 && !fields.lists(Known::Connection, "close");
+        Ok(Some(Self { status, body, keep_alive, bytes: length, lines }))
+    }
+
+    /// The field lines, within the bytes that the head was read from.
+    pub fn fields<'a>(&'a self, bytes: &'a [u8]) -> Fields<'a> {
+        self.lines.view(bytes)
+    }
+
+    /// Whether another head follows: `103 Early Hints` and kin (RFC 9110 §15.2).
+    pub fn is_interim(&self) -> bool {
+        self.status < 200 && self.status != 101
+    }
+}
+
+/// Whether an answer has no body whatever its fields say (RFC 9110 §6.4.1).
+pub fn has_no_body(status: u16, method: &Method) -> bool {
+    *method == Method::HEAD || status < 200 || matches!(status, 204 | 304)
+}
+
+/// RFC 9112 §6.3. Also whether the framing leaves no doubt, so that the connection can be kept.
+fn framing(fields: Fields<'_>, status: u16, method: &Method) -> Result<(Decoder, bool), Malformed> {
+    if has_no_body(status, method) {
+        return Ok((Decoder::length(0), true));
+    }
+    let has_length = fields.has(Known::ContentLength);
+    if fields.has(Known::TransferEncoding) {
+        let coding = fields.sole(Known::TransferEncoding);
+        let coding = coding.map_err(|_| Malformed::TransferEncoding)?.unwrap_or_default();
+        if !coding.eq_ignore_ascii_case(b"chunked") {
+            return Err(Malformed::TransferEncoding);
+        }
+        // With a length beside it somebody may have read another end.
+        return Ok((Decoder::chunked(), !has_length));
+    }
+    if has_length {
+        return Ok((Decoder::length(agreed_length(fields)?), true));
+    }
+    Ok((Decoder::until_close(), false))
+}
+
+/// The length that all lines agree on.
+///
+/// # Errors
+/// [`Malformed::ContentLength`]
+pub fn agreed_length(fields: Fields<'_>) -> Result<u64, Malformed> {
+    let mut lines = fields.all(Known::ContentLength).map(plain_number);
+    let first = lines.next().flatten().ok_or(Malformed::ContentLength)?;
+    if lines.all(|other| other == Some(first)) { Ok(first) } else { Err(Malformed::ContentLength) }
+}
+
+#[cfg(test)]
+mod tests;
