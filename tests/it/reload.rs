@@ -617,6 +617,15 @@ async fn sighup_reloads_the_program_with_its_variables_files() {
     assert_eq!(config["last_attempt"]["trigger"], "signal");
     sign_up("bob").await.expect_problem(403, "signup_disabled");
 
+    // A file with a value, perhaps a secret, is gone: that is no empty value.
+    std::fs::remove_file(&switch).expect("it is there");
+    kill_process(pid(&running), Signal::HUP).expect("it is ours");
+    let config = until_attempt(program.admin, |last| last["result"] == "refused").await;
+    let errors = config["last_attempt"]["errors"].to_string();
+    assert!(errors.contains("PORTCULLIS_SIGNUP__ENABLED_FILE: signup.enabled: "), "{errors}");
+    sign_up("bob").await.expect_problem(403, "signup_disabled");
+    std::fs::write(&switch, "false\n").expect("the folder is ours");
+
     // A folder of a mounted ConfigMap: the file is a link, and it is pointed elsewhere.
     let text = std::fs::read_to_string(program.file()).expect("it is there");
     let new = program.folder().join("new.toml");
