@@ -85,7 +85,6 @@ pub(crate) struct Desk {
     request_ids: RequestIds,
     local: RefCell<Rc<Local>>,
     live: RefCell<Cache<Arc<ArcSwap<Live>>, Arc<Live>>>,
-    verifier: RefCell<Cache<Arc<ArcSwap<Verifier>>, Arc<Verifier>>>,
     tokens: RefCell<TokenCache>,
     tally: RefCell<Tally>,
     seen: RefCell<AHashSet<SessionId>>,
@@ -106,13 +105,15 @@ pub(super) struct Local {
     /// In the order of `live.upstreams`.
     pub(super) pools: Vec<Pool>,
     routes: Vec<Label>,
+    verifier: RefCell<Cache<Arc<ArcSwap<Verifier>>, Arc<Verifier>>>,
 }
 
 impl Local {
     fn new(live: Arc<Live>) -> Self {
         let pools = live.upstreams.iter().map(|upstream| Pool::new(&upstream.pool)).collect();
         let routes = live.table.routes().iter().map(|route| (*route.name).into()).collect();
-        Self { live, pools, routes }
+        let verifier = RefCell::new(Cache::new(Arc::clone(&live.verifier)));
+        Self { live, pools, routes, verifier }
     }
 }
 
@@ -147,7 +148,6 @@ impl Desk {
             request_ids: RequestIds::new(),
             local: RefCell::new(local),
             live: RefCell::new(live),
-            verifier: RefCell::new(Cache::new(Arc::clone(&gateway.verifier))),
             tokens: RefCell::new(TokenCache::new(TokenCache::DEFAULT_BYTES)),
             tally: RefCell::default(),
             seen: RefCell::default(),
@@ -314,7 +314,7 @@ impl Desk {
             // RFC 9110 §6.6.1: whoever has a clock says the time, also for others.
             self.dates.write(record.time, out);
         }
-        out.field(b"x-request-id", record.request_id().as_bytes());
+        out.field(b"x-request-id", record.request_id.as_bytes());
     }
 
     /// The life of a request whose head is fine.
@@ -340,7 +340,7 @@ impl Desk {
         let decision = match preflight_permit {
             Some(permit) => Decision::Permit(permit),
             None => decide_quietly(&live.table, &head.method, head.path(), |route| {
-                self.credential(head, route, record.time)
+                self.credential(local, head, route, record.time)
             }),
         };
         let permit = match decision {
@@ -388,7 +388,13 @@ impl Desk {
         Rc::clone(&local)
     }
 
-    fn credential(&self, head: &RequestHead, route: &Route, now: Timestamp) -> Credential {
+    fn credential(
+        &self,
+        local: &Local,
+        head: &RequestHead,
+        route: &Route,
+        now: Timestamp,
+    ) -> Credential {
         let fields = head.fields();
         let accepted = route.issuers;
         let subprotocol = if route.websocket_token && head.websocket {
@@ -401,7 +407,7 @@ impl Desk {
         };
         Credential::of(fields.all(Known::Authorization), subprotocol, |token| {
             let now = now.as_second();
-            let mut verifier = self.verifier.borrow_mut();
+            let mut verifier = local.verifier.borrow_mut();
             let verifier = verifier.load();
             let revocations = &self.gateway.revocations;
             let identity =

@@ -59,7 +59,7 @@ impl Passing<'_> {
         }
         let request = Outbound {
             head,
-            path: self.permit.forwarded_path(head.path()),
+            path: self.permit.forwarded_path(head.path_bytes()),
             host: if upstream.upstream_host { None } else { head.fields().first(Known::Host) },
             limits: Limits {
                 body_bytes: route.max_body_bytes,

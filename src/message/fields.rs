@@ -69,10 +69,11 @@ impl Known {
     /// Recognises a name in any case.
     pub fn of(name: &[u8]) -> Self {
         let mut lower = [0; Self::LONGEST];
-        let Some(lower) = lower.get_mut(..name.len()) else { return Self::Other };
-        lower.copy_from_slice(name);
+        let Some(room) = lower.get_mut(..name.len()) else { return Self::Other };
+        room.copy_from_slice(name);
+        // All of it, which is a handful of instructions, unlike a part that is known at run time.
         lower.make_ascii_lowercase();
-        match &*lower {
+        match &lower[..name.len()] {
             b"te" => Self::Te,
             b"date" => Self::Date,
             b"host" => Self::Host,

@@ -180,8 +180,18 @@ impl RequestHead {
     }
 
     /// The path, as received.
+    pub fn path_bytes(&self) -> &[u8] {
+        &self.fields.bytes()[self.target.at..self.target.at + self.path_bytes]
+    }
+
+    /// What follows the path: nothing, or `?` and a query.
+    pub fn query_bytes(&self) -> &[u8] {
+        &self.fields.bytes()[self.target.at + self.path_bytes..self.target.at + self.target.bytes]
+    }
+
+    /// The path, as received.
     pub fn path(&self) -> &str {
-        self.target().get(..self.path_bytes).unwrap_or_default()
+        std::str::from_utf8(self.path_bytes()).unwrap_or_default()
     }
 
     /// What follows the first `?`.
@@ -473,7 +483,8 @@ fn check_target(target: &[u8], host: Option<&[u8]>, over_tls: bool) -> Result<Pl
     if target.len() > MAX_TARGET_BYTES {
         return Err(HeadError::TargetTooLong);
     }
-    if !target.iter().all(|&byte| fits_target(byte)) {
+    // Without an early end, so that many bytes are looked at at once.
+    if !target.iter().fold(true, |fits, &byte| fits & fits_target(byte)) {
         return Err(HeadError::Target);
     }
     Ok(Place { at, bytes: target.len() })
@@ -481,7 +492,7 @@ fn check_target(target: &[u8], host: Option<&[u8]>, over_tls: bool) -> Result<Pl
 
 /// Visible ASCII but for the fragment's mark and what no client leaves unencoded anywhere.
 fn fits_target(byte: u8) -> bool {
-    (0x21..0x7f).contains(&byte) && !matches!(byte, b'#' | b'<' | b'>')
+    (byte > b' ') & (byte < 0x7f) & (byte != b'#') & (byte != b'<') & (byte != b'>')
 }
 
 /// RFC 6455 §4.1: one `Upgrade` line of `websocket`, which `Connection` names. In a request it asks

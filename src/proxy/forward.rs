@@ -21,7 +21,7 @@ pub(crate) struct Outbound<'a> {
     /// As it came in.
     pub(crate) head: &'a RequestHead,
     /// What of its path is forwarded.
-    pub(crate) path: &'a str,
+    pub(crate) path: &'a [u8],
     /// The client's `Host`, when the upstream gets to see it.
     pub(crate) host: Option<&'a [u8]>,
     /// Limits of the exchange.
@@ -127,7 +127,7 @@ pub(crate) async fn forward<C: Client, W: Words<C>>(
     words.asked(&server);
     let line = RequestLine {
         method: &request.head.method,
-        target: target_of(request),
+        target: [request.path, request.head.query_bytes()],
         host: request.host.unwrap_or_else(|| server.host.as_bytes()),
         body: request.head.body,
         websocket: request.head.websocket,
@@ -201,12 +201,4 @@ async fn finish<C: Client, O: Origin, W: Words<C>>(
 
 fn is_interim(status: u16) -> bool {
     status < 200 && status != 101
-}
-
-/// The target in parts: path, mark, query.
-fn target_of<'a>(request: &Outbound<'a>) -> [&'a str; 3] {
-    match request.head.query() {
-        Some(query) => [request.path, "?", query],
-        None => [request.path, "", ""],
-    }
 }

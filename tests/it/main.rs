@@ -23,6 +23,7 @@ mod paths;
 mod proxy;
 mod races;
 mod refresh;
+mod reload;
 mod store;
 mod timeouts;
 mod tls;

@@ -144,7 +144,7 @@ impl HeaderPolicy {
             Version::Http2 => b"2.0 portcullis",
         };
         out.field(b"via", via);
-        out.field(b"x-request-id", hop.request_id.as_str().as_bytes());
+        out.field(b"x-request-id", hop.request_id.as_bytes());
     }
 
     /// The headers that tell an upstream who is calling, each at most once.
