@@ -48,6 +48,9 @@ const SEND_BUFFER: usize = 64 << 10;
 /// How long a client may leave no room for bytes that we want to send.
 const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
 
+/// Time for a client whose body is complete by its length to end its stream.
+const END_GRACE: Duration = Duration::from_secs(1);
+
 /// Time for a last frame to get out.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
@@ -206,6 +209,26 @@ impl Http2 {
             answered: false,
         };
         Some((stream, head))
+    }
+
+    /// Lets go of a stream whose answer was given. A client may end its body in a frame of its own,
+    /// behind the last byte that its length speaks of; letting go before would reset the stream,
+    /// which RFC 9113 §8.1 allows and which some clients take for a failure all the same. Whoever
+    /// has more to say than that gets the reset.
+    pub(crate) async fn finish(mut self) {
+        if !self.answered || self.received {
+            return;
+        }
+        let more = poll_fn(|cx| {
+            loop {
+                match ready!(self.receiving.poll_data(cx)) {
+                    Some(Ok(piece)) if piece.is_empty() => {}
+                    _ => return Poll::Ready(()),
+                }
+            }
+        });
+        // Too late is as good as more: the stream is reset.
+        let _ = tokio::time::timeout(END_GRACE, more).await;
     }
 
     fn response(&mut self) -> Response<()> {
