@@ -22,6 +22,7 @@ mod outages;
 mod paths;
 mod proxy;
 mod races;
+mod real_clients;
 mod refresh;
 mod reload;
 mod store;

@@ -3,6 +3,7 @@
 
 pub(crate) mod auth;
 pub(crate) mod client;
+pub(crate) mod foreign;
 pub(crate) mod gateway;
 pub(crate) mod h2raw;
 pub(crate) mod hpack;

@@ -182,7 +182,8 @@ impl Drop for Running {
     }
 }
 
-async fn free_address() -> SocketAddr {
+/// An address where nobody listens yet.
+pub(crate) async fn free_address() -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     listener.local_addr().expect("a bound socket")
 }
