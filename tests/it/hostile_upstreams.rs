@@ -151,10 +151,8 @@ async fn an_answer_up_to_the_close_is_whole_only_when_the_close_is_orderly() {
     let upstream = Upstream::scripted(|seen| {
         let version = if seen.path().contains("old") { "HTTP/1.0" } else { "HTTP/1.1" };
         let head = format!("{version} 200 OK\r\nContent-Type: text/plain\r\n\r\nabc");
-        match seen.path().contains("reset") {
-            true => vec![write(head), Step::Reset],
-            false => vec![write(head), Step::Close],
-        }
+        let end = if seen.path().contains("reset") { Step::Reset } else { Step::Close };
+        vec![write(head), end]
     })
     .await;
     let gateway = gateway(&upstream, "").await;
@@ -287,7 +285,8 @@ async fn answers_with_two_readings_are_refused_or_read_by_everybody_alike() {
 #[tokio::test]
 async fn a_huge_head_is_refused_and_a_large_one_passes() {
     let fields = |count: usize, bytes: usize| -> String {
-        (0..count).map(|n| format!("X-{n}: {}\r\n", "y".repeat(bytes))).collect()
+        let field = |n| format!("X-{n}: {}\r\n", "y".repeat(bytes));
+        (0..count).map(field).collect::<Vec<_>>().concat()
     };
     let heads = [
         (fields(20, 400), true),
@@ -511,7 +510,7 @@ async fn an_early_answer_is_not_lost_behind_the_body() {
         match h2.ask_with(&Fields::post(target), &body).await {
             Outcome::Answer(answer) if answer.status == 413 => assert_eq!(answer.text(), "big"),
             Outcome::Answer(answer) => {
-                assert_eq!((target, answer.status), ("/public/closing", 502))
+                assert_eq!((target, answer.status), ("/public/closing", 502));
             }
             Outcome::Reset(code::NO_ERROR) => panic!("{target}: reset without the answer"),
             other => panic!("{target}: {other:?}"),

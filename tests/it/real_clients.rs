@@ -131,7 +131,7 @@ async fn curl_agrees_on_http_2_over_tls() {
 #[tokio::test]
 async fn files_of_nginx_come_whole_in_parts_and_not_at_all() {
     let nginx = Nginx::start().await;
-    let text: String = (0..40_000).map(|n| format!("line {n}\n")).collect();
+    let text = (0..40_000).map(|n| format!("line {n}\n")).collect::<Vec<_>>().concat();
     nginx.file("public/a.txt", text.as_bytes());
     let gateway = in_front_of(nginx.address).start().await;
     let url = format!("http://{}/public/a.txt", gateway.address);
@@ -210,11 +210,14 @@ async fn h2load_sees_no_failure() {
 }
 
 #[tokio::test]
-async fn httpx_and_a_node_upstream_understand_each_other() {
+async fn httpx_understands_node_and_nginx() {
     let (_server, address) = Foreign::start(node("node_server.mjs", &[])).await;
-    let gateway = in_front_of(address).config(API).start().await;
-    let told = told(&gateway);
-    run(python("http_client.py", &told.each_ref().map(|text| &**text))).await;
+    let nginx = Nginx::in_front_of(address).await;
+    for upstream in [address, nginx.address] {
+        let gateway = in_front_of(upstream).config(API).start().await;
+        let told = told(&gateway);
+        run(python("http_client.py", &told.each_ref().map(|text| &**text))).await;
+    }
 }
 
 #[tokio::test]

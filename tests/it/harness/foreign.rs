@@ -99,9 +99,23 @@ pub(crate) struct Nginx {
 }
 
 impl Nginx {
+    /// Serves files only.
+    pub(crate) async fn start() -> Self {
+        Self::with("").await
+    }
+
+    /// Passes `/api/` on to `backend`, without buffers.
+    pub(crate) async fn in_front_of(backend: SocketAddr) -> Self {
+        Self::with(&format!(
+            "location /api/ {{ proxy_pass http://{backend}; proxy_http_version 1.1;\n\
+               proxy_buffering off; proxy_request_buffering off; client_max_body_size 0; }}\n"
+        ))
+        .await
+    }
+
     /// Starts one, in a single process, with connections that it closes after a few requests and
     /// bodies that it takes up to 1 MiB.
-    pub(crate) async fn start() -> Self {
+    async fn with(locations: &str) -> Self {
         let (folder, address) = (server_folder(), super::program::free_address().await);
         let root = folder.join("www");
         std::fs::create_dir(&root).expect("the folder is ours");
@@ -118,6 +132,7 @@ impl Nginx {
                client_max_body_size 1m;\nkeepalive_requests 7;\nif_modified_since before;\ngzip on;\ngzip_types text/plain;\n\
                server {{ listen {address}; root {at}/www;\n\
                  location /public/upload/ {{ dav_methods PUT; create_full_put_path on; }}\n\
+                 {locations}\
                }}\n\
              }}\n"
         );

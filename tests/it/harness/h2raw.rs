@@ -684,13 +684,13 @@ impl Stream {
 
 /// A field that a server may send (§8.2.1, §8.2.2).
 fn check_field((name, value): &(String, String)) {
+    const NOT_HERE: [&str; 6] =
+        ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "te"];
     let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
     assert!(!name.is_empty() && name.chars().all(token), "field name {name:?}");
     assert!(!name.contains(|c: char| c.is_ascii_uppercase()), "upper case in {name:?}");
     assert!(!value.contains(['\0', '\r', '\n']), "control byte in {name}: {value:?}");
     assert_eq!(value.trim_matches([' ', '\t']), value, "space around {name}");
-    const NOT_HERE: [&str; 6] =
-        ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "te"];
     assert!(!NOT_HERE.contains(&&**name), "{name}: {value} over HTTP/2");
 }
 

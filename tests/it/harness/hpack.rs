@@ -222,26 +222,23 @@ fn take_byte(block: &mut &[u8]) -> Result<u8, String> {
 /// Undoes the Huffman code of a string (§5.2).
 fn unpack(bytes: &[u8]) -> Result<String, String> {
     let mut text = String::new();
-    // Of the code that is being read: its bits so far, and the first code and the count of shorter
-    // ones of that length.
-    let (mut code, mut bits, mut first, mut shorter) = (0_u32, 0_u8, 0_u32, 0_u32);
+    // Of the code that is being read: its bits so far, and the first code of that length.
+    let (mut code, mut bits, mut first) = (0_u32, 0_u8, 0_u32);
     for bit in bytes.iter().flat_map(|byte| (0..8).rev().map(move |n| u32::from(byte >> n) & 1)) {
         code = code * 2 + bit;
         bits += 1;
         first *= 2;
-        let of_length = |length| CODE_BITS.iter().filter(move |bits| **bits == length).count();
-        let here = u32::try_from(of_length(bits)).expect("at most 257");
+        let here: u32 = CODE_BITS.iter().map(|length| u32::from(*length == bits)).sum();
         if code < first + here {
             let nth = usize::try_from(code - first).expect("at most 257");
             let symbol = (0..=256).filter(|&s| CODE_BITS[s] == bits).nth(nth).expect("counted");
             let byte = u8::try_from(symbol).map_err(|_| "an end inside a string")?;
             text.push(char::from(byte));
-            (code, bits, first, shorter) = (0, 0, 0, 0);
+            (code, bits, first) = (0, 0, 0);
         } else {
             first += here;
-            shorter += here;
             if bits > 30 {
-                return Err(format!("no code behind {text:?} ({shorter})"));
+                return Err(format!("no code behind {text:?}"));
             }
         }
     }
