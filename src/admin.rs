@@ -174,7 +174,8 @@ async fn readiness(gateway: &Gateway) -> (bool, Value) {
 }
 
 async fn metrics_answer(sight: &Sight) -> Response<Full<Bytes>> {
-    let tally = sight.scrape.tally().await;
+    let mut tally = sight.scrape.tally().await;
+    tally.tunnels = sight.gateway.open_tunnels();
     let mut text = String::with_capacity(16 << 10);
     metrics::write_tally(&mut text, &tally);
     write_shared(&mut text, &sight.gateway, &sight.scrape);

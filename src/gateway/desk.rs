@@ -204,7 +204,7 @@ impl Desk {
     /// Tells a client, as well as that is possible without reading, that there is no room for it.
     pub(crate) fn refuse_connection(&self, stream: &tokio::net::TcpStream, over_tls: bool) {
         self.tally_mut(|tally| {
-            *tally.decisions.entry(("deny", "too_many_connections")).or_default() += 1;
+            tally.decide(("deny", "too_many_connections"), 1);
         });
         if !over_tls {
             // Nothing depends on whether it arrives.

@@ -61,6 +61,7 @@ impl Passing<'_> {
             head,
             path: self.permit.forwarded_path(head.path_bytes()),
             host: if upstream.upstream_host { None } else { head.fields().first(Known::Host) },
+            policy: &self.local.live.headers,
             limits: Limits {
                 body_bytes: route.max_body_bytes,
                 silence: self.local.live.body_timeout,

@@ -236,6 +236,11 @@ impl Gateway {
         self.draining.load(Relaxed)
     }
 
+    /// Open tunnels over all workers.
+    pub(crate) fn open_tunnels(&self) -> i64 {
+        i64::try_from(self.tunnels.load(Relaxed)).unwrap_or(i64::MAX)
+    }
+
     /// Not ready from now on.
     pub(crate) fn start_draining(&self) {
         self.draining.store(true, Relaxed);

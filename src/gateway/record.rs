@@ -132,7 +132,7 @@ impl<'a> Record<'a> {
             let route = tally.routes.entry(Label::clone(&self.route)).or_default();
             route.count(known_method(&self.head.method), status, 1);
             route.durations.observe(duration);
-            *tally.decisions.entry((self.decision, reason)).or_default() += 1;
+            tally.decide((self.decision, reason), 1);
             if let (Some(name), Some(time)) = (&self.upstream, self.upstream_time) {
                 tally.upstream_durations.entry(Label::clone(name)).or_default().observe(time);
             }

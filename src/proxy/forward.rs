@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::authorize::Permit;
+use super::headers::HeaderPolicy;
 use super::link::{Exchange, RequestLine};
 use super::origin::{Answer, Fault, Origin};
 use super::pool::{ConnectError, Lease, Pool, Server};
@@ -24,6 +25,8 @@ pub(crate) struct Outbound<'a> {
     pub(crate) path: &'a [u8],
     /// The client's `Host`, when the upstream gets to see it.
     pub(crate) host: Option<&'a [u8]>,
+    /// What of the client's trailers may pass.
+    pub(crate) policy: &'a HeaderPolicy,
     /// Limits of the exchange.
     pub(crate) limits: Limits,
     /// For all of it.
@@ -133,7 +136,7 @@ pub(crate) async fn forward<C: Client, W: Words<C>>(
         websocket: request.head.websocket,
     };
     let exchange = Exchange::new(link, &line, |out| words.request(out));
-    let mut relay = Relay::new(client, exchange, traffic, request.limits);
+    let mut relay = Relay::new(client, exchange, traffic, request.limits, request.policy);
     loop {
         match relay.head().await {
             Ok(()) => {

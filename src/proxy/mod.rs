@@ -20,5 +20,6 @@ pub mod path;
 pub mod pool;
 pub(crate) mod relay;
 pub mod route;
+pub(crate) mod stream;
 pub mod subprotocol;
 pub mod trace;

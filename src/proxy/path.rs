@@ -47,7 +47,10 @@ impl<'a> CanonicalPath<'a> {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
             match CLASSES[usize::from(byte)] {
-                Class::Plain => at += 1,
+                Class::Plain => {
+                    let plain = |&&byte: &&u8| CLASSES[usize::from(byte)] == Class::Plain;
+                    at += bytes[at..].iter().take_while(plain).count();
+                }
                 Class::Slash => {
                     at += 1;
                     check_segment_start(&bytes[at..])?;
