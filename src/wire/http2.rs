@@ -48,7 +48,7 @@ const SEND_BUFFER: usize = 64 << 10;
 /// How long a client may leave no room for bytes that we want to send.
 const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Time for a client whose body is complete by its length to end its stream.
+/// Time for a client to end its body, or to take its answer for a reason to, once that is out.
 const END_GRACE: Duration = Duration::from_secs(1);
 
 /// Time for a last frame to get out.
@@ -211,24 +211,22 @@ impl Http2 {
         Some((stream, head))
     }
 
-    /// Lets go of a stream whose answer was given. A client may end its body in a frame of its own,
-    /// behind the last byte that its length speaks of; letting go before would reset the stream,
-    /// which RFC 9113 §8.1 allows and which some clients take for a failure all the same. Whoever
-    /// has more to say than that gets the reset.
+    /// Lets go of a stream whose answer was given, in a while when its body has not come to its end.
+    /// Letting go resets the stream, which RFC 9113 §8.1 allows; but clients that end a body in a
+    /// frame of its own, behind the last byte that its length speaks of, take that for a failure,
+    /// and others that are still sending lose an answer which comes together with the reset (curl
+    /// 7.88, httpx). What comes meanwhile is dropped, and at most a window of it can come, because
+    /// none is granted again.
     pub(crate) async fn finish(mut self) {
         if !self.answered || self.received {
             return;
         }
-        let more = poll_fn(|cx| {
-            loop {
-                match ready!(self.receiving.poll_data(cx)) {
-                    Some(Ok(piece)) if piece.is_empty() => {}
-                    _ => return Poll::Ready(()),
-                }
-            }
+        let rest = poll_fn(|cx| {
+            while let Some(Ok(_)) = ready!(self.receiving.poll_data(cx)) {}
+            Poll::Ready(())
         });
-        // Too late is as good as more: the stream is reset.
-        let _ = tokio::time::timeout(END_GRACE, more).await;
+        // Too late: the stream is reset.
+        let _ = tokio::time::timeout(END_GRACE, rest).await;
     }
 
     fn response(&mut self) -> Response<()> {
