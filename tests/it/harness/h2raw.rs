@@ -226,6 +226,8 @@ pub(crate) struct H2 {
     reader: ReadHalf<Box<dyn Duplex>>,
     writer: WriteHalf<Box<dyn Duplex>>,
     buffer: Vec<u8>,
+    /// Bytes of the buffer that were made frames of.
+    taken: usize,
     decoder: Decoder,
     streams: BTreeMap<u32, Stream>,
     next_stream: u32,
@@ -257,6 +259,7 @@ impl H2 {
             reader,
             writer,
             buffer: Vec::new(),
+            taken: 0,
             decoder: Decoder::new(4096),
             streams: BTreeMap::new(),
             next_stream: 1,
@@ -535,13 +538,18 @@ impl H2 {
 
     /// A frame of which every byte was read.
     fn buffered_frame(&mut self) -> Option<Frame> {
-        let length = self.buffer.get(..3)?;
-        let length = length.iter().fold(0, |sum, byte| sum * 256 + usize::from(*byte));
+        let bytes = &self.buffer[self.taken..];
+        let length = bytes.get(..3)?.iter().fold(0, |sum, byte| sum * 256 + usize::from(*byte));
         assert!(length <= MAX_FRAME, "a frame of {length} bytes");
-        let payload = self.buffer.get(9..9 + length)?.to_vec();
-        let head: Vec<u8> = self.buffer.drain(..9 + length).take(9).collect();
-        let stream = number(&head[5..9]) & 0x7fff_ffff;
-        Some(Frame { kind: head[3], flags: head[4], stream, payload })
+        let payload = bytes.get(9..9 + length)?.to_vec();
+        let stream = number(&bytes[5..9]) & 0x7fff_ffff;
+        let frame = Frame { kind: bytes[3], flags: bytes[4], stream, payload };
+        // Moved once in a while, not for every frame: a flood's answers come by the megabyte.
+        self.taken += 9 + length;
+        if self.taken > MAX_FRAME || self.taken == self.buffer.len() {
+            self.buffer.drain(..std::mem::take(&mut self.taken));
+        }
+        Some(frame)
     }
 
     async fn note(&mut self, frame: Frame) {

@@ -1,5 +1,6 @@
 //! The program as operators run it: a child process on a configuration file, with nothing in its
-//! environment that the test did not put there.
+//! environment that the test did not put there. `PORTCULLIS_TEST_PROGRAM` names another build of
+//! it, such as the release's, for tests that print how fast it is.
 
 use std::fmt;
 use std::io::Write as _;
@@ -130,7 +131,9 @@ impl Program {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        let built = env!("CARGO_BIN_EXE_portcullis");
+        let other = std::env::var_os("PORTCULLIS_TEST_PROGRAM");
+        let mut command = Command::new(other.unwrap_or_else(|| built.into()));
         command.args(arguments).arg("--config").arg(&self.file).current_dir(self.folder());
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("PORTCULLIS_") {
