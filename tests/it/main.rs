@@ -25,4 +25,5 @@ mod store;
 mod timeouts;
 mod tls;
 mod tokens;
+mod tunnels;
 mod two_gateways;
