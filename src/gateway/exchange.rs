@@ -147,8 +147,11 @@ impl<C: Client> Words<C> for Wording<'_, '_, '_> {
                 let fields = record.head.fields();
                 let agreed = answer.fields.has(Known::WebSocketProtocol);
                 let by_token = self.passing.permit.route().websocket_token;
-                if by_token && !agreed && subprotocol::offers_bearer(fields) {
-                    out.field(b"sec-websocket-protocol", subprotocol::BEARER.as_bytes());
+                if by_token
+                    && !agreed
+                    && let Some(ours) = subprotocol::ours(fields)
+                {
+                    out.field(b"sec-websocket-protocol", &ours);
                 }
                 AnswerBody::Tunnel
             }

@@ -147,6 +147,10 @@ impl RequestHead {
         }
         let mut cookies: Vec<u8> = Vec::new();
         for (name, value) in headers {
+            // RFC 8441 §5: a WebSocket over HTTP/2 has no key.
+            if websocket && name == http::header::SEC_WEBSOCKET_KEY {
+                continue;
+            }
             // RFC 9113 §8.2.3: a cookie in pieces is one field again outside of HTTP/2.
             if name == http::header::COOKIE {
                 if !cookies.is_empty() {

@@ -9,12 +9,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::authorize::Permit;
+use super::challenge::Challenge;
 use super::headers::HeaderPolicy;
 use super::link::{Exchange, RequestLine};
 use super::origin::{Answer, Fault, Origin};
 use super::pool::{ConnectError, Lease, Pool, Server};
 use super::relay::{Failure, Limits, Relay, Traffic};
-use crate::message::RequestHead;
+use crate::message::{FieldSink as _, RequestHead, Version};
 use crate::wire::{Client, ClientFault};
 
 /// A request on its way out.
@@ -135,7 +136,14 @@ pub(crate) async fn forward<C: Client, W: Words<C>>(
         body: request.head.body,
         websocket: request.head.websocket,
     };
-    let exchange = Exchange::new(link, &line, |out| words.request(out));
+    let lacks_key = request.head.websocket && request.head.version == Version::Http2;
+    let challenge = lacks_key.then(Challenge::new);
+    let exchange = Exchange::new(link, &line, |out| {
+        words.request(out);
+        if let Some(challenge) = &challenge {
+            out.field(b"sec-websocket-key", challenge.key().as_bytes());
+        }
+    });
     let mut relay = Relay::new(client, exchange, traffic, request.limits, request.policy);
     loop {
         match relay.head().await {
@@ -159,7 +167,7 @@ pub(crate) async fn forward<C: Client, W: Words<C>>(
             Err(failure) => return Err(failure.into()),
         }
     }
-    let ended = finish(&mut relay, request, words).await?;
+    let ended = finish(&mut relay, request, challenge.as_ref(), words).await?;
     if let Ended::Whole = ended {
         let sent = relay.request_is_sent();
         if let Some(link) = relay.origin.finish().filter(|_| sent) {
@@ -173,12 +181,14 @@ pub(crate) async fn forward<C: Client, W: Words<C>>(
 async fn finish<C: Client, O: Origin, W: Words<C>>(
     relay: &mut Relay<'_, C, O>,
     request: &Outbound<'_>,
+    challenge: Option<&Challenge>,
     words: &mut W,
 ) -> Result<Ended, ForwardError> {
     let answer = relay.origin.answer();
     if answer.status == 101 {
         let agreed = crate::message::request::is_websocket_upgrade(answer.fields);
-        if !request.head.websocket || !agreed {
+        let met = challenge.is_none_or(|challenge| challenge.is_met_by(answer.fields));
+        if !request.head.websocket || !agreed || !met {
             return Err(ForwardError::Unasked);
         }
         let Some(mut terms) = words.tunnel() else { return Err(ForwardError::TooManyTunnels) };

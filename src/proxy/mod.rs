@@ -11,6 +11,7 @@
 //! [`Credential`]: crate::identity::Credential
 
 pub mod authorize;
+mod challenge;
 pub mod decide;
 pub mod forward;
 pub mod headers;

@@ -29,4 +29,5 @@ mod store;
 mod timeouts;
 mod tls;
 mod tokens;
+mod tunnels;
 mod two_gateways;
