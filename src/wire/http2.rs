@@ -11,19 +11,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::{Buf as _, Bytes};
 use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
-use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, SEC_WEBSOCKET_KEY};
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::pace::{Watch, WatchGuard, unless_late};
 use super::stream::Stream;
 use super::{AnswerBody, Client, ClientFault, WireLimits};
-use crate::clock::random_bytes;
 use crate::message::{BodyLength, Piece, RequestHead};
 
 /// Streams at once.
@@ -168,7 +165,7 @@ impl Http2 {
         watch: &Watch,
         ends: &Rc<Ends>,
     ) -> Option<(Self, RequestHead)> {
-        let (mut parts, receiving) = request.into_parts();
+        let (parts, receiving) = request.into_parts();
         let protocol = parts.extensions.get::<h2::ext::Protocol>().map(h2::ext::Protocol::as_str);
         let websocket = protocol == Some("websocket");
         // RFC 8441 §4 makes a WebSocket's handshake a CONNECT; to routes it is the GET it was.
@@ -180,11 +177,6 @@ impl Http2 {
         if has_foreign_scheme(&parts.uri) || has_padded_value(&parts.headers) {
             respond.send_reset(Reason::PROTOCOL_ERROR);
             return None;
-        }
-        if websocket {
-            // RFC 8441 §5 has no key, RFC 6455 §4.2.1 refuses a handshake without one.
-            let key = STANDARD.encode(random_bytes::<16>());
-            parts.headers.insert(SEC_WEBSOCKET_KEY, HeaderValue::from_str(&key).ok()?);
         }
         let target = parts.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
         let authority = parts.uri.authority().map(http::uri::Authority::as_str);
