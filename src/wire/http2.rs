@@ -5,7 +5,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -42,6 +42,11 @@ const MAX_RESETS: u32 = 200;
 /// Bytes of answers that wait for a client, for one stream.
 const SEND_BUFFER: usize = 64 << 10;
 
+/// Bytes that a connection may have read before others get their turn. Frames that ask for no
+/// answer are taken as fast as they come, so without a limit a flood of them would keep the worker
+/// for tens of milliseconds at a time.
+const TURN_BYTES: usize = 32 << 10;
+
 /// How long a client may leave no room for bytes that we want to send.
 const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -72,7 +77,8 @@ pub(crate) async fn serve(
 ) -> Result<(), h2::Error> {
     let watch = Arc::clone(&guard.watch);
     watch.expect_head(limits.head);
-    let io = Rewound { stream, seen: Bytes::from(seen) };
+    let turn = Rc::new(Cell::new(TURN_BYTES));
+    let io = Rewound { stream, seen: Bytes::from(seen), turn: Rc::clone(&turn) };
     let mut builder = h2::server::Builder::new();
     builder
         .max_concurrent_streams(MAX_STREAMS)
@@ -91,6 +97,7 @@ pub(crate) async fn serve(
     let (mut told, mut closing) = (false, false);
     watch.expect_next(limits.idle);
     poll_fn(|cx| {
+        turn.set(TURN_BYTES);
         watch.register(cx.waker());
         if watch.is_draining() && !std::mem::replace(&mut told, true) {
             connection.graceful_shutdown();
@@ -418,10 +425,12 @@ pub(crate) fn poll_send_data(
     Poll::Ready(Ok(taken))
 }
 
-/// A socket of which some bytes were read already.
+/// A socket of which some bytes were read already, and which is read in turns.
 struct Rewound {
     stream: Stream,
     seen: Bytes,
+    /// What may still be read in this turn.
+    turn: Rc<Cell<usize>>,
 }
 
 impl AsyncRead for Rewound {
@@ -435,7 +444,16 @@ impl AsyncRead for Rewound {
             buffer.put_slice(&self.seen.split_to(n));
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        if self.turn.get() == 0 {
+            // Not by waking ourselves: the runtime looks at its sockets only now and then while
+            // tasks are ready, but always before it goes on with tasks that have yielded.
+            let _ = pin!(tokio::task::yield_now()).poll(cx);
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        self.turn.set(self.turn.get().saturating_sub(buffer.filled().len() - before));
+        polled
     }
 }
 
