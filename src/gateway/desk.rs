@@ -38,7 +38,7 @@ use crate::proxy::pool::Pool;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::tally::{Label, Tally};
 use crate::wire::head::{self, Fields};
-use crate::wire::{CHUNKED, Flaw, HeadError, Place, Wire};
+use crate::wire::{CHUNKED, Flaw, HeadError, Peer, Place, Socket, Wire};
 
 /// How often sessions that were used are noted in the database.
 const NOTE_SESSIONS: Duration = Duration::from_mins(1);
@@ -60,15 +60,19 @@ pub(crate) struct Connection {
     /// The same as a header value.
     pub(super) peer_value: HeaderValue,
     pub(super) scheme: Scheme,
+    /// The subject of the certificate that the client has shown.
+    pub(super) client_certificate: Option<HeaderValue>,
     /// Held as long as anything of the connection is.
     pub(super) place: Rc<Place>,
 }
 
 impl Connection {
     /// A connection from `peer`.
-    pub(crate) fn new(wire: Arc<Wire>, peer: IpAddr, over_tls: bool, place: Rc<Place>) -> Self {
-        let scheme = if over_tls { Scheme::Https } else { Scheme::Http };
-        Self { wire, peer, peer_value: address_value(peer), scheme, place }
+    pub(crate) fn new(wire: Arc<Wire>, peer: Peer, place: Rc<Place>) -> Self {
+        let scheme = if peer.negotiated.over_tls() { Scheme::Https } else { Scheme::Http };
+        let peer_value = address_value(peer.address);
+        let client_certificate = peer.client_certificate;
+        Self { wire, peer: peer.address, peer_value, scheme, client_certificate, place }
     }
 }
 
@@ -212,7 +216,7 @@ impl Desk {
     }
 
     /// Tells a client, as well as that is possible without reading, that there is no room for it.
-    pub(crate) fn refuse_connection(&self, stream: &tokio::net::TcpStream, over_tls: bool) {
+    pub(crate) fn refuse_connection(&self, stream: &Socket, over_tls: bool) {
         self.tally_mut(|tally| {
             *tally.decisions.entry(("deny", "too_many_connections")).or_default() += 1;
         });

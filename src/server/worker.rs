@@ -6,7 +6,7 @@
 //! worker with the fewest; with one worker there is nothing to hand over.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,10 @@ use crate::gateway::{Arrived, Connection, Desk, Gateway};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::tally::Tally;
 use crate::wire::pace::Ticker;
-use crate::wire::{ClientIo, Place, Stream, Wire, WireLimits, head::MAX_FIELDS};
+use crate::wire::{
+    ClientIo, Negotiated, Peer, Place, Socket, StdSocket, Stream, Wire, WireLimits,
+    head::MAX_FIELDS,
+};
 
 /// Time for a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,7 +45,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What a worker is asked to do.
 pub(crate) enum Order {
     /// Serve a connection that another worker accepted.
-    Serve(std::net::TcpStream, SocketAddr),
+    Serve(StdSocket, IpAddr),
     /// Tell the numbers counted so far.
     Tally(oneshot::Sender<Tally>),
     /// Take no more connections, finish what runs, end.
@@ -191,7 +194,9 @@ impl Worker {
                 () = stop.cancelled() => return,
             };
             match accepted {
-                Ok((stream, peer)) => self.place(stream, peer),
+                Ok((stream, peer)) => {
+                    self.place(Socket::Tcp(stream), peer.ip().to_canonical());
+                }
                 // The client was gone before we looked (accept(2)).
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
@@ -203,9 +208,9 @@ impl Worker {
     }
 
     /// Gives a new connection to the worker with the fewest, this one when equal.
-    fn place(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+    fn place(self: &Rc<Self>, socket: Socket, peer: IpAddr) {
         if open_connections(&self.doors) >= self.limits.max_connections {
-            self.desk.refuse_connection(&stream, self.tls.is_some());
+            self.desk.refuse_connection(&socket, self.tls.is_some());
             return;
         }
         let open = |index: usize| self.doors[index].connections.load(Relaxed);
@@ -214,16 +219,16 @@ impl Worker {
             .unwrap_or(self.index);
         self.doors[fewest].connections.fetch_add(1, Relaxed);
         if fewest == self.index {
-            self.begin(stream, peer);
+            self.begin(socket, peer);
             return;
         }
-        let Ok(stream) = stream.into_std() else {
+        let Ok(socket) = socket.into_std() else {
             self.doors[fewest].connections.fetch_sub(1, Relaxed);
             return;
         };
         // A worker that has ended takes no orders.
         if let Err(mpsc::error::SendError(order)) =
-            self.doors[fewest].orders.send(Order::Serve(stream, peer))
+            self.doors[fewest].orders.send(Order::Serve(socket, peer))
         {
             self.doors[fewest].connections.fetch_sub(1, Relaxed);
             self.doors[self.index].connections.fetch_add(1, Relaxed);
@@ -233,9 +238,9 @@ impl Worker {
 
     /// Serves a connection that another worker accepted, and that has been counted as this one's.
     fn take_over(self: &Rc<Self>, order: Order) {
-        let Order::Serve(stream, peer) = order else { return };
-        match TcpStream::from_std(stream) {
-            Ok(stream) => self.begin(stream, peer),
+        let Order::Serve(socket, peer) = order else { return };
+        match Socket::from_std(socket) {
+            Ok(socket) => self.begin(socket, peer),
             Err(error) => {
                 self.doors[self.index].connections.fetch_sub(1, Relaxed);
                 tracing::warn!(%error, "a connection could not be taken over");
@@ -244,35 +249,34 @@ impl Worker {
     }
 
     /// Serves a connection that has been counted as this worker's.
-    fn begin(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+    fn begin(self: &Rc<Self>, socket: Socket, address: IpAddr) {
         let worker = Rc::clone(self);
         let place = Rc::new(Place(Arc::clone(&self.doors[self.index].connections)));
         self.tasks.spawn_local(async move {
-            // Without this a small answer may wait for the client's delayed acknowledgement.
-            let _ = stream.set_nodelay(true);
-            match &worker.tls {
-                None => worker.serve_connection(Stream::Plain(stream), peer, place).await,
-                Some(tls) => {
-                    match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
-                        Ok(Ok(stream)) => {
-                            let stream = Stream::Tls(Box::new(stream));
-                            worker.serve_connection(stream, peer, place).await;
-                        }
-                        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
-                        Err(_) => tracing::debug!("a TLS handshake took too long"),
-                    }
+            socket.send_at_once();
+            let mut peer =
+                Peer { address, negotiated: Negotiated::Plain, client_certificate: None };
+            let Some(tls) = &worker.tls else {
+                worker.serve_connection(socket.plain(), peer, place).await;
+                return;
+            };
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)).await {
+                Ok(Ok(stream)) => {
+                    peer.negotiated = Negotiated::Http1;
+                    let stream = Stream::Tls(Box::new(stream));
+                    worker.serve_connection(stream, peer, place).await;
                 }
+                Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                Err(_) => tracing::debug!("a TLS handshake took too long"),
             }
         });
     }
 
-    async fn serve_connection(&self, stream: Stream, peer: SocketAddr, place: Rc<Place>) {
+    async fn serve_connection(&self, stream: Stream, peer: Peer, place: Rc<Place>) {
         let guard = self.ticker.watch();
         let wire = Arc::new(Wire::new(Arc::clone(&guard.watch), self.limits.wire));
-        let over_tls = matches!(stream, Stream::Tls(_));
         let io = ClientIo::new(stream, Arc::clone(&wire));
-        let address = peer.ip().to_canonical();
-        let connection = Rc::new(Connection::new(Arc::clone(&wire), address, over_tls, place));
+        let connection = Rc::new(Connection::new(Arc::clone(&wire), peer, place));
         let desk = &self.desk;
         let service = service_fn(move |request| {
             let (desk, connection) = (Rc::clone(desk), Rc::clone(&connection));

@@ -8,6 +8,7 @@
 pub(crate) mod head;
 pub(crate) mod pace;
 mod scan;
+mod stream;
 
 pub use head::HeadError;
 
@@ -22,12 +23,11 @@ use std::time::Duration;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 
 use self::pace::Watch;
 pub(crate) use self::scan::Flaw;
 use self::scan::HeadScan;
+pub(crate) use self::stream::{Negotiated, Peer, Socket, StdSocket, Stream};
 
 /// Body length of a request whose end only the chunk parser knows.
 pub(crate) const CHUNKED: u64 = u64::MAX;
@@ -144,14 +144,6 @@ impl Drop for Place {
     }
 }
 
-/// The socket of a client.
-pub(crate) enum Stream {
-    /// Plain TCP.
-    Plain(TcpStream),
-    /// TLS over TCP.
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
 /// A client connection, as handed to the HTTP library.
 pub(crate) struct ClientIo {
     stream: Stream,
@@ -217,7 +209,7 @@ impl ClientIo {
         SCRATCH.with_borrow_mut(|scratch| {
             let room = most.min(scratch.len());
             let mut buffer = ReadBuf::new(&mut scratch[..room]);
-            ready!(self.stream.poll_read(cx, &mut buffer))?;
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
             let passed = look(self, buffer.filled());
             cursor.put_slice(&buffer.filled()[..passed]);
             Poll::Ready(Ok(()))
@@ -268,14 +260,7 @@ impl Read for ClientIo {
                         bytes.len()
                     });
                 }
-                match &mut this.stream {
-                    Stream::Plain(stream) => {
-                        Pin::new(&mut TokioIo::new(stream)).poll_read(cx, cursor)
-                    }
-                    Stream::Tls(stream) => {
-                        Pin::new(&mut TokioIo::new(stream)).poll_read(cx, cursor)
-                    }
-                }
+                Pin::new(&mut TokioIo::new(&mut this.stream)).poll_read(cx, cursor)
             }
             Mode::Unseen => {
                 this.read_through_scratch(cx, cursor, usize::MAX, |_, bytes| bytes.len())
@@ -315,22 +300,9 @@ impl AsyncRead for Counted<'_> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        ready!(self.stream.poll_read(cx, buffer))?;
+        ready!(Pin::new(&mut *self.stream).poll_read(cx, buffer))?;
         self.read += buffer.filled().len() - before;
         Poll::Ready(Ok(()))
-    }
-}
-
-impl Stream {
-    fn poll_read(
-        &mut self,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
-        }
     }
 }
 
@@ -351,10 +323,7 @@ impl Write for ClientIo {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
-        };
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.note_write(written)
     }
 
@@ -363,25 +332,16 @@ impl Write for ClientIo {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
-            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
-        };
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
         self.note_write(written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.stream {
-            Stream::Plain(stream) => stream.is_write_vectored(),
-            Stream::Tls(stream) => stream.is_write_vectored(),
-        }
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        };
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         self.note_write(flushed)
     }
 
@@ -391,10 +351,7 @@ impl Write for ClientIo {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.lingering.is_none() {
-            ready!(match &mut this.stream {
-                Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-                Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-            })?;
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
             if !this.wire.has_unread() {
                 return Poll::Ready(Ok(()));
             }
@@ -404,7 +361,7 @@ impl Write for ClientIo {
         SCRATCH.with_borrow_mut(|scratch| {
             while let Some(left @ 1..) = this.lingering {
                 let mut buffer = ReadBuf::new(scratch);
-                ready!(this.stream.poll_read(cx, &mut buffer))?;
+                ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buffer))?;
                 let read = buffer.filled().len();
                 this.lingering = Some(if read == 0 { 0 } else { left.saturating_sub(read) });
             }
