@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 
 use crate::gateway::Gateway;
 use crate::server::Scrape;
+use crate::server::tls::Expiry;
 use crate::telemetry::{chain, metrics};
 
 /// Connections at once: probes and a few scrapers.
@@ -201,6 +202,21 @@ fn write_shared(text: &mut String, gateway: &Gateway, scrape: &Scrape) {
         "When the live configuration was taken.",
         gateway.configured_at.as_second(),
     );
+    if let Some(tls) = &scrape.tls {
+        metrics::single(
+            text,
+            "tls_certificate_reload_failures_total",
+            "counter",
+            "Changes of certificate files that could not be taken.",
+            tls.failures(),
+        );
+        let name = "tls_certificate_expiry_timestamp_seconds";
+        metrics::family(text, name, "gauge", "When the certificates in use end.");
+        for Expiry { certificate, not_after } in tls.expiries() {
+            let file = metrics::escaped(&certificate.to_string_lossy());
+            let _ = writeln!(text, "portcullis_{name}{{certificate=\"{file}\"}} {not_after}");
+        }
+    }
     metrics::family(text, "build_info", "gauge", "The version that runs.");
     let _ = writeln!(text, "portcullis_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
 }

@@ -359,6 +359,11 @@ fn refusal_problem(refusal: &Refusal) -> Problem {
             "The access token does not carry a role that this needs.",
         )
         .challenge(Some("insufficient_scope")),
+        Refusal::NoClientCertificate => Problem::new(
+            StatusCode::FORBIDDEN,
+            "client_certificate_required",
+            "This path is for clients that show a certificate.",
+        ),
         Refusal::NoRoute | Refusal::OwnerMismatch { hidden: true } => no_route(),
         Refusal::NoToken => no_authorization(),
         Refusal::OwnerMismatch { hidden: false } => Problem::new(

@@ -24,6 +24,9 @@ pub(super) const CONFIG_VARIABLE: &str = "PORTCULLIS_CONFIG";
 /// Addresses of servers for the tests; nothing to warn of.
 const TEST_PREFIX: &str = "PORTCULLIS_TEST_";
 
+/// Says to a new process that it gets its listeners from the one it replaces; the program's own.
+const HANDOVER_VARIABLE: &str = "PORTCULLIS_HANDOVER";
+
 /// Longest file that a `_FILE` variable may name: secrets are short, `/dev/zero` is not.
 const LONGEST_FILE: u64 = 1 << 20;
 
@@ -47,7 +50,9 @@ impl Environment {
         for (variable, value) in variables {
             let upper = variable.to_ascii_uppercase();
             let Some(name) = upper.strip_prefix(PREFIX) else { continue };
-            if upper == CONFIG_VARIABLE || upper.starts_with(TEST_PREFIX) {
+            if matches!(&*upper, CONFIG_VARIABLE | HANDOVER_VARIABLE)
+                || upper.starts_with(TEST_PREFIX)
+            {
                 continue;
             }
             // Kubernetes sets PORTCULLIS_PORT and the like for a Service named "portcullis".

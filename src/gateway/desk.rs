@@ -216,9 +216,9 @@ impl Desk {
     }
 
     /// Tells a client, as well as that is possible without reading, that there is no room for it.
-    pub(crate) fn refuse_connection(&self, stream: &Socket, over_tls: bool) {
+    pub(crate) fn refuse_connection(&self, stream: &Socket, over_tls: bool, reason: &'static str) {
         self.tally_mut(|tally| {
-            *tally.decisions.entry(("deny", "too_many_connections")).or_default() += 1;
+            *tally.decisions.entry(("deny", reason)).or_default() += 1;
         });
         if !over_tls {
             // Nothing depends on whether it arrives.
@@ -314,9 +314,12 @@ impl Desk {
         let uri = parts.uri.clone();
         let decision = match preflight_permit {
             Some(permit) => Decision::Permit(permit),
-            None => decide_quietly(&live.table, &parts.method, uri.path(), |route| {
-                self.credential(&parts.headers, route.issuers, record.time)
-            }),
+            None => {
+                let certificate = connection.client_certificate.as_ref();
+                decide_quietly(&live.table, &parts.method, uri.path(), certificate, |route| {
+                    self.credential(&parts.headers, route.issuers, record.time)
+                })
+            }
         };
         let permit = match decision {
             Decision::Own => {
@@ -428,6 +431,7 @@ impl Desk {
             Refusal::BadPath(_)
             | Refusal::MalformedCredential
             | Refusal::MethodNotAllowed { .. }
+            | Refusal::NoClientCertificate
             | Refusal::NoRoute
             | Refusal::NoToken => return,
         };

@@ -57,6 +57,7 @@ impl Desk {
                 client: &record.client_text,
                 trusted: resolved.peer_is_trusted,
                 scheme: connection.scheme,
+                client_certificate: connection.client_certificate.as_ref(),
                 request_id: &request_id,
             },
         );

@@ -7,6 +7,7 @@
 
 pub(crate) mod head;
 pub(crate) mod pace;
+mod place;
 mod scan;
 mod stream;
 
@@ -16,7 +17,7 @@ use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use self::pace::Watch;
+pub(crate) use self::place::{NoneLeft, Place, Share, Shares};
 pub(crate) use self::scan::Flaw;
 use self::scan::HeadScan;
 pub(crate) use self::stream::{Negotiated, Peer, Socket, StdSocket, Stream};
@@ -132,15 +134,6 @@ impl Wire {
         if self.idle.swap(false, Relaxed) && !self.serving.load(Relaxed) {
             self.watch.expect_client(self.limits.head);
         }
-    }
-}
-
-/// One of the connections that a worker may have open; a tunnel keeps it after its HTTP has ended.
-pub(crate) struct Place(pub(crate) Arc<AtomicUsize>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
     }
 }
 

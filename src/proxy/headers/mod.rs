@@ -28,9 +28,10 @@ static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host"
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static OUR_VIA: HeaderValue = HeaderValue::from_static("1.1 portcullis");
 
-/// Most headers that are added to a request: four of the identity, three of forwarding, `Via`, the
-/// request id, and what the caller sets for framing or an upgrade (`Content-Length`, or two).
-const ADDED: usize = 11;
+/// Most headers that are added to a request: four of the identity, that of the client certificate,
+/// three of forwarding, `Via`, the request id, and what the caller sets for framing or an upgrade
+/// (`Content-Length`, or two).
+const ADDED: usize = 12;
 
 /// The names of the identity headers, and whom to believe about where a request came from.
 #[derive(Debug)]
@@ -39,6 +40,7 @@ pub struct HeaderPolicy {
     email: HeaderName,
     roles: HeaderName,
     session_id: HeaderName,
+    client_certificate: HeaderName,
     names: WatchedNames,
     forwarded_header: ForwardedHeader,
 }
@@ -54,6 +56,8 @@ pub struct Hop<'a> {
     pub trusted: bool,
     /// How the request came to us.
     pub scheme: Scheme,
+    /// The subject of the certificate that the client has shown.
+    pub client_certificate: Option<&'a HeaderValue>,
     /// The request's id.
     pub request_id: &'a RequestId,
 }
@@ -126,13 +130,16 @@ impl HeaderPolicy {
             name("email", &written.email),
             name("roles", &written.roles),
             name("session_id", &written.session_id),
+            name("client_certificate", &written.client_certificate),
         );
-        let (Some(user_id), Some(email), Some(roles), Some(session_id)) = names else {
+        let (Some(user_id), Some(email), Some(roles), Some(session_id), Some(client_certificate)) =
+            names
+        else {
             return Err(problems);
         };
         let names = WatchedNames::new(taken.into_iter());
         let forwarded_header = config.server.forwarded_header;
-        Ok(Self { user_id, email, roles, session_id, names, forwarded_header })
+        Ok(Self { user_id, email, roles, session_id, client_certificate, names, forwarded_header })
     }
 
     /// Turns the headers of a client's request into those of the request to the upstream, all but
@@ -156,6 +163,9 @@ impl HeaderPolicy {
             for (name, value) in self.identity_headers(identity) {
                 headers.insert(name.clone(), value.clone());
             }
+        }
+        if let Some(subject) = hop.client_certificate {
+            headers.insert(self.client_certificate.clone(), subject.clone());
         }
         headers.insert(X_FORWARDED_FOR.clone(), forwarded_for);
         let proto = proto.unwrap_or(match hop.scheme {

@@ -55,7 +55,8 @@ fn forwarded(path: &str, from: From, lines: &[(&str, &str)]) -> (HeaderMap, Fram
     let mut headers = header_map(lines);
     let caller = Arc::new(caller_with(&["clerk".to_owned()]));
     let credential = |_: &_| Credential::Verified(caller);
-    let Decision::Permit(permit) = decide_quietly(&table, &Method::GET, path, credential) else {
+    let Decision::Permit(permit) = decide_quietly(&table, &Method::GET, path, None, credential)
+    else {
         panic!("{path} was refused");
     };
     let now = jiff::Timestamp::from_second(1).unwrap();
@@ -65,6 +66,7 @@ fn forwarded(path: &str, from: From, lines: &[(&str, &str)]) -> (HeaderMap, Fram
         client: &HeaderValue::from_static("203.0.113.7"),
         trusted: !matches!(from, From::Stranger),
         scheme: Scheme::Http,
+        client_certificate: None,
         request_id: &request_id,
     };
     let framing = policy.prepare_request(&mut headers, &permit, &hop);
