@@ -207,6 +207,6 @@ mod tests {
     fn a_subject_is_never_cut() {
         let long = DnValue::Utf8String("x".repeat(MAX_SUBJECT_BYTES));
         let der = made(&["a.example"], &[(DnType::CommonName, long)]);
-        assert_eq!(super::subject(&der), Err(CertificateError::LongSubject));
+        assert_eq!(subject(&der), Err(CertificateError::LongSubject));
     }
 }
