@@ -420,6 +420,11 @@ fn refusal_problem(refusal: &Refusal) -> Problem {
             "origin_denied",
             "This path cannot be called from a page of this origin.",
         ),
+        Refusal::NoClientCertificate => Problem::new(
+            StatusCode::FORBIDDEN,
+            "client_certificate_required",
+            "This path is for clients that show a certificate.",
+        ),
         Refusal::NoRoute | Refusal::OwnerMismatch { hidden: true } => no_route(),
         Refusal::NoToken => no_authorization(),
         Refusal::OwnerMismatch { hidden: false } => Problem::new(

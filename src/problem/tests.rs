@@ -96,6 +96,7 @@ fn every_error() -> Vec<Error> {
         Refusal::MalformedCredential,
         Refusal::MethodNotAllowed { allow: "GET, HEAD".to_owned() },
         Refusal::MissingRole,
+        Refusal::NoClientCertificate,
         Refusal::NoRoute,
         Refusal::NoToken,
         Refusal::OwnerMismatch { hidden: false },

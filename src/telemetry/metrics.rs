@@ -128,8 +128,8 @@ fn sorted<K: Ord, V>(map: &ahash::AHashMap<K, V>) -> Vec<(&K, &V)> {
     entries
 }
 
-/// A label value: a route's pattern may hold any visible character.
-fn escaped(label: &str) -> String {
+/// A label value: a route's pattern, or the name of a file, may hold any visible character.
+pub fn escaped(label: &str) -> String {
     label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
