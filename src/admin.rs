@@ -1,7 +1,9 @@
-//! The admin listener: liveness, readiness and metrics, never on the public address. It answers
+//! The admin listener: liveness, readiness, metrics and upstreams, never on the public address. It answers
 //! from what the gateway knows and changes nothing.
 //!
 //! Liveness never depends on a store: restarting the gateway does not bring a database back.
+
+mod upstreams;
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
@@ -84,9 +86,10 @@ async fn answer<B>(
             json_answer(status, &json!({"status": word, "checks": checks}))
         }
         "/metrics" => metrics_answer(gateway, scrape).await,
+        "/upstreams" => json_answer(StatusCode::OK, &upstreams::document(&gateway.live.load())),
         _ => json_answer(
             StatusCode::NOT_FOUND,
-            &json!({"error": "there are /health/live, /health/ready and /metrics"}),
+            &json!({"error": "there are /health/live, /health/ready, /metrics and /upstreams"}),
         ),
     }
 }
@@ -118,6 +121,7 @@ async fn metrics_answer(gateway: &Gateway, scrape: &Scrape) -> Response<Full<Byt
     let tally = scrape.tally().await;
     let mut text = String::with_capacity(16 << 10);
     metrics::write_tally(&mut text, &tally);
+    upstreams::write_metrics(&mut text, &gateway.live.load());
     write_shared(&mut text, gateway, scrape);
     let mut answer = Response::new(Full::new(text.into()));
     let kind = "text/plain; version=0.0.4; charset=utf-8";

@@ -9,9 +9,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::authorize::Permit;
-use super::link::{Exchange, RequestLine};
+use super::link::{Exchange, Link, RequestLine};
 use super::origin::{Answer, Fault, Origin};
-use super::pool::{ConnectError, Lease, Pool, Server};
+use super::pool::{Ask, Carrier, Lease, LeaseError, Pool, Server};
 use super::relay::{Failure, Limits, Relay, Traffic};
 use crate::message::RequestHead;
 use crate::wire::{Client, ClientFault};
@@ -24,6 +24,8 @@ pub(crate) struct Outbound<'a> {
     pub(crate) path: &'a str,
     /// The client's `Host`, when the upstream gets to see it.
     pub(crate) host: Option<&'a [u8]>,
+    /// Which server would have it, and how long connecting to that may take.
+    pub(crate) ask: Ask<'a>,
     /// Limits of the exchange.
     pub(crate) limits: Limits,
     /// For all of it.
@@ -72,9 +74,9 @@ pub(crate) enum Ended {
 /// Why no answer came.
 #[derive(Debug, thiserror::Error)]
 pub enum ForwardError {
-    /// The upstream cannot be reached.
-    #[error("the upstream cannot be reached")]
-    Connect(#[source] ConnectError),
+    /// The upstream cannot be reached, or takes no more.
+    #[error("there is no connection to the upstream")]
+    Connect(#[source] LeaseError),
     /// It closed the connection, or its answer is not HTTP.
     #[error("the upstream broke off or gave a bad answer")]
     Broken(#[source] Fault),
@@ -123,8 +125,10 @@ pub(crate) async fn forward<C: Client, W: Words<C>>(
     words: &mut W,
 ) -> Result<Ended, ForwardError> {
     client.watch().limit_total(request.total);
-    let Lease { link, server, mut reused } = pool.lease().await.map_err(ForwardError::Connect)?;
+    let lease = pool.lease(&request.ask).await.map_err(ForwardError::Connect)?;
+    let Lease { carrier, server, flight, mut reused } = lease;
     words.asked(&server);
+    let link = http1(carrier)?;
     let line = RequestLine {
         method: &request.head.method,
         target: target_of(request),
@@ -145,19 +149,30 @@ pub(crate) async fn forward<C: Client, W: Words<C>>(
                 break;
             }
             Err(Failure::Upstream(fault)) => {
-                if !reused || !relay.origin.may_go_again() {
+                if !reused || !relay.origin.may_go_again() || !pool.may_retry() {
+                    flight.note_failure();
                     return Err(ForwardError::Broken(fault));
                 }
                 // A new connection is not reused, so this happens once.
                 reused = false;
-                let link = pool.connect(&server).await.map_err(ForwardError::Connect)?;
+                let lease = pool.reconnect(&server, &request.ask).await;
+                let link = http1(lease.map_err(ForwardError::Connect)?.carrier)?;
                 relay = relay.again(|exchange| exchange.again(link));
             }
-            Err(failure) => return Err(failure.into()),
+            Err(failure) => {
+                if let Failure::Late = failure {
+                    flight.note_failure();
+                }
+                return Err(failure.into());
+            }
         }
     }
     let ended = finish(&mut relay, request, words).await?;
+    if let Ended::Cut(Failure::Upstream(_) | Failure::Late) = ended {
+        flight.note_failure();
+    }
     if let Ended::Whole = ended {
+        server.note_success();
         let sent = relay.request_is_sent();
         if let Some(link) = relay.origin.finish().filter(|_| sent) {
             server.give_back(link);
@@ -195,6 +210,16 @@ async fn finish<C: Client, O: Origin, W: Words<C>>(
         Err(failure) => {
             relay.client.abort();
             Ok(Ended::Cut(failure))
+        }
+    }
+}
+
+fn http1(carrier: Carrier) -> Result<Link, ForwardError> {
+    match carrier {
+        Carrier::Http1(link) => Ok(link),
+        Carrier::Http2(_) => {
+            let unsupported = std::io::ErrorKind::Unsupported.into();
+            Err(ForwardError::Connect(LeaseError::Io(unsupported)))
         }
     }
 }
