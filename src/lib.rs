@@ -6,6 +6,7 @@
 //! ```text
 //! L5  cli          one file a command
 //! L4  server       sockets and threads      admin     probes and metrics
+//!     reload       takes a changed configuration
 //! L3  gateway      one request from arrival to answer
 //!     problem      every failure and its answer       cors
 //! L2  proxy        path, route, decision, headers, forwarding
@@ -42,6 +43,7 @@ pub mod message;
 pub mod model;
 pub mod problem;
 pub mod proxy;
+pub mod reload;
 pub mod server;
 pub mod store;
 pub mod telemetry;

@@ -27,13 +27,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let mut problems = Vec::new();
     let live = Live::compile(config).map_err(|mut found| problems.append(&mut found)).ok();
     problems.extend(check_verifier(config));
-    problems.extend(crate::auth::check(config));
-    if let Err(StoreError::Url(message)) = Store::check(&config.storage) {
-        problems.push(Problem::new("storage.url", message));
-    }
-    if let Err(LimitError::Url(message)) = Limiter::check(&config.counters) {
-        problems.push(Problem::new("counters.url", message));
-    }
+    problems.extend(crate::reload::examine(config));
     if let Some(tls) = &config.server.tls {
         problems.extend(crate::server::tls::acceptor(tls, config.server.http2).err());
     }

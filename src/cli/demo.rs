@@ -62,7 +62,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let options = Options { clock: Clock::system(), ..Options::default() };
     let server = Server::start(&config, options).map_err(|error| start_failure(&error, None))?;
     println!("{}", instructions(server.addresses()[0], server.admin_address(), api_address));
-    runtime.block_on(signals.next());
+    runtime.block_on(signals.stop());
     server.shutdown();
     Ok(())
 }

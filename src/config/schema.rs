@@ -2,7 +2,8 @@
 //! default, unit and effect. Nothing here is checked against anything else; that is the work of
 //! the modules that compile a table into its working form.
 //!
-//! *(restart)* marks keys that a reload cannot change.
+//! *(restart)* marks keys, or whole tables, that only a restart takes; a reload takes all others.
+//! [`restart`](super::restart) has the same list.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,6 +24,8 @@ pub struct Config {
     pub server: Server,
     /// The listener for probes and metrics.
     pub admin: Admin,
+    /// Taking a changed configuration while running.
+    pub reload: Reload,
     /// Where users, sessions and events live.
     pub storage: Storage,
     /// Where rate counters live.
@@ -47,8 +50,16 @@ pub struct Config {
     pub upstreams: BTreeMap<String, Upstream>,
     /// Which request goes where, and who may make it.
     pub routes: Vec<Route>,
-    /// Requests with their expected decision, checked by `check` and before start.
+    /// Requests with their expected decision, checked by `check`, before start and before a reload.
     pub tests: Vec<Test>,
+}
+
+impl Config {
+    /// The files whose content is part of the configuration, though it only names them: what
+    /// compiling it reads.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.issuers.iter().map(|issuer| &issuer.key_file)
+    }
 }
 
 /// `[server]`
@@ -69,7 +80,7 @@ pub struct Server {
     pub max_connections: usize,
     /// Time for a whole request head. Default 10 s. *(restart)*
     pub header_timeout: Interval,
-    /// Silence between two pieces of a request body. Default 15 s. *(restart)*
+    /// Silence between two pieces of a request body. Default 15 s.
     pub body_timeout: Interval,
     /// Silence between two requests. Default 75 s. *(restart)*
     pub idle_timeout: Interval,
@@ -126,7 +137,7 @@ impl Default for Server {
 }
 
 /// `[server.tls]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct ServerTls {
     /// PEM file with the certificate chain, leaf first.
@@ -151,13 +162,29 @@ pub enum ForwardedHeader {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
-    /// Address for `/health/live`, `/health/ready` and `/metrics`. Default `127.0.0.1:9090`. *(restart)*
+    /// Address for `/health/live`, `/health/ready`, `/metrics`, `/config` and `/reload`.
+    /// Default `127.0.0.1:9090`. *(restart)*
     pub listen: SocketAddr,
 }
 
 impl Default for Admin {
     fn default() -> Self {
         Self { listen: SocketAddr::from(([127, 0, 0, 1], 9090)) }
+    }
+}
+
+/// `[reload]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reload {
+    /// How often the content of the configuration file, and of the files that it and variables
+    /// name, is looked at for a change; 0 = never. Default 5 s.
+    pub watch: Interval,
+}
+
+impl Default for Reload {
+    fn default() -> Self {
+        Self { watch: Interval::seconds(5) }
     }
 }
 

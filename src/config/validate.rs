@@ -26,6 +26,11 @@ pub fn problems(config: &Config) -> Vec<Problem> {
             "is also in server.listen; probes and metrics are not for the public",
         );
     }
+    // Sooner, and a file that is being written would look finished.
+    let watch = config.reload.watch.0;
+    if !watch.is_zero() && watch < Duration::from_millis(100) {
+        found.add("reload.watch", "must be 0s, for never, or at least 100ms");
+    }
     storage(config, &mut found);
     tokens(&config.tokens, &mut found);
     passwords(config, &mut found);

@@ -83,7 +83,6 @@ pub(crate) struct Desk {
     request_ids: RequestIds,
     local: RefCell<Rc<Local>>,
     live: RefCell<Cache<Arc<ArcSwap<Live>>, Arc<Live>>>,
-    verifier: RefCell<Cache<Arc<ArcSwap<Verifier>>, Arc<Verifier>>>,
     tokens: RefCell<TokenCache>,
     tally: RefCell<Tally>,
     seen: RefCell<AHashSet<SessionId>>,
@@ -104,6 +103,7 @@ pub(super) struct Local {
     /// In the order of `live.upstreams`.
     pub(super) pools: Vec<Rc<Pool>>,
     routes: Vec<Label>,
+    verifier: RefCell<Cache<Arc<ArcSwap<Verifier>>, Arc<Verifier>>>,
 }
 
 impl Local {
@@ -118,7 +118,8 @@ impl Local {
         });
         let pools = pools.collect();
         let routes = live.table.routes().iter().map(|route| (*route.name).into()).collect();
-        Self { live, pools, routes }
+        let verifier = RefCell::new(Cache::new(Arc::clone(&live.verifier)));
+        Self { live, pools, routes, verifier }
     }
 }
 
@@ -152,7 +153,6 @@ impl Desk {
             request_ids: RequestIds::new(),
             local: RefCell::new(local),
             live: RefCell::new(live),
-            verifier: RefCell::new(Cache::new(Arc::clone(&gateway.verifier))),
             tokens: RefCell::new(TokenCache::new(TokenCache::DEFAULT_BYTES)),
             tally: RefCell::default(),
             seen: RefCell::default(),
@@ -199,7 +199,7 @@ impl Desk {
     /// Tells a client, as well as that is possible without reading, that there is no room for it.
     pub(crate) fn refuse_connection(&self, stream: &tokio::net::TcpStream, over_tls: bool) {
         self.tally_mut(|tally| {
-            *tally.decisions.entry(("deny", "too_many_connections")).or_default() += 1;
+            tally.decide(("deny", "too_many_connections"), 1);
         });
         if !over_tls {
             // Nothing depends on whether it arrives.
@@ -309,7 +309,7 @@ impl Desk {
             // RFC 9110 §6.6.1: whoever has a clock says the time, also for others.
             self.dates.write(record.time, out);
         }
-        out.field(b"x-request-id", record.request_id().as_bytes());
+        out.field(b"x-request-id", record.request_id.as_bytes());
     }
 
     /// The life of a request whose head is fine.
@@ -335,7 +335,7 @@ impl Desk {
         let decision = match preflight_permit {
             Some(permit) => Decision::Permit(permit),
             None => decide_quietly(&live.table, &head.method, head.path(), |route| {
-                self.credential(head, route, record.time)
+                self.credential(local, head, route, record.time)
             }),
         };
         let permit = match decision {
@@ -384,7 +384,13 @@ impl Desk {
         Rc::clone(&local)
     }
 
-    fn credential(&self, head: &RequestHead, route: &Route, now: Timestamp) -> Credential {
+    fn credential(
+        &self,
+        local: &Local,
+        head: &RequestHead,
+        route: &Route,
+        now: Timestamp,
+    ) -> Credential {
         let fields = head.fields();
         let accepted = route.issuers;
         let subprotocol = if route.websocket_token && head.websocket {
@@ -397,7 +403,7 @@ impl Desk {
         };
         Credential::of(fields.all(Known::Authorization), subprotocol, |token| {
             let now = now.as_second();
-            let mut verifier = self.verifier.borrow_mut();
+            let mut verifier = local.verifier.borrow_mut();
             let verifier = verifier.load();
             let revocations = &self.gateway.revocations;
             let identity =

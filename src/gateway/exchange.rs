@@ -64,9 +64,10 @@ impl Passing<'_> {
         };
         let request = Outbound {
             head,
-            path: self.permit.forwarded_path(head.path()),
+            path: self.permit.forwarded_path(head.path_bytes()),
             host: if upstream.upstream_host { None } else { head.fields().first(Known::Host) },
             ask: Ask { user: Some(user), connect_timeout: target.connect_timeout },
+            policy: &self.local.live.headers,
             limits: Limits {
                 body_bytes: route.max_body_bytes,
                 silence: self.local.live.body_timeout,
@@ -152,8 +153,11 @@ impl<C: Client> Words<C> for Wording<'_, '_, '_> {
                 let fields = record.head.fields();
                 let agreed = answer.fields.has(Known::WebSocketProtocol);
                 let by_token = self.passing.permit.route().websocket_token;
-                if by_token && !agreed && subprotocol::offers_bearer(fields) {
-                    out.field(b"sec-websocket-protocol", subprotocol::BEARER.as_bytes());
+                if by_token
+                    && !agreed
+                    && let Some(ours) = subprotocol::ours(fields)
+                {
+                    out.field(b"sec-websocket-protocol", &ours);
                 }
                 AnswerBody::Tunnel
             }

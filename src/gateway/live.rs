@@ -4,9 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
 use crate::config::{Config, HostHeader, Problem};
 use crate::cors::Cors;
-use crate::identity::TrustedProxies;
+use crate::identity::{TrustedProxies, Verifier};
 use crate::limit::Rule;
 use crate::proxy::headers::HeaderPolicy;
 use crate::proxy::pool::UpstreamState;
@@ -24,6 +26,10 @@ pub struct Live {
     pub headers: HeaderPolicy,
     /// Cross-origin requests.
     pub cors: Cors,
+    /// Judges tokens; swapped when keys rotate. It is part of the snapshot because routes name
+    /// issuers by place: with the issuers of another configuration, they would accept the tokens
+    /// of somebody else. Until the gateway puts one in, it believes no token.
+    pub verifier: Arc<ArcSwap<Verifier>>,
     /// Prefix of the account endpoints.
     pub auth_prefix: String,
     /// `[upstreams]`, by name; routes name them by place.
@@ -85,6 +91,7 @@ impl Live {
             ),
             headers,
             cors,
+            verifier: Arc::new(ArcSwap::from_pointee(Verifier::believes_nothing())),
             auth_prefix: config.server.auth_prefix.clone(),
             upstreams,
             body_timeout: config.server.body_timeout.0,
@@ -95,7 +102,8 @@ impl Live {
     }
 }
 
-fn keep<T>(compiled: Result<T, Vec<Problem>>, problems: &mut Vec<Problem>) -> Option<T> {
+/// What was compiled, or nothing, with the problems put to the others.
+pub(super) fn keep<T>(compiled: Result<T, Vec<Problem>>, problems: &mut Vec<Problem>) -> Option<T> {
     compiled.map_err(|mut found| problems.append(&mut found)).ok()
 }
 

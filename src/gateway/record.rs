@@ -132,25 +132,27 @@ impl<'a> Record<'a> {
             let route = tally.routes.entry(Label::clone(&self.route)).or_default();
             route.count(known_method(&self.head.method), status, 1);
             route.durations.observe(duration);
-            *tally.decisions.entry((self.decision, reason)).or_default() += 1;
+            tally.decide((self.decision, reason), 1);
             if let (Some(name), Some(time)) = (&self.upstream, self.upstream_time) {
                 tally.upstream_durations.entry(Label::clone(name)).or_default().observe(time);
             }
         });
-        let session_id = self.identity.as_ref().and_then(|identity| identity.session);
+        let identity = self.identity.as_deref();
+        let session_id =
+            identity.and_then(|identity| identity.headers.session.as_ref()?.to_str().ok());
+        let account_session = self.account.1.map(|session| session.to_string());
         self.desk.access.note(&Line {
             time: self.time,
-            request_id: self.request_id(),
+            request_id: self.request_id.as_bytes(),
             client: self.client_text,
             method: self.head.method.as_str(),
-            path: self.head.path(),
+            path: self.head.path_bytes(),
             route: &self.route,
             status,
             decision: self.decision,
             reason,
-            user_id: (self.identity.as_ref().map(|identity| &*identity.subject))
-                .or(self.account.0.as_deref()),
-            session_id: session_id.or(self.account.1),
+            user_id: (identity.map(|identity| &*identity.subject)).or(self.account.0.as_deref()),
+            session_id: session_id.or(account_session.as_deref()),
             upstream: (self.server.as_ref().map(|server| &*server.authority))
                 .or(self.upstream.as_deref()),
             upstream_status: self.upstream_status,

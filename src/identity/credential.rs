@@ -105,6 +105,10 @@ fn carried<'a>(mut lines: impl Iterator<Item = &'a [u8]>) -> Result<Carried<'a>,
     if lines.next().is_some() {
         return Err(CarrierError::Repeated);
     }
+    if let Some(token) = field.strip_prefix(b"Bearer ") {
+        // How nearly all of them begin.
+        return Ok(Carried::Token(token));
+    }
     let is_token_char = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
     let end = field.iter().position(|b| !is_token_char(b)).unwrap_or(field.len());
     let (scheme, rest) = field.split_at(end);

@@ -60,6 +60,11 @@ impl Buffer {
         self.start == self.bytes.len()
     }
 
+    /// Whether it holds no memory.
+    pub fn is_unused(&self) -> bool {
+        self.bytes.capacity() == 0
+    }
+
     /// Takes `n` bytes off the front.
     pub fn consume(&mut self, n: usize) {
         self.start += n.min(self.len());

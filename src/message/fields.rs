@@ -64,15 +64,20 @@ pub enum Known {
 
 impl Known {
     /// Longest name below.
-    const LONGEST: usize = "access-control-allow-credentials".len();
+    pub(super) const LONGEST: usize = "access-control-allow-credentials".len();
 
     /// Recognises a name in any case.
     pub fn of(name: &[u8]) -> Self {
         let mut lower = [0; Self::LONGEST];
-        let Some(lower) = lower.get_mut(..name.len()) else { return Self::Other };
-        lower.copy_from_slice(name);
-        lower.make_ascii_lowercase();
-        match &*lower {
+        let Some(room) = lower.get_mut(..name.len()) else { return Self::Other };
+        room.copy_from_slice(name);
+        room.make_ascii_lowercase();
+        Self::of_lower_case(room)
+    }
+
+    /// Recognises a name in lower case.
+    pub(super) fn of_lower_case(name: &[u8]) -> Self {
+        match name {
             b"te" => Self::Te,
             b"date" => Self::Date,
             b"host" => Self::Host,
@@ -107,12 +112,31 @@ impl Known {
 
 /// Where one field lies in its bytes.
 #[derive(Clone, Copy, Debug)]
-struct Line {
+pub(super) struct Line {
     name: u32,
     name_bytes: u32,
     value: u32,
     value_bytes: u32,
     known: Known,
+}
+
+impl Line {
+    /// A name and a value, by place and length.
+    pub(super) fn new(
+        name: usize,
+        name_bytes: usize,
+        value: usize,
+        value_bytes: usize,
+        known: Known,
+    ) -> Self {
+        Self {
+            name: short(name),
+            name_bytes: short(name_bytes),
+            value: short(value),
+            value_bytes: short(value_bytes),
+            known,
+        }
+    }
 }
 
 /// The places of all lines of a head.
@@ -123,23 +147,20 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Of what a parser found in the bytes that begin at the address `start`.
-    pub(super) fn of(fields: &[httparse::Header<'_>], start: usize) -> Self {
-        let mut found = Self { lines: Vec::with_capacity(fields.len()), present: 0 };
-        for field in fields {
-            let known = Known::of(field.name.as_bytes());
-            found.present |= known.bit();
-            let value = (field.value.as_ptr() as usize).wrapping_sub(start);
-            found.lines.push(Line {
-                name: short(field.name.as_ptr() as usize - start),
-                name_bytes: short(field.name.len()),
-                // An empty value need not lie anywhere.
-                value: if field.value.is_empty() { 0 } else { short(value) },
-                value_bytes: short(field.value.len()),
-                known,
-            });
-        }
-        found
+    /// None, with room for some.
+    pub(super) fn with_capacity(lines: usize) -> Self {
+        Self { lines: Vec::with_capacity(lines), present: 0 }
+    }
+
+    /// Adds one.
+    pub(super) fn push(&mut self, line: Line) {
+        self.present |= line.known.bit();
+        self.lines.push(line);
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.lines.len()
     }
 
     /// The lines, seen in their bytes.
@@ -176,13 +197,7 @@ impl FieldList {
         let at = self.bytes.len();
         self.bytes.extend_from_slice(name);
         self.bytes.extend_from_slice(value);
-        self.lines.push(Line {
-            name: short(at),
-            name_bytes: short(name.len()),
-            value: short(at + name.len()),
-            value_bytes: short(value.len()),
-            known,
-        });
+        self.lines.push(Line::new(at, name.len(), at + name.len(), value.len(), known));
     }
 
     /// The bytes that the lines lie in.

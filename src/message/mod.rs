@@ -5,6 +5,7 @@
 pub mod buffer;
 pub mod chunked;
 pub mod fields;
+mod lines;
 pub mod request;
 pub mod response;
 

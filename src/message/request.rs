@@ -8,12 +8,11 @@
 //!                                      CRLF
 //! ```
 
-use std::mem::MaybeUninit;
-
 use http::{HeaderMap, Method};
 
 use super::buffer::Buffer;
-use super::fields::{FieldList, Fields, Known, Lines};
+use super::fields::{FieldList, Fields, Known};
+use super::lines::{self, LineError};
 
 /// Longest request target (RFC 9112 §3 asks for at least 8000 octets).
 pub const MAX_TARGET_BYTES: usize = 8 << 10;
@@ -148,6 +147,10 @@ impl RequestHead {
         }
         let mut cookies: Vec<u8> = Vec::new();
         for (name, value) in headers {
+            // RFC 8441 §5: a WebSocket over HTTP/2 has no key.
+            if websocket && name == http::header::SEC_WEBSOCKET_KEY {
+                continue;
+            }
             // RFC 9113 §8.2.3: a cookie in pieces is one field again outside of HTTP/2.
             if name == http::header::COOKIE {
                 if !cookies.is_empty() {
@@ -180,8 +183,18 @@ impl RequestHead {
     }
 
     /// The path, as received.
+    pub fn path_bytes(&self) -> &[u8] {
+        &self.fields.bytes()[self.target.at..self.target.at + self.path_bytes]
+    }
+
+    /// What follows the path: nothing, or `?` and a query.
+    pub fn query_bytes(&self) -> &[u8] {
+        &self.fields.bytes()[self.target.at + self.path_bytes..self.target.at + self.target.bytes]
+    }
+
+    /// The path, as received.
     pub fn path(&self) -> &str {
-        self.target().get(..self.path_bytes).unwrap_or_default()
+        std::str::from_utf8(self.path_bytes()).unwrap_or_default()
     }
 
     /// What follows the first `?`.
@@ -317,40 +330,23 @@ fn too_large(bytes: &[u8]) -> HeadError {
 
 /// What is no beginning of a request line.
 fn look_at_start(bytes: &[u8]) -> Result<(), HeadError> {
-    if bytes == b"\r" {
+    if matches!(bytes, b"" | b"\r") {
         return Ok(());
     }
-    let is_token = |b: &&u8| b.is_ascii_alphanumeric() || b"-_!#$%&'*+.^`|~".contains(b);
-    let length = bytes.iter().take_while(is_token).count();
-    let ended = length < bytes.len();
-    if (ended && (length == 0 || bytes[length] != b' ')) || length > 32 {
-        return Err(HeadError::Syntax);
-    }
-    Ok(())
-}
-
-/// Whether a request line has three parts, the last of which is a version of HTTP.
-fn names_http(bytes: &[u8]) -> bool {
-    let line = bytes.split(|&b| b == b'\r').next().unwrap_or_default();
-    let mut parts = line.split(|&b| b == b' ').skip(2);
-    parts.next().is_some_and(|version| version.starts_with(b"HTTP/")) && parts.next().is_none()
+    // No method that anybody uses is longer.
+    let end = memchr::memchr(b' ', bytes).unwrap_or(bytes.len());
+    if end > 32 || !lines::is_token(&bytes[..end]) { Err(HeadError::Syntax) } else { Ok(()) }
 }
 
 fn parse(bytes: Vec<u8>) -> Result<RequestHead, HeadError> {
-    let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
-    let mut parsed = httparse::Request::new(&mut []);
-    match parsed.parse_with_uninit_headers(&bytes, &mut room) {
-        Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
-        Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooLarge),
-        Err(httparse::Error::Version) if names_http(&bytes) => return Err(HeadError::Version),
-        Ok(_) | Err(_) => return Err(HeadError::Syntax),
-    }
-    let method = parsed.method.and_then(|method| Method::from_bytes(method.as_bytes()).ok());
-    let (Some(method), Some(target)) = (method, parsed.path) else { return Err(HeadError::Syntax) };
-    let version = if parsed.version == Some(0) { Version::Http10 } else { Version::Http11 };
-    let start = bytes.as_ptr() as usize;
-    let target = Place { at: target.as_ptr() as usize - start, bytes: target.len() };
-    let lines = Lines::of(parsed.headers, start);
+    let end = memchr::memchr(b'\r', &bytes).ok_or(HeadError::Syntax)?;
+    let line = bytes.get(..end).filter(|_| bytes.get(end + 1) == Some(&b'\n'));
+    let RequestLine { method, target, version } = request_line(line.ok_or(HeadError::Syntax)?)?;
+    let lines = match lines::read(&bytes, end + 2, MAX_FIELDS) {
+        Ok(Some((lines, end))) if end == bytes.len() => lines,
+        Err(LineError::TooMany) => return Err(HeadError::TooLarge),
+        Ok(_) | Err(LineError::Syntax) => return Err(HeadError::Syntax),
+    };
     Ok(RequestHead {
         method,
         version,
@@ -360,6 +356,31 @@ fn parse(bytes: Vec<u8>) -> Result<RequestHead, HeadError> {
         path_bytes: 0,
         fields: FieldList::new(bytes, lines),
     })
+}
+
+struct RequestLine {
+    method: Method,
+    target: Place,
+    version: Version,
+}
+
+/// `method SP request-target SP HTTP-version` (RFC 9112 §3), with nothing to spare.
+fn request_line(line: &[u8]) -> Result<RequestLine, HeadError> {
+    let at = memchr::memchr(b' ', line).ok_or(HeadError::Syntax)? + 1;
+    let bytes = memchr::memchr(b' ', &line[at..]).ok_or(HeadError::Syntax)?;
+    let version = match &line[at + bytes + 1..] {
+        b"HTTP/1.1" => Version::Http11,
+        b"HTTP/1.0" => Version::Http10,
+        [b'H', b'T', b'T', b'P', b'/', digits @ ..] if !digits.contains(&b' ') => {
+            return Err(HeadError::Version);
+        }
+        _ => return Err(HeadError::Syntax),
+    };
+    let method = Method::from_bytes(&line[..at - 1]).map_err(|_| HeadError::Syntax)?;
+    if bytes == 0 || !lines::is_text(&line[at..at + bytes]) {
+        return Err(HeadError::Syntax);
+    }
+    Ok(RequestLine { method, target: Place { at, bytes }, version })
 }
 
 /// How much body follows: RFC 9112 §6, where anything that two parsers may read differently is an
@@ -473,7 +494,8 @@ fn check_target(target: &[u8], host: Option<&[u8]>, over_tls: bool) -> Result<Pl
     if target.len() > MAX_TARGET_BYTES {
         return Err(HeadError::TargetTooLong);
     }
-    if !target.iter().all(|&byte| fits_target(byte)) {
+    // Without an early end, so that many bytes are looked at at once.
+    if !target.iter().fold(true, |fits, &byte| fits & fits_target(byte)) {
         return Err(HeadError::Target);
     }
     Ok(Place { at, bytes: target.len() })
@@ -481,7 +503,7 @@ fn check_target(target: &[u8], host: Option<&[u8]>, over_tls: bool) -> Result<Pl
 
 /// Visible ASCII but for the fragment's mark and what no client leaves unencoded anywhere.
 fn fits_target(byte: u8) -> bool {
-    (0x21..0x7f).contains(&byte) && !matches!(byte, b'#' | b'<' | b'>')
+    (byte > b' ') & (byte < 0x7f) & (byte != b'#') & (byte != b'<') & (byte != b'>')
 }
 
 /// RFC 6455 §4.1: one `Upgrade` line of `websocket`, which `Connection` names. In a request it asks

@@ -2,12 +2,11 @@
 //! reaches a client, so where two readings are possible the answer is an error, or its connection is
 //! not used again.
 
-use std::mem::MaybeUninit;
-
 use http::Method;
 
 use super::chunked::Decoder;
 use super::fields::{Fields, Known, Lines};
+use super::lines::{self, LineError};
 use super::request::plain_number;
 
 /// Longest head.
@@ -59,23 +58,24 @@ impl ResponseHead {
     /// # Errors
     /// [`Malformed`]
     pub fn parse(bytes: &[u8], method: &Method) -> Result<Option<Self>, Malformed> {
-        let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
-        let mut parsed = httparse::Response::new(&mut []);
         let visible = &bytes[..bytes.len().min(MAX_HEAD_BYTES)];
-        let config = httparse::ParserConfig::default();
-        let length =
-            match config.parse_response_with_uninit_headers(&mut parsed, visible, &mut room) {
-                Ok(httparse::Status::Complete(length)) => length,
-                Ok(httparse::Status::Partial) if visible.len() < MAX_HEAD_BYTES => return Ok(None),
-                Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
-                    return Err(Malformed::HeadTooLarge);
-                }
-                Err(_) => return Err(Malformed::Head),
-            };
-        let status = parsed.code.filter(|code| (100..1000).contains(code));
-        let status = status.ok_or(Malformed::Head)?;
-        let lines = Lines::of(parsed.headers, visible.as_ptr() as usize);
-        let is_1_1 = parsed.version == Some(1);
+        let incomplete = || {
+            let too_large = visible.len() == MAX_HEAD_BYTES;
+            if too_large { Err(Malformed::HeadTooLarge) } else { Ok(None) }
+        };
+        let Some(end) = memchr::memchr(b'\n', visible) else {
+            // Garbage need not be waited for.
+            let start = &visible[..visible.len().min(7)];
+            return if b"HTTP/1.".starts_with(start) { incomplete() } else { Err(Malformed::Head) };
+        };
+        let line = visible[..end].strip_suffix(b"\r").unwrap_or(&visible[..end]);
+        let (is_1_1, status) = status_line(line).ok_or(Malformed::Head)?;
+        let (lines, length) = match lines::read(visible, end + 1, MAX_FIELDS) {
+            Ok(Some(read)) => read,
+            Ok(None) => return incomplete(),
+            Err(LineError::TooMany) => return Err(Malformed::HeadTooLarge),
+            Err(LineError::Syntax) => return Err(Malformed::Head),
+        };
         let fields = lines.view(visible);
         let (body, unambiguous) = framing(fields, status, method)?;
         let keep_alive = unambiguous && is_1_1 && !fields.lists(Known::Connection, "close");
@@ -91,6 +91,21 @@ impl ResponseHead {
     pub fn is_interim(&self) -> bool {
         self.status < 200 && self.status != 101
     }
+}
+
+/// `HTTP-version SP status-code SP [reason]` (RFC 9112 §4); the last space is often left out.
+/// Whether it is HTTP/1.1, and the status.
+fn status_line(line: &[u8]) -> Option<(bool, u16)> {
+    let [minor, b' ', a, b, c, reason @ ..] = line.strip_prefix(b"HTTP/1.")? else { return None };
+    let is_1_1 = match minor {
+        b'1' => true,
+        b'0' => false,
+        _ => return None,
+    };
+    let digit = |byte: &u8| byte.is_ascii_digit().then(|| u16::from(byte - b'0'));
+    let status = digit(a)? * 100 + digit(b)? * 10 + digit(c)?;
+    let reason_fits = matches!(reason.first(), None | Some(b' ')) && lines::is_text(reason);
+    (reason_fits && status >= 100).then_some((is_1_1, status))
 }
 
 /// Whether an answer has no body whatever its fields say (RFC 9110 §6.4.1).

@@ -65,7 +65,7 @@ impl<'t> Permit<'t> {
     }
 
     /// What to forward of the request's path.
-    pub fn forwarded_path<'p>(&self, path: &'p str) -> &'p str {
+    pub fn forwarded_path<'p>(&self, path: &'p [u8]) -> &'p [u8] {
         self.route.forwarded_path(path)
     }
 }

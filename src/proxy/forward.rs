@@ -9,11 +9,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::authorize::Permit;
+use super::challenge::Challenge;
+use super::headers::HeaderPolicy;
 use super::link::{Exchange, Link, RequestLine};
 use super::origin::{Answer, Fault, Origin};
 use super::pool::{Ask, Carrier, Lease, LeaseError, Pool, Server};
 use super::relay::{Failure, Limits, Relay, Traffic};
-use crate::message::RequestHead;
+use crate::message::{FieldSink as _, RequestHead, Version};
 use crate::wire::{Client, ClientFault};
 
 /// A request on its way out.
@@ -21,11 +23,13 @@ pub(crate) struct Outbound<'a> {
     /// As it came in.
     pub(crate) head: &'a RequestHead,
     /// What of its path is forwarded.
-    pub(crate) path: &'a str,
+    pub(crate) path: &'a [u8],
     /// The client's `Host`, when the upstream gets to see it.
     pub(crate) host: Option<&'a [u8]>,
     /// Which server would have it, and how long connecting to that may take.
     pub(crate) ask: Ask<'a>,
+    /// What of the client's trailers may pass.
+    pub(crate) policy: &'a HeaderPolicy,
     /// Limits of the exchange.
     pub(crate) limits: Limits,
     /// For all of it.
@@ -131,13 +135,20 @@ pub(crate) async fn forward<C: Client, W: Words<C>>(
     let link = http1(carrier)?;
     let line = RequestLine {
         method: &request.head.method,
-        target: target_of(request),
+        target: [request.path, request.head.query_bytes()],
         host: request.host.unwrap_or_else(|| server.host.as_bytes()),
         body: request.head.body,
         websocket: request.head.websocket,
     };
-    let exchange = Exchange::new(link, &line, |out| words.request(out));
-    let mut relay = Relay::new(client, exchange, traffic, request.limits);
+    let lacks_key = request.head.websocket && request.head.version == Version::Http2;
+    let challenge = lacks_key.then(Challenge::new);
+    let exchange = Exchange::new(link, &line, |out| {
+        words.request(out);
+        if let Some(challenge) = &challenge {
+            out.field(b"sec-websocket-key", challenge.key().as_bytes());
+        }
+    });
+    let mut relay = Relay::new(client, exchange, traffic, request.limits, request.policy);
     loop {
         match relay.head().await {
             Ok(()) => {
@@ -167,7 +178,7 @@ pub(crate) async fn forward<C: Client, W: Words<C>>(
             }
         }
     }
-    let ended = finish(&mut relay, request, words).await?;
+    let ended = finish(&mut relay, request, challenge.as_ref(), words).await?;
     if let Ended::Cut(Failure::Upstream(_) | Failure::Late) = ended {
         flight.note_failure();
     }
@@ -185,12 +196,14 @@ pub(crate) async fn forward<C: Client, W: Words<C>>(
 async fn finish<C: Client, O: Origin, W: Words<C>>(
     relay: &mut Relay<'_, C, O>,
     request: &Outbound<'_>,
+    challenge: Option<&Challenge>,
     words: &mut W,
 ) -> Result<Ended, ForwardError> {
     let answer = relay.origin.answer();
     if answer.status == 101 {
         let agreed = crate::message::request::is_websocket_upgrade(answer.fields);
-        if !request.head.websocket || !agreed {
+        let met = challenge.is_none_or(|challenge| challenge.is_met_by(answer.fields));
+        if !request.head.websocket || !agreed || !met {
             return Err(ForwardError::Unasked);
         }
         let Some(mut terms) = words.tunnel() else { return Err(ForwardError::TooManyTunnels) };
@@ -226,12 +239,4 @@ fn http1(carrier: Carrier) -> Result<Link, ForwardError> {
 
 fn is_interim(status: u16) -> bool {
     status < 200 && status != 101
-}
-
-/// The target in parts: path, mark, query.
-fn target_of<'a>(request: &Outbound<'a>) -> [&'a str; 3] {
-    match request.head.query() {
-        Some(query) => [request.path, "?", query],
-        None => [request.path, "", ""],
-    }
 }

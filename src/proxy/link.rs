@@ -8,17 +8,16 @@ use std::task::{Context, Poll, ready};
 
 use http::Method;
 use tokio::io::AsyncWrite as _;
-use tokio_util::io::poll_read_buf;
 
 use super::origin::{Answer, Fault, Origin};
 use super::pool::Stream;
 use crate::message::{BodyLength, Buffer, Decoder, FieldSink as _, Framed, Malformed, Piece};
 use crate::message::{ResponseHead, response};
 use crate::wire::outgoing::{Coding, Outgoing};
+use crate::wire::{SMALL_READ, poll_fill};
 
-/// Room for reading a head, and a body.
-const HEAD_ROOM: usize = 4 << 10;
-const BODY_ROOM: usize = 128 << 10;
+/// A body with more bytes than this to come is read in large pieces.
+const LARGE_BODY: u64 = 8 << 10;
 
 /// Most interim answers before the answer.
 const MAX_INTERIM: usize = 32;
@@ -58,13 +57,15 @@ pub(crate) struct Exchange {
     has_body: bool,
     interims: usize,
     tunnel: bool,
+    /// Whether the last read gave as much as it could.
+    eager: bool,
 }
 
 /// What a request begins with.
 pub(crate) struct RequestLine<'a> {
     pub(crate) method: &'a Method,
-    /// Path and query.
-    pub(crate) target: [&'a str; 3],
+    /// Path, and what follows it.
+    pub(crate) target: [&'a [u8]; 2],
     pub(crate) host: &'a [u8],
     pub(crate) body: BodyLength,
     pub(crate) websocket: bool,
@@ -81,7 +82,7 @@ impl Exchange {
         out.reserve(1 << 10);
         out.extend_from_slice(line.method.as_str().as_bytes());
         out.push(b' ');
-        line.target.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+        line.target.iter().for_each(|part| out.extend_from_slice(part));
         out.extend_from_slice(b" HTTP/1.1\r\n");
         out.field(b"host", line.host);
         fields(out);
@@ -116,6 +117,7 @@ impl Exchange {
             has_body: line.body != BodyLength::Exactly(0),
             interims: 0,
             tunnel: false,
+            eager: false,
         }
     }
 
@@ -148,11 +150,11 @@ impl Exchange {
     }
 
     /// Reads more; 0 is the end of the connection.
-    fn poll_fill(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<Result<usize, Fault>> {
-        // Room is made only when there is something to read: many answers wait for long.
-        ready!(self.link.stream.poll_read_ready(cx)).map_err(Fault::Io)?;
-        let buffer = self.link.input.to_fill(room);
-        poll_read_buf(Pin::new(&mut self.link.stream), cx, buffer).map_err(Fault::Io)
+    fn poll_fill(&mut self, cx: &mut Context<'_>, large: bool) -> Poll<Result<usize, Fault>> {
+        let read = ready!(poll_fill(&mut self.link.stream, cx, &mut self.link.input, large));
+        let read = read.map_err(Fault::Io)?;
+        self.eager = read >= SMALL_READ;
+        Poll::Ready(Ok(read))
     }
 }
 
@@ -187,7 +189,7 @@ impl Origin for Exchange {
                     return Poll::Ready(Ok(()));
                 }
             }
-            if ready!(self.poll_fill(cx, HEAD_ROOM))? == 0 {
+            if ready!(self.poll_fill(cx, false))? == 0 {
                 return Poll::Ready(Err(Fault::Closed));
             }
             self.answered = true;
@@ -222,8 +224,8 @@ impl Origin for Exchange {
                 Framed::End => return Poll::Ready(Ok(Piece::End)),
                 Framed::NeedMore => {}
             }
-            let small = self.body.remaining().is_some_and(|left| left <= HEAD_ROOM as u64);
-            match ready!(self.poll_fill(cx, if small { HEAD_ROOM } else { BODY_ROOM }))? {
+            let large = self.body.remaining().map_or(self.eager, |left| left > LARGE_BODY);
+            match ready!(self.poll_fill(cx, large))? {
                 1.. => {}
                 0 if self.body.ends_with_connection() => self.body = Decoder::length(0),
                 0 => return Poll::Ready(Err(Fault::Closed)),

@@ -11,6 +11,7 @@
 //! [`Credential`]: crate::identity::Credential
 
 pub mod authorize;
+mod challenge;
 pub mod decide;
 pub mod forward;
 pub mod headers;
@@ -20,5 +21,6 @@ pub mod path;
 pub mod pool;
 pub(crate) mod relay;
 pub mod route;
+pub(crate) mod stream;
 pub mod subprotocol;
 pub mod trace;

@@ -10,6 +10,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use super::headers::HeaderPolicy;
 use super::origin::{Fault, Origin};
 use crate::message::Piece;
 use crate::wire::pace::{Moment, Watch};
@@ -75,6 +76,7 @@ pub(crate) struct Relay<'a, C, O> {
     pub(crate) origin: O,
     traffic: &'a Traffic,
     limits: Limits,
+    policy: &'a HeaderPolicy,
     upload: Upload,
     began: Moment,
 }
@@ -99,6 +101,7 @@ impl<'a, C: Client, O: Origin> Relay<'a, C, O> {
         mut origin: O,
         traffic: &'a Traffic,
         limits: Limits,
+        policy: &'a HeaderPolicy,
     ) -> Self {
         let began = client.watch().moment();
         let upload = if client.has_body_left() {
@@ -107,7 +110,7 @@ impl<'a, C: Client, O: Origin> Relay<'a, C, O> {
             origin.end_request(None);
             Upload::Flushing
         };
-        Self { client, origin, traffic, limits, upload, began }
+        Self { client, origin, traffic, limits, policy, upload, began }
     }
 
     /// The same exchange, begun once more with what `again` makes of the upstream.
@@ -209,6 +212,7 @@ impl<'a, C: Client, O: Origin> Relay<'a, C, O> {
         match piece.map_err(Failure::Client)? {
             Piece::End => {
                 let trailers = self.client.take_trailers();
+                let trailers = trailers.map(|trailers| self.policy.passing_trailers(trailers));
                 self.origin.end_request(trailers);
                 self.upload = Upload::Flushing;
             }

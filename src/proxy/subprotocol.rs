@@ -6,8 +6,9 @@
 //! Sec-WebSocket-Protocol: chat, bearer, eyJhbGciOi…
 //! ```
 //!
-//! The upstream never sees either. With the second form `bearer` is a subprotocol that we can agree
-//! to where the upstream agrees to none: Chromium fails a handshake whose offer nobody took.
+//! The upstream never sees either. Browsers fail a handshake in which none of their offers was taken;
+//! so where the upstream takes none, we take the one that was for us: `bearer`, or in the first form
+//! the entry itself, which tells its sender nothing new.
 
 use crate::message::{Fields, Known};
 
@@ -42,9 +43,17 @@ pub fn without_token(fields: Fields<'_>) -> Option<Vec<u8>> {
     (!others.is_empty()).then(|| others.join(&b", "[..]))
 }
 
-/// Whether `bearer` itself was offered.
-pub fn offers_bearer(fields: Fields<'_>) -> bool {
-    offers(fields).any(|offer| matches!(offer, Offer::Word))
+/// The subprotocol to agree to where the upstream agrees to none.
+pub fn ours(fields: Fields<'_>) -> Option<Vec<u8>> {
+    let mut ours = None;
+    for offer in offers(fields) {
+        match offer {
+            Offer::Word => return Some(BEARER.into()),
+            Offer::Token(token) => ours = Some([BEARER.as_bytes(), b".", token].concat()),
+            Offer::Other(_) => {}
+        }
+    }
+    ours
 }
 
 enum Offer<'a> {
@@ -98,6 +107,11 @@ mod tests {
             let expected = expected.map(|token: Option<&str>| token.map(str::as_bytes));
             assert_eq!(token(fields), expected, "{lines:?}");
             assert_eq!(without_token(fields).as_deref(), left.map(str::as_bytes), "{lines:?}");
+            let ours = ours(fields);
+            assert_eq!(
+                ours.is_some(),
+                lines.concat().contains("bearer") && !lines.concat().contains("Bearer")
+            );
         }
     }
 }

@@ -21,9 +21,11 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
+use crate::admin;
 use crate::clock::Clock;
 use crate::config::{Config, Problem};
 use crate::gateway::{Gateway, StartError};
+use crate::reload::{Reloader, Source};
 use crate::telemetry::access::{AccessLog, Carrier};
 use crate::telemetry::tally::Tally;
 use crate::wire::WireLimits;
@@ -48,11 +50,14 @@ pub struct Options {
     pub access_log: Option<Box<dyn io::Write + Send>>,
     /// Whether those lines are JSON.
     pub access_log_json: bool,
+    /// Where the configuration can be read again; by default nowhere.
+    pub source: Option<Source>,
 }
 
 /// A running gateway.
 pub struct Server {
     gateway: Arc<Gateway>,
+    reloader: Arc<Reloader>,
     addresses: Vec<SocketAddr>,
     admin_address: SocketAddr,
     doors: Arc<[Door]>,
@@ -79,8 +84,8 @@ impl Server {
         .map_err(|problem| StartError::Config(vec![problem]))?;
         let listeners = bind_all(&config.server.listen)?;
         let addresses = local_addresses(&listeners)?;
-        let admin = bind("admin.listen", config.admin.listen)?;
-        let admin_address = admin.local_addr().map_err(StartError::Threads)?;
+        let for_admin = bind("admin.listen", config.admin.listen)?;
+        let admin_address = for_admin.local_addr().map_err(StartError::Threads)?;
 
         let control = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -131,9 +136,15 @@ impl Server {
             workers.push(thread);
         }
         let scrape = Scrape { doors: Arc::clone(&doors), access_log: carrier };
-        control.spawn(crate::admin::serve(admin, Arc::clone(&gateway), scrape));
+        let reloader =
+            Arc::new(Reloader::new(Arc::clone(&gateway), config.clone(), options.source));
+        control.spawn(Arc::clone(&reloader).follow());
+        let sight =
+            admin::Sight { gateway: Arc::clone(&gateway), scrape, reloader: Arc::clone(&reloader) };
+        control.spawn(admin::serve(for_admin, sight));
         Ok(Self {
             gateway,
+            reloader,
             addresses,
             admin_address,
             doors,
@@ -157,6 +168,11 @@ impl Server {
     /// What all threads share.
     pub fn gateway(&self) -> &Arc<Gateway> {
         &self.gateway
+    }
+
+    /// Takes changed configurations.
+    pub fn reloader(&self) -> &Arc<Reloader> {
+        &self.reloader
     }
 
     /// Stops in order: not ready, accepting for `drain_delay`; then no new connection, running

@@ -13,20 +13,18 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
-use tokio_util::io::poll_read_buf;
 
 use super::outgoing::{Coding, Outgoing};
 use super::pace::Watch;
 use super::stream::Stream;
-use super::{AnswerBody, Client, ClientFault, WireLimits, with_scratch};
+use super::{AnswerBody, Client, ClientFault, SMALL_READ, WireLimits, poll_fill, with_scratch};
 use crate::message::request::HeadReader;
 use crate::message::{
     BodyLength, Buffer, Decoder, FieldSink as _, Framed, HeadError, Piece, RequestHead, Version,
 };
 
-/// Room for reading heads and small bodies, and for large bodies.
-const HEAD_ROOM: usize = 4 << 10;
-const BODY_ROOM: usize = 128 << 10;
+/// A body with more bytes than this to come is read in large pieces.
+const LARGE_BODY: u64 = 8 << 10;
 
 /// Bytes of further requests that are read while one is being answered.
 const MAX_AHEAD: usize = 16 << 10;
@@ -60,6 +58,8 @@ pub(crate) struct Http1 {
     out: Outgoing,
     watch: Arc<Watch>,
     limits: WireLimits,
+    /// Whether the last read gave as much as it could.
+    eager: bool,
     /// Whether any byte came, and whether a drain has given the first head its time.
     touched: bool,
     graced: bool,
@@ -87,6 +87,7 @@ impl Http1 {
             out: Outgoing::default(),
             watch,
             limits,
+            eager: false,
             touched: false,
             graced: false,
             tunnel: false,
@@ -104,7 +105,7 @@ impl Http1 {
                 if seen.len() >= PREFACE.len() || !PREFACE.starts_with(seen) {
                     return Poll::Ready(seen.starts_with(PREFACE));
                 }
-                match ready!(self.poll_fill(cx, HEAD_ROOM)) {
+                match ready!(self.poll_fill(cx, false)) {
                     Ok(1..) => {}
                     Ok(0) | Err(_) => return Poll::Ready(false),
                 }
@@ -140,7 +141,7 @@ impl Http1 {
                     }
                 }
             }
-            match self.poll_fill(cx, HEAD_ROOM) {
+            match self.poll_fill(cx, false) {
                 Poll::Ready(Ok(1..)) => {
                     if !std::mem::replace(&mut self.touched, true) || self.watch.is_idle() {
                         self.watch.expect_head(self.limits.head);
@@ -257,10 +258,10 @@ impl Http1 {
     }
 
     /// Reads more; 0 is the end.
-    fn poll_fill(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<io::Result<usize>> {
-        // Room is made only when there is something to read: most connections wait.
-        ready!(self.stream.poll_read_ready(cx))?;
-        poll_read_buf(Pin::new(&mut self.stream), cx, self.input.to_fill(room))
+    fn poll_fill(&mut self, cx: &mut Context<'_>, large: bool) -> Poll<io::Result<usize>> {
+        let read = ready!(poll_fill(&mut self.stream, cx, &mut self.input, large))?;
+        self.eager = read >= SMALL_READ;
+        Poll::Ready(Ok(read))
     }
 
     fn note_write<T>(&self, written: Poll<io::Result<T>>) -> Poll<Result<T, ClientFault>> {
@@ -318,9 +319,8 @@ impl Client for Http1 {
             if !self.out.is_empty() && !self.answered {
                 ready!(self.poll_flush(cx))?;
             }
-            let large = self.body.remaining().is_none_or(|left| left > HEAD_ROOM as u64);
-            let room = if large && self.touched { BODY_ROOM } else { HEAD_ROOM };
-            match ready!(self.poll_fill(cx, room)) {
+            let large = self.body.remaining().map_or(self.eager, |left| left > LARGE_BODY);
+            match ready!(self.poll_fill(cx, large)) {
                 Ok(1..) => {}
                 Ok(0) if self.body.ends_with_connection() => {
                     self.body = Decoder::length(0);
@@ -361,7 +361,7 @@ impl Client for Http1 {
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.input.len() < MAX_AHEAD {
-            match ready!(self.poll_fill(cx, HEAD_ROOM)) {
+            match ready!(self.poll_fill(cx, false)) {
                 Ok(1..) => {}
                 Ok(0) | Err(_) => return Poll::Ready(()),
             }

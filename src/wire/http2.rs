@@ -289,9 +289,11 @@ impl Client for Http2 {
         let mut ended = false;
         match body {
             AnswerBody::Nothing => ended = true,
+            // The end of the stream says as much.
+            AnswerBody::Length(0) => ended = true,
             AnswerBody::Declared(bytes) | AnswerBody::Length(bytes) => {
                 self.fields.insert(CONTENT_LENGTH, HeaderValue::from(bytes));
-                ended = bytes == 0 || body == AnswerBody::Declared(bytes);
+                ended = body == AnswerBody::Declared(bytes);
             }
             AnswerBody::Streamed => {}
             AnswerBody::Tunnel => {
@@ -312,25 +314,13 @@ impl Client for Http2 {
     ) -> Poll<Result<usize, ClientFault>> {
         let watch = &self.watch.watch;
         let Some(sending) = &mut self.sending else { return Poll::Ready(Err(ClientFault::Gone)) };
-        if piece.is_empty() {
-            return Poll::Ready(Ok(0));
+        let sent = poll_send_data(sending, cx, piece);
+        if sent.is_pending() {
+            watch.keep_expecting_room(WRITE_TIMEOUT);
+        } else {
+            watch.room_found();
         }
-        let wanted = piece.len().min(SEND_BUFFER);
-        sending.reserve_capacity(wanted);
-        while sending.capacity() == 0 {
-            match sending.poll_capacity(cx) {
-                Poll::Ready(Some(Ok(_))) => {}
-                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Err(ClientFault::Gone)),
-                Poll::Pending => {
-                    watch.keep_expecting_room(WRITE_TIMEOUT);
-                    return Poll::Pending;
-                }
-            }
-        }
-        watch.room_found();
-        let taken = sending.capacity().min(wanted);
-        let sent = sending.send_data(Bytes::copy_from_slice(&piece[..taken]), false);
-        Poll::Ready(sent.map(|()| taken).map_err(|_| ClientFault::Gone))
+        sent.map_err(|_| ClientFault::Gone)
     }
 
     fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ClientFault>> {
@@ -360,6 +350,32 @@ impl Client for Http2 {
         // It was not the client that gave up.
         self.answered = true;
     }
+}
+
+/// Gives a stream as much of `piece` as its windows have room for; gives how much.
+///
+/// # Errors
+/// The stream takes no more.
+pub(crate) fn poll_send_data(
+    sending: &mut SendStream<Bytes>,
+    cx: &mut Context<'_>,
+    piece: &[u8],
+) -> Poll<Result<usize, h2::Error>> {
+    if piece.is_empty() {
+        return Poll::Ready(Ok(0));
+    }
+    let wanted = piece.len().min(SEND_BUFFER);
+    sending.reserve_capacity(wanted);
+    // What was granted before is not announced again, so it is looked at first.
+    while sending.capacity() == 0 {
+        match ready!(sending.poll_capacity(cx)) {
+            Some(granted) => drop(granted?),
+            None => return Poll::Ready(Err(Reason::STREAM_CLOSED.into())),
+        }
+    }
+    let taken = sending.capacity().min(wanted);
+    sending.send_data(Bytes::copy_from_slice(&piece[..taken]), false)?;
+    Poll::Ready(Ok(taken))
 }
 
 /// A socket of which some bytes were read already.

@@ -11,24 +11,61 @@ pub(crate) mod pace;
 pub(crate) mod stream;
 
 use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::HeaderMap;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio_util::io::poll_read_buf;
 
 use self::pace::Watch;
 pub(crate) use self::stream::Stream;
-use crate::message::{FieldSink, Piece};
+use crate::message::{Buffer, FieldSink, Piece};
 
 thread_local! {
-    /// What is thrown away is read into this, one for all connections of a worker.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; 16 << 10].into());
+    /// What may be little is read by way of this, one for all connections of a worker: whoever
+    /// waits needs no room of its own.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SMALL_READ].into());
 }
 
 fn with_scratch<T>(read: impl FnOnce(&mut [u8]) -> T) -> T {
     SCRATCH.with_borrow_mut(|scratch| read(scratch))
+}
+
+/// Bytes that are read by way of the scratch at most. Who got as many may expect more.
+pub(crate) const SMALL_READ: usize = 8 << 10;
+
+/// Reads into `input` what is there; 0 is the end. A `large` amount is read straight to where it
+/// will lie, a small one by way of the worker's scratch.
+pub(crate) fn poll_fill<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    cx: &mut Context<'_>,
+    input: &mut Buffer,
+    large: bool,
+) -> Poll<io::Result<usize>> {
+    /// Room for a piece of a large body.
+    const LARGE_BYTES: usize = 128 << 10;
+    if large && !input.is_unused() {
+        return poll_read_buf(Pin::new(stream), cx, input.to_fill(LARGE_BYTES));
+    }
+    if !large && input.is_empty() {
+        // What held a large piece is not kept for small ones.
+        input.rest();
+    }
+    with_scratch(|scratch| {
+        let mut read = ReadBuf::new(scratch);
+        ready!(Pin::new(stream).poll_read(cx, &mut read))?;
+        input.put(read.filled());
+        if large {
+            // More will follow.
+            input.to_fill(LARGE_BYTES);
+        }
+        Poll::Ready(Ok(read.filled().len()))
+    })
 }
 
 /// Limits that a connection keeps by itself.

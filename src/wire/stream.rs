@@ -18,15 +18,6 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
-    /// Ready when a read will not wait, as far as can be told without reading.
-    pub(crate) fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Plain(stream) => stream.poll_read_ready(cx),
-            // What was decrypted already is not seen from the socket.
-            Self::Tls(_) => Poll::Ready(Ok(())),
-        }
-    }
-
     /// Whether both sides agreed on HTTP/2 (ALPN).
     pub(crate) fn negotiated_http2(&self) -> bool {
         match self {

@@ -13,7 +13,7 @@ mod request_id;
 
 use std::net::IpAddr;
 
-use http::HeaderName;
+use http::{HeaderMap, HeaderName};
 
 use self::names::{Class, MAX_NAME_BYTES, WatchedNames};
 pub use self::request_id::{RequestId, RequestIds};
@@ -144,7 +144,7 @@ impl HeaderPolicy {
             Version::Http2 => b"2.0 portcullis",
         };
         out.field(b"via", via);
-        out.field(b"x-request-id", hop.request_id.as_str().as_bytes());
+        out.field(b"x-request-id", hop.request_id.as_bytes());
     }
 
     /// The headers that tell an upstream who is calling, each at most once.
@@ -160,6 +160,22 @@ impl HeaderPolicy {
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?.as_bytes())))
+    }
+
+    /// The client's trailers that an upstream may see: a trailer must not say what a header may not
+    /// (RFC 9110 §6.5.1).
+    pub fn passing_trailers(&self, trailers: HeaderMap) -> HeaderMap {
+        let mut left = HeaderMap::with_capacity(trailers.len());
+        let mut last = None;
+        for (name, value) in trailers {
+            let Some(name) = name.or_else(|| last.clone()) else { continue };
+            let text = name.as_str().as_bytes();
+            if Known::of(text) == Known::Other && self.names.classify(text) == Class::Keep {
+                left.append(name.clone(), value);
+            }
+            last = Some(name);
+        }
+        left
     }
 
     /// Whether a line of the client is copied.

@@ -17,10 +17,15 @@ pub struct RequestId {
 }
 
 impl RequestId {
+    /// Its text, as bytes: all visible ASCII.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.text[..usize::from(self.bytes)]
+    }
+
     /// Its text.
     pub fn as_str(&self) -> &str {
         // Only visible ASCII is ever put in.
-        std::str::from_utf8(&self.text[..usize::from(self.bytes)]).unwrap_or_default()
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
 
     fn new(text: &[u8]) -> Option<Self> {

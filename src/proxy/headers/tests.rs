@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use http::{HeaderMap, Method};
+use http::Method;
 
 use super::*;
 use crate::identity::{Credential, IssuerIndex};
@@ -340,6 +340,21 @@ fn answers_lose_what_was_between_the_upstream_and_us() {
     left.sort_unstable();
     assert_eq!(left, ["date", "host", "set-cookie", "www-authenticate"]);
     assert_eq!(values(&headers, "set-cookie"), ["a=1", "b=2"]);
+}
+
+#[test]
+fn trailers_say_nothing_that_headers_may_not() {
+    let policy = HeaderPolicy::compile(&toml::from_str(CONFIG).unwrap()).unwrap();
+    let mut trailers = HeaderMap::new();
+    for name in ["grpc-status", "x-sum", "x-user-id", "x_user_roles", "authorization", "host", "te"]
+    {
+        trailers.append(HeaderName::from_static(name), http::HeaderValue::from_static("1"));
+        trailers.append(HeaderName::from_static(name), http::HeaderValue::from_static("2"));
+    }
+    let left = policy.passing_trailers(trailers);
+    let names: Vec<&str> = left.keys().map(HeaderName::as_str).collect();
+    assert_eq!(names, ["grpc-status", "x-sum"]);
+    assert_eq!(values(&left, "x-sum"), ["1", "2"]);
 }
 
 #[test]

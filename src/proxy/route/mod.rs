@@ -201,10 +201,11 @@ impl Route {
 
     /// What is forwarded of a path that matched: all of it, or what follows `strip_prefix`, byte
     /// for byte.
-    pub fn forwarded_path<'p>(&self, path: &'p str) -> &'p str {
+    pub fn forwarded_path<'p>(&self, path: &'p [u8]) -> &'p [u8] {
         let mut rest = path;
         for _ in 0..self.strip_segments {
-            rest = rest.get(1..).and_then(|r| r.find('/').map(|at| &r[at..])).unwrap_or("/");
+            let next = rest.get(1..).and_then(|r| memchr::memchr(b'/', r).map(|at| &r[at..]));
+            rest = next.unwrap_or(b"/");
         }
         rest
     }
