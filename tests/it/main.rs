@@ -27,3 +27,4 @@ mod tls;
 mod tokens;
 mod tunnels;
 mod two_gateways;
+mod upstreams;
