@@ -58,7 +58,12 @@ impl Config {
     /// The files whose content is part of the configuration, though it only names them: what
     /// compiling it reads.
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        self.issuers.iter().map(|issuer| &issuer.key_file)
+        let keys = self.issuers.iter().map(|issuer| &issuer.key_file);
+        let of_upstreams = self.upstreams.values().flat_map(|upstream| {
+            let tls = &upstream.tls;
+            [&tls.ca, &tls.certificate, &tls.private_key].into_iter().flatten()
+        });
+        keys.chain(of_upstreams)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncBufRead as _, AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -52,24 +52,6 @@ impl Stream {
             Transport::Tcp(stream) => Some(stream),
             Transport::Unix(_) => None,
             Transport::Tls(stream) => Some(stream.get_ref().0),
-        }
-    }
-
-    /// Waits until a read would have something to say, so that a buffer is made only then. It may
-    /// be wrong for TLS, where what came in need not be a whole record: the read then waits.
-    ///
-    /// # Errors
-    /// The system's.
-    pub(crate) fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.carrier {
-            Transport::Tcp(stream) => stream.poll_read_ready(cx),
-            Transport::Unix(stream) => stream.poll_read_ready(cx),
-            // Decrypts what is there; the bytes stay with the connection until they are read.
-            Transport::Tls(stream) => {
-                push_out(stream, cx);
-                ready!(Pin::new(&mut **stream).poll_fill_buf(cx))?;
-                Poll::Ready(Ok(()))
-            }
         }
     }
 
