@@ -47,10 +47,12 @@ fn server(server: &ServerReport) -> Value {
     })
 }
 
+type OfServer = fn(&ServerReport) -> u64;
+type OfUpstream = fn(&Report) -> u64;
+
 /// The same as metrics.
 pub(super) fn write_metrics(text: &mut String, live: &Live) {
     let reports = reports(live);
-    type OfServer = fn(&ServerReport) -> u64;
     let of_servers: [(&str, &str, &str, OfServer); 4] = [
         ("upstream_server_up", "gauge", "0 while a server is passed over.", |server| {
             u64::from(server.state.is_up())
@@ -84,7 +86,6 @@ pub(super) fn write_metrics(text: &mut String, live: &Live) {
             }
         }
     }
-    type OfUpstream = fn(&Report) -> u64;
     let of_upstreams: [(&str, &str, &str, OfUpstream); 4] = [
         ("upstream_waiting", "gauge", "Requests that wait for a connection.", |report| {
             report.waiting as u64

