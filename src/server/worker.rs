@@ -436,6 +436,7 @@ impl Worker {
                 let watch = Arc::clone(stream.watch());
                 let handled = desk.handle(&mut stream, &connection, &head, checked);
                 unless_late(&watch, handled).await;
+                stream.finish().await;
             });
         };
         if let Err(error) = http2::serve(stream, seen, guard, self.limits.wire, begin).await {
