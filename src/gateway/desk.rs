@@ -336,14 +336,13 @@ impl Desk {
             let answer = live.cors.answer_preflight(fields.first(Known::Origin));
             return Ok(Answered::Own(answer.map(|()| Bytes::new())));
         }
-        let decision = match preflight_permit {
-            Some(permit) => Decision::Permit(permit),
-            None => {
-                let certificate = connection.client_certificate.as_ref();
-                decide_quietly(&live.table, &head.method, head.path(), certificate, |route| {
-                    self.credential(local, head, route, record.time)
-                })
-            }
+        let decision = if let Some(permit) = preflight_permit {
+            Decision::Permit(permit)
+        } else {
+            let certificate = connection.client_certificate.as_ref();
+            decide_quietly(&live.table, &head.method, head.path(), certificate, |route| {
+                self.credential(local, head, route, record.time)
+            })
         };
         let permit = match decision {
             Decision::Own => {
