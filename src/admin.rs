@@ -1,8 +1,10 @@
-//! The admin listener: liveness, readiness, metrics, and the configuration that is live, never on
-//! the public address. It answers from what the gateway knows; all it can be asked to do is to read
-//! its configuration again.
+//! The admin listener: liveness, readiness, metrics, upstreams, and the configuration that is live,
+//! never on the public address. It answers from what the gateway knows; all it can be asked to do
+//! is to read its configuration again.
 //!
 //! Liveness never depends on a store: restarting the gateway does not bring a database back.
+
+mod upstreams;
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
@@ -99,6 +101,7 @@ async fn answer<B>(sight: &Sight, request: &Request<B>) -> Response<Full<Bytes>>
             json_answer(status, &json!({"status": word, "checks": checks}))
         }
         "/metrics" => metrics_answer(sight).await,
+        "/upstreams" => json_answer(StatusCode::OK, &upstreams::document(&gateway.live.load())),
         "/config" => {
             let status = reloader.status();
             let body = json!({
@@ -116,7 +119,8 @@ async fn answer<B>(sight: &Sight, request: &Request<B>) -> Response<Full<Bytes>>
         _ => json_answer(
             StatusCode::NOT_FOUND,
             &json!({
-                "error": "there are /health/live, /health/ready, /metrics, /config and /reload"
+                "error": "there are /health/live, /health/ready, /metrics, /upstreams, /config \
+                          and /reload"
             }),
         ),
     }
@@ -179,6 +183,7 @@ async fn metrics_answer(sight: &Sight) -> Response<Full<Bytes>> {
     tally.tunnels = sight.gateway.open_tunnels();
     let mut text = String::with_capacity(16 << 10);
     metrics::write_tally(&mut text, &tally);
+    upstreams::write_metrics(&mut text, &sight.gateway.live.load());
     write_shared(&mut text, &sight.gateway, &sight.scrape);
     write_reloads(&mut text, &sight.reloader);
     if let Some(tls) = &sight.scrape.tls {

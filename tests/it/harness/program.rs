@@ -130,7 +130,8 @@ impl Program {
         running
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// A command, with nothing in its environment that is meant for others.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let built = env!("CARGO_BIN_EXE_portcullis");
         let other = std::env::var_os("PORTCULLIS_TEST_PROGRAM");
         let mut command = Command::new(other.unwrap_or_else(|| built.into()));
