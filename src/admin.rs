@@ -26,6 +26,7 @@ use tokio::sync::Semaphore;
 use crate::gateway::Gateway;
 use crate::reload::{Attempt, Outcome, Reloader, Trigger};
 use crate::server::Scrape;
+use crate::server::tls::{Expiry, Tls};
 use crate::telemetry::{chain, metrics};
 
 /// Connections at once: probes and a few scrapers.
@@ -185,6 +186,9 @@ async fn metrics_answer(sight: &Sight) -> Response<Full<Bytes>> {
     upstreams::write_metrics(&mut text, &sight.gateway.live.load());
     write_shared(&mut text, &sight.gateway, &sight.scrape);
     write_reloads(&mut text, &sight.reloader);
+    if let Some(tls) = &sight.scrape.tls {
+        write_tls(&mut text, tls);
+    }
     let mut answer = Response::new(Full::new(text.into()));
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -262,6 +266,23 @@ fn write_shared(text: &mut String, gateway: &Gateway, scrape: &Scrape) {
     }
     metrics::family(text, "build_info", "gauge", "The version that runs.");
     let _ = writeln!(text, "portcullis_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
+}
+
+/// Certificates of the public listeners.
+fn write_tls(text: &mut String, tls: &Tls) {
+    metrics::single(
+        text,
+        "tls_certificate_reload_failures_total",
+        "counter",
+        "Changes of certificate files that could not be taken.",
+        tls.failures(),
+    );
+    let name = "tls_certificate_expiry_timestamp_seconds";
+    metrics::family(text, name, "gauge", "When the certificates in use end.");
+    for Expiry { certificate, not_after } in tls.expiries() {
+        let file = metrics::escaped(&certificate.to_string_lossy());
+        let _ = writeln!(text, "portcullis_{name}{{certificate=\"{file}\"}} {not_after}");
+    }
 }
 
 /// What came of the changes of the configuration.

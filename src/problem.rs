@@ -329,6 +329,11 @@ fn forward_problem(error: &ForwardError) -> Problem {
             "The service behind this gateway did not answer in time.",
         ),
         ForwardError::BodyTooLarge => Error::BodyTooLarge.problem(),
+        ForwardError::Unsendable => Problem::new(
+            StatusCode::BAD_REQUEST,
+            "bad_request",
+            "The request target is not acceptable.",
+        ),
         ForwardError::ClientBroke | ForwardError::ClientGone => Problem::new(
             StatusCode::BAD_REQUEST,
             "bad_request",
@@ -426,6 +431,11 @@ fn refusal_problem(refusal: &Refusal) -> Problem {
             StatusCode::FORBIDDEN,
             "origin_denied",
             "This path cannot be called from a page of this origin.",
+        ),
+        Refusal::NoClientCertificate => Problem::new(
+            StatusCode::FORBIDDEN,
+            "client_certificate_required",
+            "This path is for clients that show a certificate.",
         ),
         Refusal::NoRoute | Refusal::OwnerMismatch { hidden: true } => no_route(),
         Refusal::NoToken => no_authorization(),

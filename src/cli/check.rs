@@ -8,6 +8,7 @@ use crate::gateway::Live;
 use crate::identity::{KeySet, Verifier};
 use crate::limit::{LimitError, Limiter};
 use crate::proxy::decide::run_tests;
+use crate::server::tls::Tls;
 use crate::store::{Store, StoreError};
 use crate::telemetry;
 
@@ -29,7 +30,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     problems.extend(check_verifier(config));
     problems.extend(crate::reload::examine(config));
     if let Some(tls) = &config.server.tls {
-        problems.extend(crate::server::tls::acceptor(tls, config.server.http2).err());
+        problems.extend(Tls::load(tls, &[]).err());
     }
     let Some(live) = live.filter(|_| problems.is_empty()) else {
         return Err(sources.report(&problems).into());

@@ -34,6 +34,9 @@ pub(super) struct Args {
     /// … from this issuer, by its name [default: our own]
     #[arg(long, requires = "subject")]
     issuer: Option<String>,
+    /// Imagine that the client has shown a certificate with this subject
+    #[arg(long, value_name = "SUBJECT")]
+    client_certificate: Option<http::HeaderValue>,
     /// One JSON object
     #[arg(long)]
     json: bool,
@@ -52,7 +55,9 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let path = args.path.split_once('?').map_or(&*args.path, |(path, _)| path);
 
     let mut trace = Recording::default();
-    let decision = decide(&live.table, &method, path, |route| caller.credential(route), &mut trace);
+    let certificate = args.client_certificate.as_ref();
+    let credential = |route: &Route| caller.credential(route);
+    let decision = decide(&live.table, &method, path, certificate, credential, &mut trace);
     let (word, status, reason, route) = match &decision {
         Decision::Own => ("own", None, "account", None),
         Decision::Permit(permit) => {

@@ -24,6 +24,9 @@ pub(super) const CONFIG_VARIABLE: &str = "PORTCULLIS_CONFIG";
 /// Addresses of servers for the tests; nothing to warn of.
 const TEST_PREFIX: &str = "PORTCULLIS_TEST_";
 
+/// Says to a new process that it gets its listeners from the one it replaces; the program's own.
+const HANDOVER_VARIABLE: &str = "PORTCULLIS_HANDOVER";
+
 /// Longest file that a `_FILE` variable may name: secrets are short, `/dev/zero` is not.
 const LONGEST_FILE: u64 = 1 << 20;
 
@@ -95,7 +98,8 @@ pub(super) fn named_files(env: &[(String, String)]) -> impl Iterator<Item = &str
 
 /// What follows the prefix in the name of a variable that may hold a key, in upper case.
 fn ours(upper: &str) -> Option<&str> {
-    let is_other = upper == CONFIG_VARIABLE || upper.starts_with(TEST_PREFIX);
+    let is_other =
+        matches!(upper, CONFIG_VARIABLE | HANDOVER_VARIABLE) || upper.starts_with(TEST_PREFIX);
     upper.strip_prefix(PREFIX).filter(|_| !is_other)
 }
 

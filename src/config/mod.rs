@@ -21,7 +21,7 @@ pub use input::{Contents, Input};
 pub use load::{Loaded, load, parse};
 pub use schema::*;
 pub use sources::{LoadError, Place, Sources};
-pub use units::{ByteSize, Interval, Rate};
+pub use units::{ByteSize, Interval, Listen, Rate};
 
 /// Something wrong with the configuration, at a key such as `routes[2].owner`. The loader adds
 /// the file, line and column.

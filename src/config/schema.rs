@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, de};
 
-use super::units::{ByteSize, Interval, Rate};
+use super::units::{ByteSize, Interval, Listen, Rate};
 
 /// The whole configuration.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -59,11 +59,8 @@ impl Config {
     /// compiling it reads.
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
         let keys = self.issuers.iter().map(|issuer| &issuer.key_file);
-        let of_upstreams = self.upstreams.values().flat_map(|upstream| {
-            let tls = &upstream.tls;
-            [&tls.ca, &tls.certificate, &tls.private_key].into_iter().flatten()
-        });
-        keys.chain(of_upstreams)
+        let tls = self.upstreams.values().map(|upstream| &upstream.tls);
+        keys.chain(tls.flat_map(|tls| [&tls.ca, &tls.certificate, &tls.private_key]).flatten())
     }
 }
 
@@ -71,8 +68,8 @@ impl Config {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Server {
-    /// Addresses to listen on. Default `["127.0.0.1:8080"]`. *(restart)*
-    pub listen: Vec<SocketAddr>,
+    /// Where to listen: `IP:PORT`, or `unix:FILE`. Default `["127.0.0.1:8080"]`. *(restart)*
+    pub listen: Vec<Listen>,
     /// Worker threads; 0 = one per processor. Default 0. *(restart)*
     pub workers: usize,
     /// Path prefix that the gateway answers itself. Default `/auth`. *(restart)*
@@ -83,6 +80,15 @@ pub struct Server {
     pub forwarded_header: ForwardedHeader,
     /// Open client connections over all workers. Default 20000. *(restart)*
     pub max_connections: usize,
+    /// Of these, from one client address (IPv6: its /64). `trusted_proxies` and the peers in
+    /// `proxy_protocol` have no such limit; a client behind the latter counts by its own address.
+    /// Default 256, with none for loopback; when set, it is for loopback too. *(restart)*
+    pub max_connections_per_address: Option<usize>,
+    /// Networks whose connections must begin with a PROXY header (version 1 or 2), which then says
+    /// who the peer is; all others must not send one. Default none. *(restart)*
+    pub proxy_protocol: Vec<IpNet>,
+    /// Time for a PROXY header and a TLS handshake, together. Default 10 s. *(restart)*
+    pub handshake_timeout: Interval,
     /// Time for a whole request head. Default 10 s. *(restart)*
     pub header_timeout: Interval,
     /// Silence between two pieces of a request body. Default 15 s.
@@ -117,12 +123,15 @@ pub struct Server {
 impl Default for Server {
     fn default() -> Self {
         Self {
-            listen: vec![SocketAddr::from(([127, 0, 0, 1], 8080))],
+            listen: vec![Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 8080)))],
             workers: 0,
             auth_prefix: "/auth".to_owned(),
             trusted_proxies: Vec::new(),
             forwarded_header: ForwardedHeader::XForwardedFor,
             max_connections: 20_000,
+            max_connections_per_address: None,
+            proxy_protocol: Vec::new(),
+            handshake_timeout: Interval::seconds(10),
             header_timeout: Interval::seconds(10),
             body_timeout: Interval::seconds(15),
             idle_timeout: Interval::seconds(75),
@@ -141,14 +150,63 @@ impl Default for Server {
     }
 }
 
-/// `[server.tls]`
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+/// `[server.tls]`. The files are read again when they change.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct ServerTls {
+    /// PEM file with the certificate chain, leaf first: for clients that name no server, or one
+    /// that no other certificate is for.
+    pub certificate: PathBuf,
+    /// PEM file with the private key.
+    pub private_key: PathBuf,
+    /// Further certificates, each for the names in it. Default none.
+    #[serde(default)]
+    pub certificates: Vec<CertificatePair>,
+    /// Whether clients are asked for a certificate. Default `off`.
+    #[serde(default)]
+    pub client_certificates: ClientCertificates,
+    /// PEM file with the authorities whose client certificates are good. Needed unless
+    /// `client_certificates` is `off`.
+    #[serde(default)]
+    pub client_ca: Option<PathBuf>,
+    /// Oldest version of TLS. Default `1.2`.
+    #[serde(default)]
+    pub min_version: TlsVersion,
+}
+
+/// `[[server.tls.certificates]]`
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct CertificatePair {
     /// PEM file with the certificate chain, leaf first.
     pub certificate: PathBuf,
     /// PEM file with the private key.
     pub private_key: PathBuf,
+}
+
+/// Whether clients are asked for a certificate.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientCertificates {
+    /// They are not.
+    #[default]
+    Off,
+    /// They are; one that is shown must be good.
+    Optional,
+    /// They must show a good one.
+    Require,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    #[default]
+    #[serde(rename = "1.2")]
+    V1_2,
+    /// RFC 8446.
+    #[serde(rename = "1.3")]
+    V1_3,
 }
 
 /// The header from which the client address is read behind a trusted proxy.
@@ -474,6 +532,9 @@ pub struct IdentityHeaders {
     pub roles: String,
     /// The session. Default `X-Session-Id`.
     pub session_id: String,
+    /// The subject of the client certificate that was shown on the connection, on every route
+    /// (RFC 4514, such as `CN=printer,O=Example`). Default `X-Client-Certificate-Subject`.
+    pub client_certificate: String,
 }
 
 impl Default for IdentityHeaders {
@@ -483,6 +544,7 @@ impl Default for IdentityHeaders {
             email: "X-User-Email".to_owned(),
             roles: "X-User-Roles".to_owned(),
             session_id: "X-Session-Id".to_owned(),
+            client_certificate: "X-Client-Certificate-Subject".to_owned(),
         }
     }
 }
@@ -868,6 +930,10 @@ pub struct Route {
     /// Who may come in. Default `authenticated`.
     #[serde(default)]
     pub access: Access,
+    /// Only for clients that have shown a good certificate, whatever else is asked for. Default
+    /// false.
+    #[serde(default)]
+    pub client_certificate: bool,
     /// Path variable that must equal the subject; `none` opts out. Default `user_id` when the path
     /// has it.
     #[serde(default)]
@@ -990,6 +1056,9 @@ pub struct Test {
     /// Name of the issuer; default our own.
     #[serde(default)]
     pub issuer: Option<String>,
+    /// Subject of a client certificate; without it the client has shown none.
+    #[serde(default)]
+    pub client_certificate: Option<String>,
     /// `"allow"`, or the status of the refusal.
     pub expect: Expectation,
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -179,6 +181,57 @@ fn shorter_window(limit: u32, window: Duration) -> String {
     format!("\"{scaled}/{fitting}s\"")
 }
 
+/// Where to listen, written `"127.0.0.1:8080"`, `"[::1]:8080"`, `"unix:/run/app/http.sock"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// TCP.
+    Tcp(SocketAddr),
+    /// A Unix-domain socket with that file.
+    Unix(PathBuf),
+}
+
+impl Listen {
+    /// Longest name of a socket's file: what `sockaddr_un` has room for (unix(7)).
+    pub const MAX_PATH: usize = 107;
+
+    /// Whether both can only be the same socket. Port 0 is another free port each time.
+    pub fn collides_with(&self, other: &Self) -> bool {
+        self == other && !matches!(self, Self::Tcp(address) if address.port() == 0)
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return match path.len() {
+                0 => Err("`unix:` needs the name of a file after it".to_owned()),
+                1..=Self::MAX_PATH if !path.contains('\0') => Ok(Self::Unix(path.into())),
+                _ => Err(format!(
+                    "the file after `unix:` must have at most {} bytes, and no NUL",
+                    Self::MAX_PATH
+                )),
+            };
+        }
+        text.parse().map(Self::Tcp).map_err(|_| {
+            format!(
+                "`{text}` is not an address with a port; write for example \"127.0.0.1:8080\", \
+                 \"[::1]:8080\" or \"unix:/run/portcullis/http.sock\""
+            )
+        })
+    }
+}
+
 /// Reads a unit from text, saying what was expected when it is something else.
 struct FromText<T>(&'static str, PhantomData<T>);
 
@@ -206,6 +259,7 @@ macro_rules! deserialize_from_str {
 deserialize_from_str! {
     ByteSize: "a size such as \"64KiB\"";
     Interval: "a duration such as \"10s\"";
+    Listen: "an address such as \"127.0.0.1:8080\"";
     Rate: "a rate such as \"5/minute\"";
 }
 
@@ -250,6 +304,23 @@ mod tests {
         ] {
             let refused = text.parse::<Interval>().expect_err(text);
             assert!(refused.starts_with(&format!("`{text}` is ")), "{refused}");
+        }
+    }
+
+    #[test]
+    fn listeners_are_addresses_or_files() {
+        for (text, listen) in [
+            ("127.0.0.1:80", Listen::Tcp(([127, 0, 0, 1], 80).into())),
+            ("[::]:0", Listen::Tcp("[::]:0".parse().unwrap())),
+            ("unix:a.sock", Listen::Unix("a.sock".into())),
+            ("unix:/run/a b:c", Listen::Unix("/run/a b:c".into())),
+        ] {
+            assert_eq!(text.parse(), Ok(listen.clone()), "{text}");
+            assert_eq!(listen.to_string(), text);
+        }
+        let long = format!("unix:/{}", "a".repeat(Listen::MAX_PATH));
+        for text in ["", "80", "localhost:80", "127.0.0.1", "unix:", "unix:a\0b", "UNIX:a", &long] {
+            assert!(text.parse::<Listen>().is_err(), "{text}");
         }
     }
 

@@ -11,8 +11,8 @@ use http::uri::Uri;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    Algorithm, Argon2, ByteSize, Config, Cors, HealthCheck, IdentityHeaders, Interval, Issuer,
-    Problem, Protocol, Server, Tokens, Upstream, UpstreamTls,
+    Algorithm, Argon2, ByteSize, ClientCertificates, Config, Cors, HealthCheck, IdentityHeaders,
+    Interval, Issuer, Listen, Problem, Protocol, Server, ServerTls, Tokens, Upstream, UpstreamTls,
 };
 use crate::model::is_role_name;
 
@@ -20,7 +20,8 @@ use crate::model::is_role_name;
 pub fn problems(config: &Config) -> Vec<Problem> {
     let mut found = Found::default();
     server(&config.server, &mut found);
-    if config.server.listen.iter().any(|at| at.port() != 0 && *at == config.admin.listen) {
+    let admin = Listen::Tcp(config.admin.listen);
+    if config.server.listen.iter().any(|listen| listen.collides_with(&admin)) {
         found.add(
             "admin.listen",
             "is also in server.listen; probes and metrics are not for the public",
@@ -125,10 +126,9 @@ fn server(server: &Server, found: &mut Found) {
     if server.listen.is_empty() {
         found.add("server.listen", "needs at least one address, such as \"127.0.0.1:8080\"");
     }
-    for (index, address) in server.listen.iter().enumerate() {
-        // Port 0 is another free port each time.
-        if address.port() != 0 && server.listen[..index].contains(address) {
-            found.add(format!("server.listen[{index}]"), format!("{address} is there twice"));
+    for (index, listen) in server.listen.iter().enumerate() {
+        if server.listen[..index].iter().any(|earlier| earlier.collides_with(listen)) {
+            found.add(format!("server.listen[{index}]"), format!("{listen} is there twice"));
         }
     }
     if server.workers > 1024 {
@@ -140,6 +140,13 @@ fn server(server: &Server, found: &mut Found) {
     if server.max_connections == 0 {
         found.add("server.max_connections", "must be at least 1");
     }
+    if server.max_connections_per_address == Some(0) {
+        found.add("server.max_connections_per_address", "must be at least 1");
+    }
+    found.not_zero("server.handshake_timeout", server.handshake_timeout);
+    if let Some(tls) = &server.tls {
+        server_tls(tls, found);
+    }
     found.not_zero("server.header_timeout", server.header_timeout);
     found.not_zero("server.body_timeout", server.body_timeout);
     found.not_zero("server.idle_timeout", server.idle_timeout);
@@ -147,6 +154,20 @@ fn server(server: &Server, found: &mut Found) {
     // Below, no browser gets through; above, a few thousand idle clients could hold gigabytes.
     if !(ByteSize::kib(1)..=ByteSize::mib(1)).contains(&server.max_header_bytes) {
         found.add("server.max_header_bytes", "must be from 1KiB to 1MiB");
+    }
+}
+
+fn server_tls(tls: &ServerTls, found: &mut Found) {
+    match (tls.client_certificates, &tls.client_ca) {
+        (ClientCertificates::Off, Some(_)) => found.add(
+            "server.tls.client_ca",
+            "is of no use while client_certificates is off; set that to \"optional\" or \"require\"",
+        ),
+        (ClientCertificates::Optional | ClientCertificates::Require, None) => found.add(
+            "server.tls.client_ca",
+            "is missing: client_certificates needs the authorities that are good",
+        ),
+        _ => {}
     }
 }
 
@@ -320,6 +341,7 @@ fn identity_headers(headers: &IdentityHeaders, found: &mut Found) {
         ("email", &headers.email),
         ("roles", &headers.roles),
         ("session_id", &headers.session_id),
+        ("client_certificate", &headers.client_certificate),
     ] {
         let at = format!("identity_headers.{key}");
         if HeaderName::from_bytes(name.as_bytes()).is_err() {

@@ -42,7 +42,7 @@ use crate::proxy::route::Route;
 use crate::proxy::subprotocol;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::tally::{Label, Tally};
-use crate::wire::{AnswerBody, Client, Place};
+use crate::wire::{AnswerBody, Client, Peer, Place, Socket};
 
 /// How often sessions that were used are noted in the database.
 const NOTE_SESSIONS: Duration = Duration::from_mins(1);
@@ -59,15 +59,19 @@ pub(crate) struct Connection {
     /// The same as text.
     pub(super) peer_text: Box<str>,
     pub(super) scheme: Scheme,
+    /// The subject of the certificate that the client has shown.
+    pub(super) client_certificate: Option<HeaderValue>,
     /// Held as long as anything of the connection is.
     _place: Place,
 }
 
 impl Connection {
     /// A connection from `peer`.
-    pub(crate) fn new(peer: IpAddr, over_tls: bool, place: Place) -> Self {
-        let scheme = if over_tls { Scheme::Https } else { Scheme::Http };
-        Self { peer, peer_text: peer.to_string().into(), scheme, _place: place }
+    pub(crate) fn new(peer: Peer, place: Place) -> Self {
+        let scheme = if peer.negotiated.over_tls() { Scheme::Https } else { Scheme::Http };
+        let Peer { address, client_certificate, .. } = peer;
+        let peer_text = address.to_string().into();
+        Self { peer: address, peer_text, scheme, client_certificate, _place: place }
     }
 
     /// Whether it is encrypted.
@@ -197,9 +201,9 @@ impl Desk {
     }
 
     /// Tells a client, as well as that is possible without reading, that there is no room for it.
-    pub(crate) fn refuse_connection(&self, stream: &tokio::net::TcpStream, over_tls: bool) {
+    pub(crate) fn refuse_connection(&self, stream: &Socket, over_tls: bool, reason: &'static str) {
         self.tally_mut(|tally| {
-            tally.decide(("deny", "too_many_connections"), 1);
+            tally.decide(("deny", reason), 1);
         });
         if !over_tls {
             // Nothing depends on whether it arrives.
@@ -332,11 +336,13 @@ impl Desk {
             let answer = live.cors.answer_preflight(fields.first(Known::Origin));
             return Ok(Answered::Own(answer.map(|()| Bytes::new())));
         }
-        let decision = match preflight_permit {
-            Some(permit) => Decision::Permit(permit),
-            None => decide_quietly(&live.table, &head.method, head.path(), |route| {
+        let decision = if let Some(permit) = preflight_permit {
+            Decision::Permit(permit)
+        } else {
+            let certificate = connection.client_certificate.as_ref();
+            decide_quietly(&live.table, &head.method, head.path(), certificate, |route| {
                 self.credential(local, head, route, record.time)
-            }),
+            })
         };
         let permit = match decision {
             Decision::Own => {
@@ -465,6 +471,7 @@ impl Desk {
             Refusal::BadPath(_)
             | Refusal::MalformedCredential
             | Refusal::MethodNotAllowed { .. }
+            | Refusal::NoClientCertificate
             | Refusal::NoRoute
             | Refusal::NoToken => return,
         };

@@ -120,6 +120,7 @@ impl<C: Client> Words<C> for Wording<'_, '_, '_> {
             trusted: resolved.peer_is_trusted,
             scheme: connection.scheme,
             version: head.version,
+            client_certificate: connection.client_certificate.as_ref(),
             request_id: &self.record.request_id,
         };
         local.live.headers.write_request(head.fields(), permit, &hop, out);

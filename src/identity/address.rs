@@ -33,10 +33,27 @@ impl fmt::Display for ClientAddr {
     }
 }
 
+/// Networks, IPv4 ones in IPv4 form.
+#[derive(Clone, Debug, Default)]
+pub struct Networks(Vec<IpNet>);
+
+impl Networks {
+    /// Those that are written.
+    pub fn compile(networks: &[IpNet]) -> Self {
+        Self(networks.iter().copied().map(fold_network).collect())
+    }
+
+    /// Whether `address` is in one of them.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.0.iter().any(|network| network.contains(&address))
+    }
+}
+
 /// Whose word on addresses is taken, and in which header.
 #[derive(Clone, Debug)]
 pub struct TrustedProxies {
-    networks: Vec<IpNet>,
+    networks: Networks,
     header: ForwardedHeader,
 }
 
@@ -55,13 +72,12 @@ pub struct Resolved {
 impl TrustedProxies {
     /// Trusts `networks` to write `header`.
     pub fn compile(networks: &[IpNet], header: ForwardedHeader) -> Self {
-        Self { networks: networks.iter().copied().map(fold_network).collect(), header }
+        Self { networks: Networks::compile(networks), header }
     }
 
     /// Whether `address` is a trusted proxy.
     pub fn contains(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        self.networks.iter().any(|network| network.contains(&address))
+        self.networks.contains(address)
     }
 
     /// Finds the client of a request that came in from `peer`.

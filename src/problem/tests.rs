@@ -72,6 +72,7 @@ fn every_error() -> Vec<Error> {
         ForwardError::BodyTooLarge,
         ForwardError::ClientBroke,
         ForwardError::ClientGone,
+        ForwardError::Unsendable,
         ForwardError::TooManyTunnels,
     ];
     let head = [
@@ -97,6 +98,7 @@ fn every_error() -> Vec<Error> {
         Refusal::MalformedCredential,
         Refusal::MethodNotAllowed { allow: "GET, HEAD".to_owned() },
         Refusal::MissingRole,
+        Refusal::NoClientCertificate,
         Refusal::NoRoute,
         Refusal::NoToken,
         Refusal::OwnerMismatch { hidden: false },

@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use http::HeaderValue;
+
 use super::path::{self, PathError};
 use super::route::{NoMatch, Owner, Route, RouteMatch, RouteUpstream};
 use super::trace::{Step, Trace};
@@ -120,6 +122,9 @@ pub enum Refusal {
     /// The page that the request comes from may not have the route.
     #[error("the request comes from an origin that the route does not take")]
     OriginDenied,
+    /// The route is for clients with a certificate only.
+    #[error("the client has shown no certificate, and the route asks for one")]
+    NoClientCertificate,
     /// None of the route's roles.
     #[error("the caller has none of the roles that the route asks for")]
     MissingRole,
@@ -133,6 +138,7 @@ impl Refusal {
             Self::NoRoute => "no_route",
             Self::MethodNotAllowed { .. } => "method_not_allowed",
             Self::Denied => "denied",
+            Self::NoClientCertificate => "no_client_certificate",
             Self::NoToken => "no_token",
             Self::MalformedCredential => "malformed_credential",
             Self::BadToken(rejection) => rejection.as_str(),
@@ -164,14 +170,16 @@ pub struct Refused<'t> {
     pub identity: Option<Arc<Identity>>,
 }
 
-/// Decides whether the caller may have the route. `credential` is asked only when the route looks
-/// at tokens: a public route must not depend on them.
+/// Decides whether the caller may have the route. `certificate` is the subject of the certificate
+/// that the client has shown. `credential` is asked only when the route looks at tokens: a public
+/// route must not depend on them.
 ///
 /// # Errors
 /// The first check that denies. In shadow mode only `access = "deny"` does; what would have been
 /// refused is noted in the permit.
 pub fn authorize<'t, T: Trace>(
     found: &RouteMatch<'t, '_>,
+    certificate: Option<&HeaderValue>,
     credential: impl FnOnce(&Route) -> Credential,
     trace: &mut T,
 ) -> Result<Permit<'t>, Refused<'t>> {
@@ -185,11 +193,14 @@ pub fn authorize<'t, T: Trace>(
     };
     let mut permit =
         Permit { route, upstream, identity: None, owner_overridden: false, shadowed: None };
-    if route.access == Access::Public {
-        trace.note(Step::Access, "public", || "tokens are not looked at".to_owned());
-        return Ok(permit);
-    }
-    match check_caller(&mut permit, found, credential(route), trace) {
+    let checked = check_certificate(route, certificate, trace).and_then(|()| {
+        if route.access == Access::Public {
+            trace.note(Step::Access, "public", || "tokens are not looked at".to_owned());
+            return Ok(());
+        }
+        check_caller(&mut permit, found, credential(route), trace)
+    });
+    match checked {
         Ok(()) => Ok(permit),
         Err(refusal) if route.mode == Mode::Shadow => {
             trace.note(Step::Mode, "let through", || {
@@ -202,6 +213,26 @@ pub fn authorize<'t, T: Trace>(
             Err(Refused { refusal, route: Some(route), identity: permit.identity.take() })
         }
     }
+}
+
+/// Whether the client has shown a certificate, where the route asks for one. That it is a good one
+/// was found out when the connection began.
+fn check_certificate<T: Trace>(
+    route: &Route,
+    certificate: Option<&HeaderValue>,
+    trace: &mut T,
+) -> Result<(), Refusal> {
+    if !route.client_certificate {
+        return Ok(());
+    }
+    let Some(subject) = certificate else {
+        trace.note(Step::Certificate, "refused", || Refusal::NoClientCertificate.to_string());
+        return Err(Refusal::NoClientCertificate);
+    };
+    trace.note(Step::Certificate, "passed", || {
+        format!("the client is `{}`", subject.to_str().unwrap_or_default())
+    });
+    Ok(())
 }
 
 /// Who is calling, whose the path is, which role is asked for: in this order.

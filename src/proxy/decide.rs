@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use http::Method;
+use http::{HeaderValue, Method};
 
 use super::authorize::{Permit, Refusal, Refused, authorize, permit_preflight};
 use super::path::{CanonicalPath, PathError};
@@ -26,12 +26,14 @@ pub enum Decision<'t> {
     Refuse(Refused<'t>),
 }
 
-/// Decides on a request from its method, the path of its target as received (without query), and
-/// its credential, which is asked for at most once and only when the route looks at tokens.
+/// Decides on a request from its method, the path of its target as received (without query), the
+/// subject of the certificate that the client has shown, and its credential, which is asked for at
+/// most once and only when the route looks at tokens.
 pub fn decide<'t, T: Trace>(
     table: &'t RouteTable,
     method: &Method,
     path: &str,
+    certificate: Option<&HeaderValue>,
     credential: impl FnOnce(&Route) -> Credential,
     trace: &mut T,
 ) -> Decision<'t> {
@@ -64,7 +66,7 @@ pub fn decide<'t, T: Trace>(
             found.variables().map(|(name, text)| format!(", {name} = `{text}`")).collect();
         format!("routes[{}]: {}{}", route.id, route.describe(), variables.concat())
     });
-    match authorize(&found, credential, trace) {
+    match authorize(&found, certificate, credential, trace) {
         Ok(permit) => Decision::Permit(permit),
         Err(refused) => Decision::Refuse(refused),
     }
@@ -75,9 +77,10 @@ pub fn decide_quietly<'t>(
     table: &'t RouteTable,
     method: &Method,
     path: &str,
+    certificate: Option<&HeaderValue>,
     credential: impl FnOnce(&Route) -> Credential,
 ) -> Decision<'t> {
-    decide(table, method, path, credential, &mut NoTrace)
+    decide(table, method, path, certificate, credential, &mut NoTrace)
 }
 
 /// Leave to forward a CORS preflight for a request with the method `asked`, when that request's
@@ -96,6 +99,7 @@ pub fn status_of(refusal: &Refusal) -> u16 {
         Refusal::Denied
         | Refusal::MissingRole
         | Refusal::OriginDenied
+        | Refusal::NoClientCertificate
         | Refusal::OwnerMismatch { hidden: false } => 403,
         Refusal::NoRoute | Refusal::OwnerMismatch { hidden: true } => 404,
         Refusal::MethodNotAllowed { .. } => 405,
@@ -120,8 +124,14 @@ fn run_test(config: &Config, table: &RouteTable, test: &config::Test) -> Result<
     let path = target.split_once('?').map_or(target, |(path, _)| path);
     let credential = test_credential(config, test)?;
 
+    let certificate = (test.client_certificate.as_ref())
+        .map(|subject| HeaderValue::from_str(subject))
+        .transpose()
+        .map_err(|_| "`client_certificate` is no subject: it has control characters")?;
+
     let mut trace = Recording::default();
-    let actual = match decide(table, &method, path, |_| credential, &mut trace) {
+    let decided = decide(table, &method, path, certificate.as_ref(), |_| credential, &mut trace);
+    let actual = match decided {
         Decision::Own => {
             return Err("the gateway answers this path itself; tests are for routes".to_owned());
         }

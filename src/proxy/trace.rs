@@ -18,6 +18,8 @@ pub enum Step {
     Route,
     /// What may come in at all?
     Access,
+    /// Has the client shown a certificate?
+    Certificate,
     /// Who is calling?
     Token,
     /// Is the path the caller's?
@@ -35,6 +37,7 @@ impl Step {
             Self::Path => "path",
             Self::Route => "route",
             Self::Access => "access",
+            Self::Certificate => "client",
             Self::Token => "token",
             Self::Owner => "owner",
             Self::Roles => "roles",

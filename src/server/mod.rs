@@ -9,31 +9,43 @@
 //!                         └─────▶ hashing threads, low priority
 //! ```
 
+mod certificate;
+mod handover;
+mod listen;
+pub mod proxy_protocol;
 pub mod tls;
 mod worker;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle as Task;
 
+pub use self::handover::{HandoverError, Predecessor, Successor};
+use self::listen::{Bound, Listener};
+pub use self::listen::{InheritError, Inherited};
+use self::tls::Tls;
 use crate::admin;
 use crate::clock::Clock;
-use crate::config::{Config, Problem};
+use crate::config::{Config, Listen};
 use crate::gateway::{Gateway, StartError};
+use crate::identity::address::Networks;
 use crate::reload::{Reloader, Source};
 use crate::telemetry::access::{AccessLog, Carrier};
 use crate::telemetry::tally::Tally;
-use crate::wire::WireLimits;
+use crate::wire::{Shares, WireLimits};
 
 pub(crate) use self::worker::{Door, Order};
 
-/// Connections that the system queues while all workers are busy.
-const BACKLOG: i32 = 4_096;
+/// Connections of one client address, unless configured: twice what a browser ever opens, for all
+/// the browsers of a household or a small office.
+const CONNECTIONS_PER_ADDRESS: usize = 256;
 
 /// How long a stop waits for the access log: whoever should read it may have gone away.
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
@@ -52,14 +64,21 @@ pub struct Options {
     pub access_log_json: bool,
     /// Where the configuration can be read again; by default nowhere.
     pub source: Option<Source>,
+    /// Sockets that this process was started with; by default none.
+    pub inherited: Inherited,
 }
 
 /// A running gateway.
 pub struct Server {
     gateway: Arc<Gateway>,
     reloader: Arc<Reloader>,
+    /// Public listeners. The workers have handles of their own.
+    bound: Vec<Bound>,
     addresses: Vec<SocketAddr>,
+    admin: Option<Bound>,
     admin_address: SocketAddr,
+    admin_task: Task<()>,
+    tls: Option<Arc<Tls>>,
     doors: Arc<[Door]>,
     workers: Vec<JoinHandle<io::Result<()>>>,
     access_log: Option<JoinHandle<()>>,
@@ -75,17 +94,25 @@ impl Server {
     /// See [`StartError`]; nothing is left running then.
     pub fn start(config: &Config, options: Options) -> Result<Self, StartError> {
         raise_open_files_limit(config.server.max_connections);
-        let tls = (config
-            .server
-            .tls
-            .as_ref()
-            .map(|tls| tls::acceptor(tls, config.server.http2))
-            .transpose())
-        .map_err(|problem| StartError::Config(vec![problem]))?;
-        let listeners = bind_all(&config.server.listen)?;
-        let addresses = local_addresses(&listeners)?;
-        let for_admin = bind("admin.listen", config.admin.listen)?;
-        let admin_address = for_admin.local_addr().map_err(StartError::Threads)?;
+        let tls = (config.server.tls.as_ref())
+            .map(|tls| {
+                let both: &[&[u8]] = &[tls::HTTP2, tls::HTTP1];
+                let offered = if config.server.http2 { both } else { &both[1..] };
+                Tls::load(tls, offered)
+            })
+            .transpose()
+            .map_err(|problem| StartError::Config(vec![problem]))?;
+        let mut inherited = options.inherited;
+        let bound = bind_all(&config.server.listen, &mut inherited)?;
+        let addresses = bound.iter().filter_map(tcp_address).collect();
+        let admin = Bound::open("admin.listen", &Listen::Tcp(config.admin.listen), &mut inherited)?;
+        inherited.finish()?;
+        let admin_address = tcp_address(&admin).unwrap_or(config.admin.listen);
+        let Listener::Tcp(admin_listener) =
+            admin.listener.try_clone().map_err(StartError::Threads)?
+        else {
+            return Err(StartError::Threads(io::ErrorKind::InvalidInput.into()));
+        };
 
         let control = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -105,6 +132,13 @@ impl Server {
         let (doors, orders): (Vec<_>, Vec<_>) =
             (0..worker_count(config.server.workers)).map(|_| worker::door()).unzip();
         let doors: Arc<[Door]> = doors.into();
+        let per_address = config.server.max_connections_per_address;
+        let admission = Arc::new(worker::Admission {
+            proxy_protocol: Networks::compile(&config.server.proxy_protocol),
+            shares: Arc::new(Shares::new(per_address.unwrap_or(CONNECTIONS_PER_ADDRESS))),
+            limits_loopback: per_address.is_some(),
+            handshake_timeout: config.server.handshake_timeout.0,
+        });
         let limits = worker::Limits {
             max_connections: config.server.max_connections,
             h2c: config.server.h2c,
@@ -118,13 +152,15 @@ impl Server {
         };
         let mut workers = Vec::with_capacity(doors.len());
         for (index, orders) in orders.into_iter().enumerate() {
-            let own = listeners.iter().map(TcpListener::try_clone).collect::<io::Result<_>>();
+            let own =
+                bound.iter().map(|bound| bound.listener.try_clone()).collect::<io::Result<_>>();
             let seat = worker::Seat {
                 index,
                 doors: Arc::clone(&doors),
                 orders,
                 listeners: own.map_err(StartError::Threads)?,
                 tls: tls.clone(),
+                admission: Arc::clone(&admission),
                 gateway: Arc::clone(&gateway),
                 access: AccessLog::new(carrier.clone(), options.access_log_json),
                 limits,
@@ -135,18 +171,25 @@ impl Server {
                 .map_err(StartError::Threads)?;
             workers.push(thread);
         }
-        let scrape = Scrape { doors: Arc::clone(&doors), access_log: carrier };
+        let scrape = Scrape { doors: Arc::clone(&doors), access_log: carrier, tls: tls.clone() };
         let reloader =
             Arc::new(Reloader::new(Arc::clone(&gateway), config.clone(), options.source));
         control.spawn(Arc::clone(&reloader).follow());
         let sight =
             admin::Sight { gateway: Arc::clone(&gateway), scrape, reloader: Arc::clone(&reloader) };
-        control.spawn(admin::serve(for_admin, sight));
+        let admin_task = control.spawn(admin::serve(admin_listener, sight));
+        if let Some(tls) = &tls {
+            control.spawn(Arc::clone(tls).watch());
+        }
         Ok(Self {
             gateway,
             reloader,
+            bound,
             addresses,
+            admin: Some(admin),
             admin_address,
+            admin_task,
+            tls,
             doors,
             workers,
             access_log,
@@ -155,9 +198,19 @@ impl Server {
         })
     }
 
-    /// The public listeners' addresses, with the ports that were given.
+    /// The addresses of the public listeners that have one, with the ports that were given.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Where the public listeners are, with the ports that were given.
+    pub fn listeners(&self) -> impl Iterator<Item = &Listen> {
+        self.bound.iter().map(|bound| &bound.address)
+    }
+
+    /// TLS on the public listeners.
+    pub fn tls(&self) -> Option<&Arc<Tls>> {
+        self.tls.as_ref()
     }
 
     /// The admin listener's address.
@@ -175,6 +228,33 @@ impl Server {
         &self.reloader
     }
 
+    /// Starts this program anew and hands it the listeners. This process goes on as before; when
+    /// the other is ready, it is time for [`Server::leave`].
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn hand_over(&self) -> Result<Successor, HandoverError> {
+        let sockets = (self.bound.iter().chain(&self.admin))
+            .map(|bound| (bound.listener.as_fd(), bound.has_own_file()));
+        Successor::start(sockets).map_err(HandoverError::Start)
+    }
+
+    /// The process that this one replaces is leaving: files of sockets are this one's to remove.
+    pub fn took_over(&mut self) {
+        self.bound.iter_mut().for_each(|bound| bound.own_file(true));
+    }
+
+    /// Stops as [`Server::shutdown`] does, with another process listening in this one's place:
+    /// nobody needs to be told, and what waits to be accepted is left to the other.
+    pub fn leave(mut self) {
+        self.bound.iter_mut().for_each(|bound| bound.own_file(false));
+        // Probes must see the other from now on.
+        self.admin_task.abort();
+        self.admin = None;
+        self.drain_delay = Duration::ZERO;
+        self.stop();
+    }
+
     /// Stops in order: not ready, accepting for `drain_delay`; then no new connection, running
     /// requests finish within `drain_timeout`; then the stores. Blocks until all is done.
     pub fn shutdown(mut self) {
@@ -185,6 +265,9 @@ impl Server {
         let Some(control) = self.control.take() else { return };
         self.gateway.start_draining();
         std::thread::sleep(self.drain_delay);
+        // From here on the workers alone keep the sockets open, and close them when what waits in
+        // them has been accepted.
+        self.bound.clear();
         for door in self.doors.iter() {
             // A worker that has ended needs no order.
             let _ = door.orders.send(Order::Drain);
@@ -218,6 +301,8 @@ impl Drop for Server {
 pub(crate) struct Scrape {
     doors: Arc<[Door]>,
     access_log: Option<Carrier>,
+    /// TLS on the public listeners.
+    pub(crate) tls: Option<Arc<Tls>>,
 }
 
 impl Scrape {
@@ -252,37 +337,16 @@ fn worker_count(configured: usize) -> usize {
     }
 }
 
-fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, StartError> {
-    let numbered = addresses.iter().enumerate();
-    numbered.map(|(i, &address)| bind(&format!("server.listen[{i}]"), address)).collect()
+fn bind_all(listen: &[Listen], inherited: &mut Inherited) -> Result<Vec<Bound>, StartError> {
+    let numbered = listen.iter().enumerate();
+    numbered.map(|(i, at)| Bound::open(&format!("server.listen[{i}]"), at, inherited)).collect()
 }
 
-fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    let bound = || -> io::Result<TcpListener> {
-        let domain = socket2::Domain::for_address(address);
-        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
-        // A restart must not wait for old connections to time out. This does not let two
-        // listeners share an address: that would be SO_REUSEPORT.
-        socket.set_reuse_address(true)?;
-        if address.is_ipv6() {
-            socket.set_only_v6(
-                address.ip().to_canonical().is_ipv4() || !address.ip().is_unspecified(),
-            )?;
-        }
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        socket.set_nonblocking(true)?;
-        Ok(socket.into())
-    };
-    bound().map_err(|error| {
-        let message = format!("cannot listen on {address}: {error}");
-        StartError::Listen(Problem::new(key, message))
-    })
-}
-
-fn local_addresses(listeners: &[TcpListener]) -> Result<Vec<SocketAddr>, StartError> {
-    let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>();
-    addresses.map_err(StartError::Threads)
+fn tcp_address(bound: &Bound) -> Option<SocketAddr> {
+    match &bound.address {
+        Listen::Tcp(address) => Some(*address),
+        Listen::Unix(_) => None,
+    }
 }
 
 /// Each proxied connection needs two files. Warns when the system does not allow as many.

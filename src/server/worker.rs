@@ -5,30 +5,36 @@
 //! the system instead of getting half of the traffic. Whoever accepts hands the connection to the
 //! worker with the fewest; with one worker there is nothing to hand over.
 
+use std::cell::Cell;
 use std::io;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::listen::{Accepting, Listener};
+use super::proxy_protocol;
+use super::tls::{Shaken, Tls};
 use crate::gateway::{Connection, Desk, Gateway};
+use crate::identity::address::Networks;
 use crate::message::RequestHead;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::tally::Tally;
 use crate::wire::http1::Http1;
 use crate::wire::http2::{self, Http2};
 use crate::wire::pace::{Ticker, WatchGuard, unless_late};
-use crate::wire::{Client as _, Place, Stream, WireLimits};
+use crate::wire::{
+    Client as _, Negotiated, NoneLeft, Peer, Place, Share, Shares, Socket, StdSocket, Stream,
+    WireLimits,
+};
 
-/// Time for a TLS handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection that has not begun may stay open in a drain.
+const FIRST_HEAD_GRACE: Duration = Duration::from_secs(1);
 
 /// Pause after a failed accept: running out of files does not end by trying harder.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -36,7 +42,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What a worker is asked to do.
 pub(crate) enum Order {
     /// Serve a connection that another worker accepted.
-    Serve(std::net::TcpStream, SocketAddr),
+    Serve(StdSocket, IpAddr, Option<Share>),
     /// Tell the numbers counted so far.
     Tally(oneshot::Sender<Tally>),
     /// Take no more connections, finish what runs, end.
@@ -61,15 +67,29 @@ pub(crate) struct Seat {
     /// The orders for this one.
     pub(crate) orders: mpsc::UnboundedReceiver<Order>,
     /// Own handles to the shared sockets.
-    pub(crate) listeners: Vec<std::net::TcpListener>,
+    pub(crate) listeners: Vec<Listener>,
     /// TLS on all of them.
-    pub(crate) tls: Option<TlsAcceptor>,
+    pub(crate) tls: Option<Arc<Tls>>,
+    /// Who may come in, and how many of them; the same for all workers.
+    pub(crate) admission: Arc<Admission>,
     /// The gateway.
     pub(crate) gateway: Arc<Gateway>,
     /// This worker's end of the access log.
     pub(crate) access: AccessLog,
     /// Limits of connections.
     pub(crate) limits: Limits,
+}
+
+/// What is asked of a connection before it is served.
+pub(crate) struct Admission {
+    /// Peers that must say in a PROXY header who the client is.
+    pub(crate) proxy_protocol: Networks,
+    /// Connections by client address.
+    pub(crate) shares: Arc<Shares>,
+    /// Whether the limit for each address is for loopback, too.
+    pub(crate) limits_loopback: bool,
+    /// Time for a PROXY header and a TLS handshake.
+    pub(crate) handshake_timeout: Duration,
 }
 
 /// Limits of connections.
@@ -113,28 +133,46 @@ struct Worker {
     doors: Arc<[Door]>,
     desk: Rc<Desk>,
     ticker: Arc<Ticker>,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Tls>>,
+    admission: Arc<Admission>,
+    gateway: Arc<Gateway>,
     limits: Limits,
     tasks: TaskTracker,
+    /// Cancelled when nothing more is accepted.
+    closing: CancellationToken,
+    warned_of_proxy_header: Cell<bool>,
 }
 
 async fn serve(seat: Seat) -> io::Result<()> {
-    let Seat { index, doors, mut orders, listeners, tls, gateway, access, limits } = seat;
+    let Seat { index, doors, mut orders, listeners, tls, admission, gateway, access, limits } =
+        seat;
     let tasks = TaskTracker::new();
-    let desk = Rc::new(Desk::new(gateway, access));
+    let desk = Rc::new(Desk::new(Arc::clone(&gateway), access));
     let ticker = Arc::new(Ticker::default());
-    let worker = Rc::new(Worker { index, doors, desk, ticker, tls, limits, tasks });
+    let closing = CancellationToken::new();
+    let worker = Rc::new(Worker {
+        index,
+        doors,
+        desk,
+        ticker,
+        tls,
+        admission,
+        gateway,
+        limits,
+        tasks,
+        closing: closing.clone(),
+        warned_of_proxy_header: Cell::new(false),
+    });
 
     let at_each_tick = Rc::clone(&worker);
     let ticking = tokio::task::spawn_local(async move {
         let Worker { ticker, desk, .. } = &*at_each_tick;
         ticker.run(|| desk.tick(Instant::now())).await;
     });
-    let stop_accepting = CancellationToken::new();
     let mut accepting = Vec::with_capacity(listeners.len());
     for listener in listeners {
-        let listener = TcpListener::from_std(listener)?;
-        let accept = Rc::clone(&worker).accept_from(listener, stop_accepting.clone());
+        let listener = Accepting::new(listener)?;
+        let accept = Rc::clone(&worker).accept_from(listener, closing.clone());
         accepting.push(tokio::task::spawn_local(accept));
     }
 
@@ -150,7 +188,7 @@ async fn serve(seat: Seat) -> io::Result<()> {
     // First, so that no answer begins without saying that it is the last once nobody can connect.
     worker.ticker.drain();
     // Those that the system has accepted for us already, or another worker handed over.
-    stop_accepting.cancel();
+    closing.cancel();
     for task in accepting {
         let _ = task.await;
     }
@@ -170,7 +208,7 @@ async fn serve(seat: Seat) -> io::Result<()> {
 }
 
 impl Worker {
-    async fn accept_from(self: Rc<Self>, listener: TcpListener, stop: CancellationToken) {
+    async fn accept_from(self: Rc<Self>, listener: Accepting, stop: CancellationToken) {
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -178,7 +216,7 @@ impl Worker {
                 () = stop.cancelled() => return,
             };
             match accepted {
-                Ok((stream, peer)) => self.place(stream, peer),
+                Ok((socket, peer)) => self.place(socket, peer),
                 // The client was gone before we looked (accept(2)).
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
@@ -190,27 +228,32 @@ impl Worker {
     }
 
     /// Gives a new connection to the worker with the fewest, this one when equal.
-    fn place(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+    fn place(self: &Rc<Self>, socket: Socket, peer: IpAddr) {
         if open_connections(&self.doors) >= self.limits.max_connections {
-            self.desk.refuse_connection(&stream, self.tls.is_some());
+            self.refuse(&socket, "too_many_connections");
             return;
         }
+        // Those behind a balancer count once it has said who they are.
+        let Ok(share) = self.share_of(peer) else {
+            self.refuse(&socket, "too_many_connections_from_address");
+            return;
+        };
         let open = |index: usize| self.doors[index].connections.load(Relaxed);
         let fewest = (0..self.doors.len())
             .min_by_key(|&index| (open(index), index != self.index))
             .unwrap_or(self.index);
         self.doors[fewest].connections.fetch_add(1, Relaxed);
         if fewest == self.index {
-            self.begin(stream, peer);
+            self.begin(socket, peer, share);
             return;
         }
-        let Ok(stream) = stream.into_std() else {
+        let Ok(socket) = socket.into_std() else {
             self.doors[fewest].connections.fetch_sub(1, Relaxed);
             return;
         };
         // A worker that has ended takes no orders.
         if let Err(mpsc::error::SendError(order)) =
-            self.doors[fewest].orders.send(Order::Serve(stream, peer))
+            self.doors[fewest].orders.send(Order::Serve(socket, peer, share))
         {
             self.doors[fewest].connections.fetch_sub(1, Relaxed);
             self.doors[self.index].connections.fetch_add(1, Relaxed);
@@ -218,11 +261,24 @@ impl Worker {
         }
     }
 
+    fn refuse(&self, socket: &Socket, reason: &'static str) {
+        self.desk.refuse_connection(socket, self.tls.is_some(), reason);
+    }
+
+    /// One of the connections that `address` may have; `None` where there is no limit.
+    fn share_of(&self, address: IpAddr) -> Result<Option<Share>, NoneLeft> {
+        let admission = &self.admission;
+        let exempt = (address.is_loopback() && !admission.limits_loopback)
+            || admission.proxy_protocol.contains(address)
+            || self.gateway.live.load().trusted.contains(address);
+        if exempt { Ok(None) } else { admission.shares.take(address).map(Some) }
+    }
+
     /// Serves a connection that another worker accepted, and that has been counted as this one's.
     fn take_over(self: &Rc<Self>, order: Order) {
-        let Order::Serve(stream, peer) = order else { return };
-        match TcpStream::from_std(stream) {
-            Ok(stream) => self.begin(stream, peer),
+        let Order::Serve(socket, peer, share) = order else { return };
+        match Socket::from_std(socket) {
+            Ok(socket) => self.begin(socket, peer, share),
             Err(error) => {
                 self.doors[self.index].connections.fetch_sub(1, Relaxed);
                 tracing::warn!(%error, "a connection could not be taken over");
@@ -231,40 +287,101 @@ impl Worker {
     }
 
     /// Serves a connection that has been counted as this worker's.
-    fn begin(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+    fn begin(self: &Rc<Self>, socket: Socket, address: IpAddr, share: Option<Share>) {
         let worker = Rc::clone(self);
-        let place = Place(Arc::clone(&self.doors[self.index].connections));
+        let mut place = Place::of(Arc::clone(&self.doors[self.index].connections), share);
         self.tasks.spawn_local(async move {
-            // Without this a small answer may wait for the client's delayed acknowledgement.
-            let _ = stream.set_nodelay(true);
-            match &worker.tls {
-                None => worker.serve_connection(Stream::Plain(stream), peer, place).await,
-                Some(tls) => {
-                    match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
-                        Ok(Ok(stream)) => {
-                            let stream = Stream::Tls(Box::new(stream));
-                            worker.serve_connection(stream, peer, place).await;
-                        }
-                        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
-                        Err(_) => tracing::debug!("a TLS handshake took too long"),
-                    }
-                }
-            }
+            socket.send_at_once();
+            let plain = worker.tls.is_none() && !worker.admission.proxy_protocol.contains(address);
+            let admitted = if plain {
+                let peer =
+                    Peer { address, negotiated: Negotiated::Plain, client_certificate: None };
+                Some((socket.plain(), peer))
+            } else {
+                worker.admit_in_time(socket, address, &mut place).await
+            };
+            let Some((stream, peer)) = admitted else { return };
+            worker.serve_connection(stream, peer, place).await;
         });
     }
 
-    async fn serve_connection(&self, stream: Stream, peer: SocketAddr, place: Place) {
+    /// [`Worker::admit`] within its time; `None`: there is nothing to serve.
+    async fn admit_in_time(
+        &self,
+        socket: Socket,
+        address: IpAddr,
+        place: &mut Place,
+    ) -> Option<(Stream, Peer)> {
+        let admitting = self.admit(socket, address, place);
+        let in_time = tokio::time::timeout(self.admission.handshake_timeout, admitting);
+        let drained = async {
+            self.closing.cancelled().await;
+            // It may have been accepted a moment ago, with its request on its way.
+            tokio::time::sleep(FIRST_HEAD_GRACE).await;
+        };
+        tokio::select! {
+            biased;
+            admitted = in_time => match admitted {
+                Ok(Ok(admitted)) => admitted,
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, %address, "a connection did not begin");
+                    None
+                }
+                Err(_) => {
+                    tracing::debug!(%address, "a connection took too long to begin");
+                    None
+                }
+            },
+            () = drained => None,
+        }
+    }
+
+    /// Everything before the first byte of HTTP: a PROXY header from those who must send one, then
+    /// the TLS handshake. `None`: the client was told that there is no room.
+    async fn admit(
+        &self,
+        socket: Socket,
+        mut address: IpAddr,
+        place: &mut Place,
+    ) -> io::Result<Option<(Stream, Peer)>> {
+        if self.admission.proxy_protocol.contains(address) {
+            let header = proxy_protocol::take(&socket).await.inspect_err(|error| {
+                let malformed = error.kind() == io::ErrorKind::InvalidData;
+                if malformed && !self.warned_of_proxy_header.replace(true) {
+                    tracing::warn!(
+                        peer = %address,
+                        "a peer in server.proxy_protocol sent no PROXY header; further ones are not reported"
+                    );
+                }
+            })?;
+            if let Some(client) = header.client {
+                address = client;
+                let Ok(share) = self.share_of(client) else {
+                    self.refuse(&socket, "too_many_connections_from_address");
+                    return Ok(None);
+                };
+                place.share = share;
+            }
+        }
+        let Some(tls) = &self.tls else {
+            let peer = Peer { address, negotiated: Negotiated::Plain, client_certificate: None };
+            return Ok(Some((socket.plain(), peer)));
+        };
+        let Shaken { stream, negotiated, client_certificate } = tls.accept(socket).await?;
+        Ok(Some((stream, Peer { address, negotiated, client_certificate })))
+    }
+
+    async fn serve_connection(&self, stream: Stream, peer: Peer, place: Place) {
         let guard = self.ticker.watch();
         let watch = Arc::clone(&guard.watch);
-        let over_tls = matches!(stream, Stream::Tls(_));
-        let http2 = stream.negotiated_http2();
-        let connection = Connection::new(peer.ip().to_canonical(), over_tls, place);
-        if http2 {
+        let negotiated = peer.negotiated;
+        let connection = Connection::new(peer, place);
+        if negotiated == Negotiated::Http2 {
             self.serve_http2(stream, Vec::new(), guard, connection).await;
             return;
         }
         let mut http1 = Http1::new(stream, Arc::clone(&watch), self.limits.wire);
-        if self.limits.h2c && !over_tls {
+        if self.limits.h2c && negotiated == Negotiated::Plain {
             match unless_late(&watch, http1.begins_with_http2()).await {
                 None => return,
                 Some(false) => {}
@@ -319,6 +436,7 @@ impl Worker {
                 let watch = Arc::clone(stream.watch());
                 let handled = desk.handle(&mut stream, &connection, &head, checked);
                 unless_late(&watch, handled).await;
+                stream.finish().await;
             });
         };
         if let Err(error) = http2::serve(stream, seen, guard, self.limits.wire, begin).await {

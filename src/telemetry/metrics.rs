@@ -120,7 +120,7 @@ fn sorted<K: Ord, V>(map: &ahash::AHashMap<K, V>) -> Vec<(&K, &V)> {
     entries
 }
 
-/// A label value: a route's pattern may hold any visible character.
+/// A label value: a route's pattern, or the name of a file, may hold any visible character.
 pub(crate) fn escaped(label: &str) -> String {
     label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

@@ -8,13 +8,13 @@ pub(crate) mod http1;
 pub(crate) mod http2;
 pub(crate) mod outgoing;
 pub(crate) mod pace;
-pub(crate) mod stream;
+mod place;
+mod stream;
 
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,7 +23,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
 use self::pace::Watch;
-pub(crate) use self::stream::Stream;
+pub(crate) use self::place::{NoneLeft, Place, Share, Shares};
+pub(crate) use self::stream::{Negotiated, Peer, Socket, StdSocket, Stream};
 use crate::message::{Buffer, FieldSink, Piece};
 
 thread_local! {
@@ -77,15 +78,6 @@ pub(crate) struct WireLimits {
     pub(crate) idle: Duration,
     /// Longest head.
     pub(crate) max_head_bytes: usize,
-}
-
-/// One of the connections that a worker may have open.
-pub(crate) struct Place(pub(crate) Arc<AtomicUsize>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
 }
 
 /// How a client failed us.

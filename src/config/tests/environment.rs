@@ -154,7 +154,7 @@ fn file_variables_lose_one_newline_and_exclude_their_twin() {
     }
     let path = write("listen", b"[\"127.0.0.1:5\"]\n");
     let loaded = accepted("", &[("PORTCULLIS_SERVER__LISTEN_FILE", &path)]);
-    assert_eq!(loaded.config.server.listen[0].port(), 5);
+    assert_eq!(loaded.config.server.listen[0].to_string(), "127.0.0.1:5");
     assert_eq!(
         loaded.sources.place("server.listen[0]"),
         Place::Variable("PORTCULLIS_SERVER__LISTEN_FILE".to_owned())

@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::ClientCertificates;
 use crate::identity::Rejection;
 use crate::identity::credential::CarrierError;
 
@@ -95,7 +96,7 @@ fn say(request: &str, credential: Credential) -> Said {
     let table = RouteTable::compile(&config()).unwrap();
     let (method, path) = request.split_once(' ').unwrap();
     let method = Method::from_bytes(method.as_bytes()).unwrap();
-    match decide_quietly(&table, &method, path, |_| credential) {
+    match decide_quietly(&table, &method, path, None, |_| credential) {
         Decision::Own => Said::Own,
         Decision::Refuse(refused) => Said::Refused(refused.refusal),
         Decision::Permit(permit) => Said::Allow {
@@ -223,7 +224,7 @@ fn every_row_of_the_decision() {
 fn tokens_are_not_looked_at_unless_the_route_asks() {
     let table = RouteTable::compile(&config()).unwrap();
     for path in ["/public/x", "/internal/x", "/auth/login", "/nowhere", "/a//b"] {
-        decide_quietly(&table, &Method::GET, path, |_| panic!("{path} looked at the token"));
+        decide_quietly(&table, &Method::GET, path, None, |_| panic!("{path} looked at the token"));
     }
 }
 
@@ -231,7 +232,7 @@ fn tokens_are_not_looked_at_unless_the_route_asks() {
 fn a_refusal_tells_what_was_known() {
     let table = RouteTable::compile(&config()).unwrap();
     let Decision::Refuse(refused) =
-        decide_quietly(&table, &Method::GET, "/api/u2/x", |_| user("u1"))
+        decide_quietly(&table, &Method::GET, "/api/u2/x", None, |_| user("u1"))
     else {
         panic!("another user's path was let through");
     };
@@ -254,6 +255,7 @@ fn statuses_follow_the_contract() {
         (R::Denied, 403, "denied"),
         (R::OwnerMismatch { hidden: false }, 403, "owner_mismatch"),
         (R::MissingRole, 403, "missing_role"),
+        (R::NoClientCertificate, 403, "no_client_certificate"),
         (R::OwnerMismatch { hidden: true }, 404, "owner_mismatch"),
         (R::NoRoute, 404, "no_route"),
         (R::MethodNotAllowed { allow: String::new() }, 405, "method_not_allowed"),
@@ -266,7 +268,7 @@ fn statuses_follow_the_contract() {
 fn a_recording_tells_the_story() {
     let table = RouteTable::compile(&config()).unwrap();
     let mut trace = Recording::default();
-    decide(&table, &Method::GET, "/api/u2/tasks", |_| user("u1"), &mut trace);
+    decide(&table, &Method::GET, "/api/u2/tasks", None, |_| user("u1"), &mut trace);
     let steps: Vec<_> = trace.steps.iter().map(|s| (s.step.as_str(), s.result)).collect();
     assert_eq!(
         steps,
@@ -334,4 +336,59 @@ fn tests_in_the_configuration_are_run() {
     for (problem, (key, part)) in problems.iter().zip(expected) {
         assert!(problem.key == key && problem.message.contains(part), "{problem:?}");
     }
+}
+
+#[test]
+fn a_route_may_ask_for_a_client_certificate_beside_all_else() {
+    let text = r#"
+        [server.tls]
+        certificate = "c.pem"
+        private_key = "k.pem"
+        client_certificates = "optional"
+        client_ca = "ca.pem"
+        [upstreams.app]
+        servers = ["http://127.0.0.1:8000"]
+        [[routes]]
+        path = "/machines/{*rest}"
+        upstream = "app"
+        access = "public"
+        client_certificate = true
+        [[routes]]
+        path = "/both/{user_id}"
+        upstream = "app"
+        client_certificate = true
+        [[routes]]
+        path = "/trial"
+        upstream = "app"
+        access = "public"
+        client_certificate = true
+        mode = "shadow"
+    "#;
+    let mut config: Config = toml::from_str(text).unwrap();
+    let table = RouteTable::compile(&config).unwrap();
+    let subject = HeaderValue::from_static("CN=printer");
+    let said = |path: &str, shown: bool, credential: Credential| {
+        let certificate = shown.then_some(&subject);
+        match decide_quietly(&table, &Method::GET, path, certificate, |_| credential) {
+            Decision::Permit(permit) => permit.shadowed().map_or("allow", Refusal::reason),
+            Decision::Refuse(refused) => refused.refusal.reason(),
+            Decision::Own => "own",
+        }
+    };
+    let missing = "no_client_certificate";
+    for (path, shown, credential, expected) in [
+        ("/machines/a", true, Credential::Absent, "allow"),
+        ("/machines/a", false, Credential::Absent, missing),
+        ("/both/u1", true, user("u1"), "allow"),
+        ("/both/u1", true, user("u2"), "owner_mismatch"),
+        ("/both/u1", true, Credential::Absent, "no_token"),
+        ("/both/u1", false, user("u1"), missing),
+        ("/trial", false, Credential::Absent, missing),
+    ] {
+        assert_eq!(said(path, shown, credential), expected, "{path} {shown}");
+    }
+    config.server.tls.as_mut().unwrap().client_certificates = ClientCertificates::Off;
+    let problems = RouteTable::compile(&config).unwrap_err();
+    assert!(problems.iter().all(|problem| problem.key.ends_with(".client_certificate")));
+    assert_eq!(problems.len(), 3);
 }

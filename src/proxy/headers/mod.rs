@@ -13,7 +13,7 @@ mod request_id;
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use self::names::{Class, MAX_NAME_BYTES, WatchedNames};
 pub use self::request_id::{RequestId, RequestIds};
@@ -31,6 +31,7 @@ pub struct HeaderPolicy {
     email: HeaderName,
     roles: HeaderName,
     session_id: HeaderName,
+    client_certificate: HeaderName,
     names: WatchedNames,
     forwarded_header: ForwardedHeader,
     send_forwarded: bool,
@@ -49,6 +50,8 @@ pub struct Hop<'a> {
     pub scheme: Scheme,
     /// In which version of HTTP.
     pub version: Version,
+    /// The subject of the certificate that the client has shown.
+    pub client_certificate: Option<&'a HeaderValue>,
     /// The request's id.
     pub request_id: &'a RequestId,
 }
@@ -95,8 +98,11 @@ impl HeaderPolicy {
             name("email", &written.email),
             name("roles", &written.roles),
             name("session_id", &written.session_id),
+            name("client_certificate", &written.client_certificate),
         );
-        let (Some(user_id), Some(email), Some(roles), Some(session_id)) = names else {
+        let (Some(user_id), Some(email), Some(roles), Some(session_id), Some(client_certificate)) =
+            names
+        else {
             return Err(problems);
         };
         Ok(Self {
@@ -104,6 +110,7 @@ impl HeaderPolicy {
             email,
             roles,
             session_id,
+            client_certificate,
             names: WatchedNames::new(taken.into_iter()),
             forwarded_header: config.server.forwarded_header,
             send_forwarded: config.server.send_forwarded,
@@ -136,6 +143,9 @@ impl HeaderPolicy {
             for (name, value) in self.identity_headers(identity) {
                 out.field(name.as_str().as_bytes(), value);
             }
+        }
+        if let Some(subject) = hop.client_certificate {
+            out.field(self.client_certificate.as_str().as_bytes(), subject.as_bytes());
         }
         self.write_forwarding(fields, hop, out);
         let via: &[u8] = match hop.version {

@@ -50,7 +50,8 @@ fn forwarded(path: &str, from: From, lines: &[(&str, &str)]) -> HeaderMap {
     let list = list(lines);
     let caller = Arc::new(caller_with(&["clerk".to_owned()]));
     let credential = |_: &_| Credential::Verified(caller);
-    let Decision::Permit(permit) = decide_quietly(&table, &Method::GET, path, credential) else {
+    let Decision::Permit(permit) = decide_quietly(&table, &Method::GET, path, None, credential)
+    else {
         panic!("{path} was refused");
     };
     let now = jiff::Timestamp::from_second(1).unwrap();
@@ -61,6 +62,7 @@ fn forwarded(path: &str, from: From, lines: &[(&str, &str)]) -> HeaderMap {
         trusted: !matches!(from, From::Stranger),
         scheme: Scheme::Http,
         version: Version::Http11,
+        client_certificate: None,
         request_id: &request_id,
     };
     let mut headers = HeaderMap::new();
@@ -348,8 +350,8 @@ fn trailers_say_nothing_that_headers_may_not() {
     let mut trailers = HeaderMap::new();
     for name in ["grpc-status", "x-sum", "x-user-id", "x_user_roles", "authorization", "host", "te"]
     {
-        trailers.append(HeaderName::from_static(name), http::HeaderValue::from_static("1"));
-        trailers.append(HeaderName::from_static(name), http::HeaderValue::from_static("2"));
+        trailers.append(HeaderName::from_static(name), HeaderValue::from_static("1"));
+        trailers.append(HeaderName::from_static(name), HeaderValue::from_static("2"));
     }
     let left = policy.passing_trailers(trailers);
     let names: Vec<&str> = left.keys().map(HeaderName::as_str).collect();
@@ -367,6 +369,7 @@ fn forwarded_is_written_when_asked_for() {
             trusted,
             scheme: Scheme::Https,
             version: Version::Http2,
+            client_certificate: None,
             request_id: &request_id,
         };
         let [plain, chained] =

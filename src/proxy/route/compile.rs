@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::pattern::{Pattern, literal_prefix};
 use super::trie::Trie;
 use super::{MethodSet, Owner, Route, RouteTable, RouteUpstream};
-use crate::config::{self, Access, Config, LimitBy, Problem};
+use crate::config::{self, Access, ClientCertificates, Config, LimitBy, Problem};
 use crate::identity::IssuerSet;
 use crate::model::is_role_name;
 
@@ -82,6 +82,7 @@ impl<'c> Compiler<'c> {
             methods,
             upstream: self.upstream(id, written),
             access: written.access,
+            client_certificate: self.client_certificate(id, written),
             owner,
             roles: written.roles.clone(),
             owner_override_roles: written.owner_override_roles.clone(),
@@ -150,6 +151,17 @@ impl<'c> Compiler<'c> {
         if !written.owner_override_roles.is_empty() && !has_owner {
             self.problem(id, "owner_override_roles", "the route has no owner to override");
         }
+    }
+
+    fn client_certificate(&mut self, id: usize, written: &config::Route) -> bool {
+        let asked_for = (self.config.server.tls.as_ref())
+            .is_some_and(|tls| tls.client_certificates != ClientCertificates::Off);
+        if written.client_certificate && !asked_for {
+            let message = "no client is asked for a certificate, so nobody could come in; set \
+                           server.tls.client_certificates";
+            self.problem(id, "client_certificate", message);
+        }
+        written.client_certificate
     }
 
     fn upstream(&mut self, id: usize, written: &config::Route) -> Option<RouteUpstream> {

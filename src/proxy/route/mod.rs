@@ -47,6 +47,8 @@ pub struct Route {
     pub upstream: Option<RouteUpstream>,
     /// Who may come in.
     pub access: Access,
+    /// Whether the client must have shown a certificate.
+    pub client_certificate: bool,
     /// The variable that must equal the subject.
     pub owner: Option<Owner>,
     /// Any of these is needed; empty = none.

@@ -173,6 +173,7 @@ impl Builder {
             access_log: Some(Box::new(log.clone())),
             access_log_json: true,
             source: Some(source),
+            ..Options::default()
         };
         // It waits for its own threads, which a thread of this runtime may not.
         let server = blocking(move || Server::start(&config, options)).await;

@@ -3,11 +3,15 @@
 
 pub(crate) mod auth;
 pub(crate) mod client;
+pub(crate) mod foreign;
 pub(crate) mod gateway;
+pub(crate) mod h2raw;
+pub(crate) mod hpack;
 pub(crate) mod http;
 pub(crate) mod postgres;
 pub(crate) mod program;
 pub(crate) mod redis;
+pub(crate) mod tls;
 pub(crate) mod token;
 pub(crate) mod upstream;
 pub(crate) mod watchdog;
@@ -15,6 +19,8 @@ pub(crate) mod watchdog;
 pub(crate) use auth::{events_of, expect_no_gaps, open_store, pause, until_events};
 pub(crate) use client::{Answer, Client, End, Request, Transcript, patiently};
 pub(crate) use gateway::{Builder, Caller, PASSWORD, TestGateway, blocking};
+pub(crate) use http::lossy;
 pub(crate) use program::{Program, Running, Told};
+pub(crate) use tls::{Authority, Secure, Visitor};
 pub(crate) use token::Issuer;
 pub(crate) use upstream::{Gate, Seen, Step, Upstream, reply, write};
