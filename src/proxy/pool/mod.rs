@@ -1,6 +1,6 @@
 //! The connections to one upstream: which server a request goes to, over an idle connection or a
-//! new one, and how long it waits for that. A [`Pool`] belongs to one worker; what all workers must
-//! agree on is in [`UpstreamState`].
+//! new one, and how long it waits for that. A `Pool` belongs to one worker; what all workers must
+//! agree on is in `UpstreamState`.
 //!
 //! ```text
 //! request ─▶ balance: a server that is up and has room ─▶ idle connection ───────────▶ lease
