@@ -16,7 +16,7 @@ mod challenge;
 pub mod decide;
 pub mod forward;
 pub mod headers;
-pub(crate) mod link;
+pub mod link;
 pub mod origin;
 pub mod path;
 pub mod pool;
