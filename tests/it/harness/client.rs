@@ -112,7 +112,12 @@ impl Client {
         let stream = patiently("a connection", TcpStream::connect(address)).await;
         let stream = stream.expect("the gateway accepts connections");
         stream.set_nodelay(true).expect("a socket option");
-        Self { wire: Wire::new(stream), framing: None }
+        Self::over(Wire::new(stream))
+    }
+
+    /// Goes on with a connection.
+    pub(crate) fn over(wire: Wire) -> Self {
+        Self { wire, framing: None }
     }
 
     /// Connects, unless nobody listens.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use portcullis::clock::Clock;
 use portcullis::config::{self, Config};
-use portcullis::server::{Options, Server};
+use portcullis::server::{Inherited, Options, Server};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -166,6 +166,7 @@ impl Builder {
             clock: self.clock.clone(),
             access_log: Some(Box::new(log.clone())),
             access_log_json: true,
+            inherited: Inherited::default(),
         };
         // It waits for its own threads, which a thread of this runtime may not.
         let server = blocking(move || Server::start(&config, options)).await;

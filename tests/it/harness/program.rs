@@ -105,7 +105,8 @@ impl Program {
         running
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// A command, with nothing in its environment that is meant for others.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
         command.args(arguments).arg("--config").arg(&self.file).current_dir(self.folder());
         for (name, _) in std::env::vars_os() {
