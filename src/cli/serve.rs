@@ -68,16 +68,13 @@ pub(super) fn run(context: &Context) -> Result<(), Failure> {
         }
     };
     let patience = config.server.drain_timeout;
-    match successor {
-        Some(id) => {
-            tracing::info!("process {id} has taken over; running requests may take {patience:?}");
-            // From the main process, so that it is believed: the other is the main one from now on.
-            let _ = sd_notify::notify(&[NotifyState::MainPid(id)]);
-        }
-        None => {
-            tracing::info!("stopping; running requests may take {patience:?}");
-            let _ = sd_notify::notify(&[NotifyState::Stopping]);
-        }
+    if let Some(id) = successor {
+        tracing::info!("process {id} has taken over; running requests may take {patience:?}");
+        // From the main process, so that it is believed: the other is the main one from now on.
+        let _ = sd_notify::notify(&[NotifyState::MainPid(id)]);
+    } else {
+        tracing::info!("stopping; running requests may take {patience:?}");
+        let _ = sd_notify::notify(&[NotifyState::Stopping]);
     }
     std::thread::spawn(move || {
         while runtime.block_on(signals.next()) != Told::Stop {}

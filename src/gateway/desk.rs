@@ -312,14 +312,13 @@ impl Desk {
         let upgrade = fields.upgrade.then(|| hyper::upgrade::on(&mut request));
         let (parts, body) = request.into_parts();
         let uri = parts.uri.clone();
-        let decision = match preflight_permit {
-            Some(permit) => Decision::Permit(permit),
-            None => {
-                let certificate = connection.client_certificate.as_ref();
-                decide_quietly(&live.table, &parts.method, uri.path(), certificate, |route| {
-                    self.credential(&parts.headers, route.issuers, record.time)
-                })
-            }
+        let decision = if let Some(permit) = preflight_permit {
+            Decision::Permit(permit)
+        } else {
+            let certificate = connection.client_certificate.as_ref();
+            decide_quietly(&live.table, &parts.method, uri.path(), certificate, |route| {
+                self.credential(&parts.headers, route.issuers, record.time)
+            })
         };
         let permit = match decision {
             Decision::Own => {

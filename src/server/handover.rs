@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Alternatives refused: inherited numbers of descriptors as systemd passes them, which every other
-//! child process would inherit as well at that moment; two listeners by SO_REUSEPORT, which loses
+//! child process would inherit as well at that moment; two listeners by `SO_REUSEPORT`, which loses
 //! what is in the queue of the one that closes.
 
 use std::io::{self, IoSlice, IoSliceMut, Write as _};

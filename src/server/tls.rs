@@ -271,7 +271,9 @@ impl Files {
         let mut hash = Sha256::new();
         all.for_each(|file| file.add_to(&mut hash));
         let mut authorities = Sha256::new();
-        client_ca.iter().for_each(|file| file.add_to(&mut authorities));
+        if let Some(file) = &client_ca {
+            file.add_to(&mut authorities);
+        }
         let (hash, authorities) = (hash.finalize().into(), authorities.finalize().into());
         Self { pairs, client_ca, hash, authorities }
     }

@@ -16,7 +16,9 @@ async fn with_tls(authority: &Authority, more: &str) -> (Builder, Upstream) {
     let builder = TestGateway::builder().upstream("app", &upstream);
     let (certificate, key) = authority.server(&["api.example"]).write(builder.folder(), "api");
     let builder = builder.config(&format!(
-        "[server.tls]\ncertificate = {certificate:?}\nprivate_key = {key:?}\n{more}"
+        "[server.tls]\ncertificate = \"{}\"\nprivate_key = \"{}\"\n{more}",
+        certificate.display(),
+        key.display()
     ));
     (builder, upstream)
 }
@@ -315,7 +317,7 @@ async fn handshakes_in_flight_count_as_connections() {
             match Secure::begin(&connector, "api.example", stream).await {
                 Ok(secure) => return secure.last("/public/a").await,
                 Err(_) => pause().await,
-            };
+            }
         }
     })
     .await;
