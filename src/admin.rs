@@ -1,5 +1,6 @@
-//! The admin listener: liveness, readiness and metrics, never on the public address. It answers
-//! from what the gateway knows and changes nothing.
+//! The admin listener: liveness, readiness, metrics, and the configuration that is live, never on
+//! the public address. It answers from what the gateway knows; all it can be asked to do is to read
+//! its configuration again.
 //!
 //! Liveness never depends on a store: restarting the gateway does not bring a database back.
 
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, ORIGIN};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -21,6 +22,7 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::gateway::Gateway;
+use crate::reload::{Attempt, Outcome, Reloader, Trigger};
 use crate::server::Scrape;
 use crate::server::tls::Expiry;
 use crate::telemetry::{chain, metrics};
@@ -34,8 +36,15 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Ended sessions must have been read within this time.
 const MAX_STALENESS: Duration = Duration::from_secs(5);
 
+/// What the endpoints answer from.
+pub(crate) struct Sight {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) scrape: Scrape,
+    pub(crate) reloader: Arc<Reloader>,
+}
+
 /// Serves the admin endpoints on `listener`, as long as the control runtime lives.
-pub(crate) async fn serve(listener: TcpListener, gateway: Arc<Gateway>, scrape: Scrape) {
+pub(crate) async fn serve(listener: TcpListener, sight: Sight) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
@@ -43,7 +52,7 @@ pub(crate) async fn serve(listener: TcpListener, gateway: Arc<Gateway>, scrape: 
             return;
         }
     };
-    let shared = Arc::new((gateway, scrape));
+    let shared = Arc::new(sight);
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
@@ -55,7 +64,7 @@ pub(crate) async fn serve(listener: TcpListener, gateway: Arc<Gateway>, scrape: 
         tokio::spawn(async move {
             let _place = place;
             let service = service_fn(async |request: Request<Incoming>| {
-                Ok::<_, Infallible>(answer(&shared.0, &shared.1, &request).await)
+                Ok::<_, Infallible>(answer(&shared, &request).await)
             });
             // One request each, in a short time: a probe must always find a place. One that breaks
             // off needs no answer.
@@ -68,15 +77,20 @@ pub(crate) async fn serve(listener: TcpListener, gateway: Arc<Gateway>, scrape: 
     }
 }
 
-async fn answer<B>(
-    gateway: &Gateway,
-    scrape: &Scrape,
-    request: &Request<B>,
-) -> Response<Full<Bytes>> {
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return json_answer(StatusCode::METHOD_NOT_ALLOWED, &json!({"error": "only GET"}));
+async fn answer<B>(sight: &Sight, request: &Request<B>) -> Response<Full<Bytes>> {
+    let Sight { gateway, reloader, .. } = sight;
+    let path = request.uri().path();
+    let (allowed, is_allowed) = match path {
+        "/reload" => ("POST", request.method() == Method::POST),
+        _ => ("GET, HEAD", matches!(*request.method(), Method::GET | Method::HEAD)),
+    };
+    if !is_allowed {
+        let body = json!({"error": format!("only {allowed}")});
+        let mut answer = json_answer(StatusCode::METHOD_NOT_ALLOWED, &body);
+        answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+        return answer;
     }
-    match request.uri().path() {
+    match path {
         "/health/live" => json_answer(StatusCode::OK, &json!({"status": "live"})),
         "/health/ready" => {
             let (ready, checks) = readiness(gateway).await;
@@ -84,12 +98,57 @@ async fn answer<B>(
             let word = if ready { "ready" } else { "not ready" };
             json_answer(status, &json!({"status": word, "checks": checks}))
         }
-        "/metrics" => metrics_answer(gateway, scrape).await,
+        "/metrics" => metrics_answer(sight).await,
+        "/config" => {
+            let status = reloader.status();
+            let body = json!({
+                "version": status.live.hash,
+                "loaded_at": status.live.loaded_at,
+                "last_attempt": status.last.as_ref().map(described),
+            });
+            json_answer(StatusCode::OK, &body)
+        }
+        // A page that an operator looks at may not make their browser do this.
+        "/reload" if request.headers().contains_key(ORIGIN) => {
+            json_answer(StatusCode::FORBIDDEN, &json!({"error": "not for pages"}))
+        }
+        "/reload" => reload(reloader).await,
         _ => json_answer(
             StatusCode::NOT_FOUND,
-            &json!({"error": "there are /health/live, /health/ready and /metrics"}),
+            &json!({
+                "error": "there are /health/live, /health/ready, /metrics, /config and /reload"
+            }),
         ),
     }
+}
+
+async fn reload(reloader: &Arc<Reloader>) -> Response<Full<Bytes>> {
+    let Some(attempt) = reloader.reload(Trigger::Request).await else {
+        let body = json!({
+            "result": "unfinished",
+            "errors": ["it takes too long to wait for; see /config for its end"],
+            "version": reloader.status().live.hash,
+        });
+        return json_answer(StatusCode::SERVICE_UNAVAILABLE, &body);
+    };
+    let Attempt { outcome, errors, warnings, version, .. } = attempt;
+    let result = outcome.name();
+    if outcome == Outcome::Refused {
+        let body = json!({"result": result, "errors": errors, "version": version});
+        return json_answer(StatusCode::UNPROCESSABLE_ENTITY, &body);
+    }
+    let body = json!({"result": result, "version": version, "warnings": warnings});
+    json_answer(StatusCode::OK, &body)
+}
+
+fn described(attempt: &Attempt) -> Value {
+    json!({
+        "at": attempt.at,
+        "trigger": attempt.trigger.name(),
+        "result": attempt.outcome.name(),
+        "errors": attempt.errors,
+        "warnings": attempt.warnings,
+    })
 }
 
 /// Whether requests should be sent here, with each check by name.
@@ -115,11 +174,13 @@ async fn readiness(gateway: &Gateway) -> (bool, Value) {
     (ready, checks)
 }
 
-async fn metrics_answer(gateway: &Gateway, scrape: &Scrape) -> Response<Full<Bytes>> {
-    let tally = scrape.tally().await;
+async fn metrics_answer(sight: &Sight) -> Response<Full<Bytes>> {
+    let mut tally = sight.scrape.tally().await;
+    tally.tunnels = sight.gateway.open_tunnels();
     let mut text = String::with_capacity(16 << 10);
     metrics::write_tally(&mut text, &tally);
-    write_shared(&mut text, gateway, scrape);
+    write_shared(&mut text, &sight.gateway, &sight.scrape);
+    write_reloads(&mut text, &sight.reloader);
     let mut answer = Response::new(Full::new(text.into()));
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -195,13 +256,6 @@ fn write_shared(text: &mut String, gateway: &Gateway, scrape: &Scrape) {
     if prometheus_client::encoding::text::encode_registry(text, &registry).is_err() {
         tracing::error!("the hash durations cannot be written");
     }
-    metrics::single(
-        text,
-        "config_last_reload_success_timestamp_seconds",
-        "gauge",
-        "When the live configuration was taken.",
-        gateway.configured_at.as_second(),
-    );
     if let Some(tls) = &scrape.tls {
         metrics::single(
             text,
@@ -219,6 +273,34 @@ fn write_shared(text: &mut String, gateway: &Gateway, scrape: &Scrape) {
     }
     metrics::family(text, "build_info", "gauge", "The version that runs.");
     let _ = writeln!(text, "portcullis_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
+}
+
+/// What came of the changes of the configuration.
+fn write_reloads(text: &mut String, reloader: &Reloader) {
+    let status = reloader.status();
+    let is_refused = status.last.is_some_and(|last| last.outcome == Outcome::Refused);
+    metrics::single(
+        text,
+        "config_last_reload_successful",
+        "gauge",
+        "0 when the last reload was refused.",
+        u8::from(!is_refused),
+    );
+    metrics::single(
+        text,
+        "config_last_reload_success_timestamp_seconds",
+        "gauge",
+        "When a reload, or the start, last succeeded.",
+        status.succeeded_at.as_second(),
+    );
+    metrics::family(text, "config_reloads_total", "counter", "Reloads by result.");
+    for (outcome, count) in Outcome::ALL.into_iter().zip(status.totals) {
+        let result = outcome.name();
+        let _ = writeln!(text, "portcullis_config_reloads_total{{result=\"{result}\"}} {count}");
+    }
+    metrics::family(text, "config_info", "gauge", "The configuration that is live.");
+    let version = status.live.hash;
+    let _ = writeln!(text, "portcullis_config_info{{version=\"{version}\"}} 1");
 }
 
 fn json_answer(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {

@@ -5,11 +5,12 @@
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-    ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderValue, ORIGIN, VARY,
+    HeaderValue,
 };
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Response, StatusCode};
 
 use crate::config;
+use crate::message::{FieldSink, Fields, Known};
 
 /// The compiled `[cors]` table.
 #[derive(Debug)]
@@ -56,7 +57,7 @@ impl Cors {
     }
 
     /// The answer to a preflight. An origin that is not allowed gets one that grants nothing.
-    pub fn answer_preflight(&self, origin: Option<&HeaderValue>) -> Response<()> {
+    pub fn answer_preflight(&self, origin: Option<&[u8]>) -> Response<()> {
         let mut response = Response::new(());
         *response.status_mut() = StatusCode::NO_CONTENT;
         if self.allowed(origin).is_some() {
@@ -68,51 +69,48 @@ impl Cors {
         response
     }
 
-    /// Tells an allowed origin that it may read the answer. What the upstream said of that is
-    /// replaced.
-    pub fn mark(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
+    /// Whether a field of an upstream's answer is ours to say.
+    pub fn replaces(&self, known: Known) -> bool {
+        self.is_on() && matches!(known, Known::AllowOrigin | Known::AllowCredentials)
+    }
+
+    /// Tells an allowed origin that it may read the answer.
+    pub fn write(&self, origin: Option<&[u8]>, out: &mut impl FieldSink) {
         if !self.is_on() {
             return;
         }
-        headers.remove(ACCESS_CONTROL_ALLOW_ORIGIN);
-        headers.remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);
-        headers.append(VARY, HeaderValue::from_static("origin"));
+        out.field(b"vary", b"origin");
         let Some(origin) = self.allowed(origin) else { return };
-        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, self.exposed.clone());
+        out.field(ACCESS_CONTROL_ALLOW_ORIGIN.as_str().as_bytes(), origin);
+        out.field(ACCESS_CONTROL_EXPOSE_HEADERS.as_str().as_bytes(), self.exposed.as_bytes());
         if self.credentials {
-            headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+            out.field(ACCESS_CONTROL_ALLOW_CREDENTIALS.as_str().as_bytes(), b"true");
         }
     }
 
-    fn allowed(&self, origin: Option<&HeaderValue>) -> Option<&HeaderValue> {
-        let any = |allowed: &&HeaderValue| *allowed == "*" || Some(*allowed) == origin;
-        origin.and_then(|_| self.origins.iter().find(any))
+    fn allowed<'o>(&self, origin: Option<&'o [u8]>) -> Option<&'o [u8]> {
+        origin.filter(|origin| {
+            self.origins.iter().any(|allowed| *allowed == "*" || allowed.as_bytes() == *origin)
+        })
     }
 }
 
 /// The method that a preflight asks for; `None` for every other request.
-pub fn preflight<B>(request: &Request<B>) -> Option<&HeaderValue> {
-    let asks = request.method() == Method::OPTIONS && request.headers().contains_key(ORIGIN);
-    asks.then(|| request.headers().get(ACCESS_CONTROL_REQUEST_METHOD)).flatten()
+pub fn preflight<'a>(method: &Method, fields: Fields<'a>) -> Option<&'a [u8]> {
+    let asks = *method == Method::OPTIONS && fields.has(Known::Origin);
+    if asks { fields.first(Known::RequestMethod) } else { None }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
+    use crate::message::FieldList;
 
     fn cors(origins: &[&str]) -> Cors {
         let allowed_origins = origins.iter().map(|&origin| origin.to_owned()).collect();
         Cors::compile(&config::Cors { allowed_origins, ..config::Cors::default() }).unwrap()
-    }
-
-    fn preflight(origin: &str) -> Request<()> {
-        Request::builder()
-            .method("OPTIONS")
-            .header("origin", origin)
-            .header("access-control-request-method", "PUT")
-            .body(())
-            .unwrap()
     }
 
     #[test]
@@ -124,23 +122,28 @@ mod tests {
             ("http://app.example", false),
             ("null", false),
         ] {
-            let request = preflight(origin);
-            assert_eq!(super::preflight(&request).unwrap(), "PUT");
-            let origin = request.headers().get(ORIGIN);
-            let mut response = cors.answer_preflight(origin);
-            cors.mark(origin, response.headers_mut());
-            let headers = response.headers();
-            assert_eq!(headers.contains_key(ACCESS_CONTROL_ALLOW_METHODS), granted);
-            assert_eq!(headers.get(ACCESS_CONTROL_ALLOW_ORIGIN), origin.filter(|_| granted));
+            let list: FieldList = [("origin", origin), ("access-control-request-method", "PUT")]
+                .into_iter()
+                .collect();
+            let fields = list.view();
+            assert_eq!(preflight(&Method::OPTIONS, fields), Some(&b"PUT"[..]));
+            assert_eq!(preflight(&Method::GET, fields), None);
+            let origin = fields.first(Known::Origin);
+            let response = cors.answer_preflight(origin);
+            assert_eq!(response.headers().contains_key(ACCESS_CONTROL_ALLOW_METHODS), granted);
+            let mut headers = HeaderMap::new();
+            cors.write(origin, &mut headers);
+            let allowed = headers.get(ACCESS_CONTROL_ALLOW_ORIGIN).map(HeaderValue::as_bytes);
+            assert_eq!(allowed, origin.filter(|_| granted));
         }
     }
 
     #[test]
     fn without_origins_it_is_off() {
         let cors = cors(&[]);
-        assert!(!cors.is_on());
+        assert!(!cors.is_on() && !cors.replaces(Known::AllowOrigin));
         let mut headers = HeaderMap::new();
-        cors.mark(Some(&HeaderValue::from_static("https://app.example")), &mut headers);
+        cors.write(Some(b"https://app.example"), &mut headers);
         assert!(headers.is_empty());
     }
 }

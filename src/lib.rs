@@ -6,6 +6,7 @@
 //! ```text
 //! L5  cli          one file a command
 //! L4  server       sockets and threads      admin     probes and metrics
+//!     reload       takes a changed configuration
 //! L3  gateway      one request from arrival to answer
 //!     problem      every failure and its answer       cors
 //! L2  proxy        path, route, decision, headers, forwarding
@@ -13,7 +14,7 @@
 //! L1  identity     who is calling           wire      client connections, time limits, heads
 //!     limit        rate limits              store     users, sessions, keys, events
 //!     events       events of proxied routes
-//! L0  config  model  clock  telemetry
+//! L0  message      heads, fields, framing    config  model  clock  telemetry
 //! ```
 //!
 //! A file imports from its own folder or from a lower layer. `proxy` and `auth` never import each
@@ -38,9 +39,11 @@ pub mod events;
 pub mod gateway;
 pub mod identity;
 pub mod limit;
+pub mod message;
 pub mod model;
 pub mod problem;
 pub mod proxy;
+pub mod reload;
 pub mod server;
 pub mod store;
 pub mod telemetry;

@@ -15,9 +15,9 @@ use serde_json::json;
 use crate::auth::AuthError;
 use crate::identity::Rejection;
 use crate::limit::Decision;
+use crate::message::HeadError;
 use crate::proxy::authorize::Refusal;
 use crate::proxy::forward::ForwardError;
-use crate::wire::HeadError;
 
 /// GoTrue's clients send this to be told codes in bodies; it is sent back.
 pub(crate) const API_VERSION: HeaderName = HeaderName::from_static("x-supabase-api-version");
@@ -180,6 +180,40 @@ impl Problem {
     }
 }
 
+impl Problem {
+    /// The same for a gRPC client: an answer of trailers only (gRPC over HTTP/2, "Responses").
+    pub fn into_grpc_response(self) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::new());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(HeaderName::from_static("grpc-status"), self.grpc_status().into());
+        // §"Responses": percent-encoded UTF-8.
+        let message = percent_encoding::utf8_percent_encode(&self.detail, GRPC_MESSAGE).to_string();
+        if let Ok(message) = HeaderValue::from_str(&message) {
+            headers.insert(HeaderName::from_static("grpc-message"), message);
+        }
+        let told = [WWW_AUTHENTICATE, RETRY_AFTER];
+        headers.extend(self.headers.into_iter().filter(|(name, _)| told.contains(name)));
+        response
+    }
+
+    /// `google.rpc.Code`
+    fn grpc_status(&self) -> u16 {
+        match self.status.as_u16() {
+            401 => 16,
+            403 => 7,
+            404 | 405 => 12,
+            413 | 429 | 431 => 8,
+            502..=504 => 14,
+            400..=499 => 3,
+            _ => 13,
+        }
+    }
+}
+
+/// What `grpc-message` must not hold as it is.
+const GRPC_MESSAGE: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'%');
+
 impl Error {
     /// Logs what an operator should know of it, with the request's id.
     pub fn log(&self, request_id: &str) {
@@ -271,6 +305,12 @@ fn over_limit(decision: &Decision) -> Problem {
 
 fn forward_problem(error: &ForwardError) -> Problem {
     match error {
+        ForwardError::TooManyTunnels => Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too_many_tunnels",
+            "There are too many open tunnels. Try again later.",
+        )
+        .retry_after(TRY_AGAIN),
         ForwardError::Connect(_) | ForwardError::Broken(_) | ForwardError::Unasked => Problem::new(
             StatusCode::BAD_GATEWAY,
             "upstream_unreachable",
@@ -282,7 +322,7 @@ fn forward_problem(error: &ForwardError) -> Problem {
             "The service behind this gateway did not answer in time.",
         ),
         ForwardError::BodyTooLarge => Error::BodyTooLarge.problem(),
-        ForwardError::ClientBroke => Problem::new(
+        ForwardError::ClientBroke | ForwardError::ClientGone => Problem::new(
             StatusCode::BAD_REQUEST,
             "bad_request",
             "The request body is not well formed or came too slowly.",
@@ -301,6 +341,10 @@ impl Problem {
 fn head_reason(error: HeadError) -> &'static str {
     match error {
         HeadError::BareLineFeed => "bare_line_feed",
+        HeadError::ConnectionField => "connection_field",
+        HeadError::Syntax => "syntax",
+        HeadError::TooLarge => "head_too_large",
+        HeadError::Version => "version",
         HeadError::TwoLengths => "two_lengths",
         HeadError::ContentLength => "content_length",
         HeadError::TransferEncoding => "transfer_encoding",
@@ -318,6 +362,18 @@ fn head_problem(error: HeadError) -> Problem {
         HeadError::BareLineFeed => {
             bad("A line of the request head ends without a carriage return.")
         }
+        HeadError::ConnectionField => bad("HTTP/2 has no fields of a connection."),
+        HeadError::Syntax => bad("The request head is not well formed."),
+        HeadError::TooLarge => Problem::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "bad_request",
+            "The request head is too large.",
+        ),
+        HeadError::Version => Problem::new(
+            StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            "bad_request",
+            "This version of HTTP is not spoken here.",
+        ),
         HeadError::TwoLengths => bad("Content-Length and Transfer-Encoding exclude each other."),
         HeadError::ContentLength => bad("Content-Length must be one plain number."),
         HeadError::TransferEncoding => bad("Transfer-Encoding must be exactly chunked."),
@@ -330,7 +386,7 @@ fn head_problem(error: HeadError) -> Problem {
         ),
         HeadError::Method => {
             let methods: Vec<_> =
-                crate::wire::head::METHODS.iter().map(http::Method::as_str).collect();
+                crate::message::request::METHODS.iter().map(http::Method::as_str).collect();
             let detail = "This method is not passed on.";
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
                 .allow(&methods.join(", "))
@@ -363,6 +419,11 @@ fn refusal_problem(refusal: &Refusal) -> Problem {
             StatusCode::FORBIDDEN,
             "client_certificate_required",
             "This path is for clients that show a certificate.",
+        ),
+        Refusal::OriginDenied => Problem::new(
+            StatusCode::FORBIDDEN,
+            "origin_denied",
+            "This path cannot be called from a page of this origin.",
         ),
         Refusal::NoRoute | Refusal::OwnerMismatch { hidden: true } => no_route(),
         Refusal::NoToken => no_authorization(),

@@ -28,15 +28,9 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let mut problems = Vec::new();
     let live = Live::compile(config).map_err(|mut found| problems.append(&mut found)).ok();
     problems.extend(check_verifier(config));
-    problems.extend(crate::auth::check(config));
-    if let Err(StoreError::Url(message)) = Store::check(&config.storage) {
-        problems.push(Problem::new("storage.url", message));
-    }
-    if let Err(LimitError::Url(message)) = Limiter::check(&config.counters) {
-        problems.push(Problem::new("counters.url", message));
-    }
+    problems.extend(crate::reload::examine(config));
     if let Some(tls) = &config.server.tls {
-        problems.extend(Tls::load(tls, &[]).err());
+        problems.extend(Tls::load(tls, config.server.http2).err());
     }
     let Some(live) = live.filter(|_| problems.is_empty()) else {
         return Err(sources.report(&problems).into());

@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::serve::{DEMO_DRAIN, Signals, Told};
+use super::serve::{DEMO_DRAIN, Signals};
 use super::{Failure, start_failure};
 use crate::clock::{Clock, random_bytes};
 use crate::config::{self, Config, Interval};
@@ -62,7 +62,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let options = Options { clock: Clock::system(), ..Options::default() };
     let server = Server::start(&config, options).map_err(|error| start_failure(&error, None))?;
     println!("{}", instructions(server.addresses()[0], server.admin_address(), api_address));
-    while runtime.block_on(signals.next()) != Told::Stop {}
+    runtime.block_on(signals.stop());
     server.shutdown();
     Ok(())
 }

@@ -10,7 +10,6 @@ use super::{Context, Failure};
 use crate::clock::Clock;
 use crate::config::{Config, Loaded};
 use crate::gateway::Live;
-use crate::identity::credential::{Carried, bearer};
 use crate::identity::{Credential, Identity, IssuerSet, KeySet, Rejection, Verifier};
 use crate::proxy::decide::{Decision, decide, imagined, status_of};
 use crate::proxy::route::Route;
@@ -48,7 +47,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let live = Live::compile(&config).map_err(|problems| sources.report(&problems))?;
     let method = Method::from_bytes(args.method.as_bytes())
         .ok()
-        .filter(|method| crate::wire::head::METHODS.contains(method))
+        .filter(|method| crate::message::request::METHODS.contains(method))
         .ok_or_else(|| {
             Failure::usage(format!("`{}` is no method that is passed on", args.method))
         })?;
@@ -147,12 +146,13 @@ impl Caller {
             Self::Imagined(identity) => Credential::Verified(Arc::clone(identity)),
             Self::Bearer { token, verifier, ended, now } => {
                 let verify = |token: &[u8]| verify(verifier, ended, token, route.issuers, *now);
-                let mut headers = http::HeaderMap::new();
-                let value = http::HeaderValue::try_from(format!("Bearer {token}"));
-                headers.extend(value.ok().map(|value| (http::header::AUTHORIZATION, value)));
-                match bearer(&headers) {
-                    Ok(Carried::Nothing) => Credential::Rejected(Rejection::Malformed),
-                    _ => Credential::of(&headers, verify),
+                let line = format!("Bearer {token}");
+                let lines = || std::iter::once(line.as_bytes());
+                match Credential::of(lines(), None, verify) {
+                    Credential::Malformed(_) if token.is_empty() => {
+                        Credential::Rejected(Rejection::Malformed)
+                    }
+                    credential => credential,
                 }
             }
         }

@@ -45,7 +45,7 @@ struct Cli {
 enum Command {
     /// Run the gateway
     #[command(
-        after_help = "Example:\n  portcullis serve --config /etc/portcullis/portcullis.toml\n\nEnds with SIGTERM or Ctrl-C: running requests finish first."
+        after_help = "Example:\n  portcullis serve --config /etc/portcullis/portcullis.toml\n\nEnds with SIGTERM or Ctrl-C: running requests finish first. Reads its configuration again\nwhen that changes, and at SIGHUP."
     )]
     Serve,
     /// Run the gateway in front of a small example API, on embedded stores in a temporary folder

@@ -1,4 +1,5 @@
-//! `portcullis serve`: runs the gateway until it is told to stop.
+//! `portcullis serve`: runs the gateway until it is told to stop; SIGHUP has it read its
+//! configuration again, SIGUSR2 start anew and hand over.
 
 use std::time::Duration;
 
@@ -6,14 +7,20 @@ use sd_notify::NotifyState;
 
 use super::{Context, Failure, start_failure};
 use crate::clock::Clock;
-use crate::config::{Listen, Loaded};
+use crate::config::{self, Listen, Loaded};
 use crate::gateway::Live;
 use crate::proxy::decide::run_tests;
+use crate::reload::Source;
 use crate::server::{Inherited, Options, Server};
 use crate::telemetry;
 
 pub(super) fn run(context: &Context) -> Result<(), Failure> {
-    let loaded = context.load()?;
+    // First of all: a signal that comes during the start must not be lost, nor SIGHUP end it.
+    let runtime = super::runtime()?;
+    let _in_runtime = runtime.enter();
+    let mut signals = Signals::listen()?;
+    let env = config::load::process_environment();
+    let (source, loaded) = Source::read(context.config.as_deref(), env)?;
     let Loaded { config, sources, warnings } = &loaded;
     telemetry::start(config.log.format, &config.log.level)
         .map_err(|message| Failure::usage(format!("log.level: {message}")))?;
@@ -28,14 +35,11 @@ pub(super) fn run(context: &Context) -> Result<(), Failure> {
     }
     let (inherited, predecessor) =
         Inherited::take().map_err(|error| Failure::failed("the gateway did not start", &error))?;
-    // Before the start: a signal that comes during it must not be lost.
-    let runtime = super::runtime()?;
-    let _in_runtime = runtime.enter();
-    let mut signals = Signals::listen()?;
     let options = Options {
         clock: Clock::system(),
         access_log: config.log.access.then(|| Box::new(std::io::stdout()) as _),
         access_log_json: telemetry::is_json(config.log.format, &std::io::stdout()),
+        source: Some(source),
         inherited,
     };
     let mut server =
@@ -48,6 +52,8 @@ pub(super) fn run(context: &Context) -> Result<(), Failure> {
         }
     }
     tracing::info!("admin listener on http://{}", server.admin_address());
+    let version = server.reloader().status().live.hash;
+    tracing::info!(version, "the configuration is {}", sources.file());
     if let Some(predecessor) = predecessor {
         predecessor.leave().map_err(|error| {
             Failure::failed("the process to be replaced is gone, and its start with it", &error)
@@ -59,6 +65,7 @@ pub(super) fn run(context: &Context) -> Result<(), Failure> {
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     let successor = loop {
         match runtime.block_on(signals.next()) {
+            Told::Reload => server.reloader().hang_up(),
             Told::Stop => break None,
             Told::Replace => match runtime.block_on(replaced(&server, &mut signals)) {
                 Replaced::By(id) => break Some(id),
@@ -77,7 +84,7 @@ pub(super) fn run(context: &Context) -> Result<(), Failure> {
         let _ = sd_notify::notify(&[NotifyState::Stopping]);
     }
     std::thread::spawn(move || {
-        while runtime.block_on(signals.next()) != Told::Stop {}
+        runtime.block_on(signals.stop());
         tracing::warn!("told to stop twice; ending at once");
         std::process::exit(1);
     });
@@ -117,9 +124,13 @@ async fn replaced(server: &Server, signals: &mut Signals) -> Replaced {
                     Replaced::No
                 }
             },
-            told = signals.next() => if told == Told::Stop {
-                successor.end();
-                return Replaced::Stop;
+            told = signals.next() => match told {
+                Told::Reload => server.reloader().hang_up(),
+                Told::Replace => {}
+                Told::Stop => {
+                    successor.end();
+                    return Replaced::Stop;
+                }
             },
         }
     }
@@ -128,13 +139,15 @@ async fn replaced(server: &Server, signals: &mut Signals) -> Replaced {
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Told {
-    /// SIGTERM, SIGINT: finish and end.
-    Stop,
+    /// SIGHUP: read the configuration again.
+    Reload,
     /// SIGUSR2: start the program anew and let it take over.
     Replace,
+    /// SIGTERM, SIGINT: finish and end.
+    Stop,
 }
 
-/// What tells a process to end, or to make room.
+/// The signals that a process is told something by. Once they are listened to, none of them ends it.
 pub(super) struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
@@ -157,18 +170,19 @@ impl Signals {
         })
     }
 
-    /// The next one. SIGHUP would end the process, but asks for a reload by custom.
+    /// The next one; several of a kind since the last call are one.
     pub(super) async fn next(&mut self) -> Told {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return Told::Stop,
-                _ = self.interrupt.recv() => return Told::Stop,
-                _ = self.replace.recv() => return Told::Replace,
-                _ = self.hangup.recv() => {
-                    tracing::warn!("this version does not reload; restart it to change the configuration");
-                }
-            }
+        tokio::select! {
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.hangup.recv() => Told::Reload,
+            _ = self.replace.recv() => Told::Replace,
         }
+    }
+
+    /// The next one that ends the process; for all else there is no configuration, or no time.
+    pub(super) async fn stop(&mut self) {
+        while self.next().await != Told::Stop {}
     }
 }
 

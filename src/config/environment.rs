@@ -49,21 +49,15 @@ impl Environment {
         let mut ignored = Vec::new();
         for (variable, value) in variables {
             let upper = variable.to_ascii_uppercase();
-            let Some(name) = upper.strip_prefix(PREFIX) else { continue };
-            if matches!(&*upper, CONFIG_VARIABLE | HANDOVER_VARIABLE)
-                || upper.starts_with(TEST_PREFIX)
-            {
-                continue;
-            }
+            let Some(name) = ours(&upper) else { continue };
             // Kubernetes sets PORTCULLIS_PORT and the like for a Service named "portcullis".
             if !name.contains("__") {
                 ignored.push(variable);
                 continue;
             }
-            let (name, is_file) = match name.strip_suffix("_FILE") {
-                // `A__FILE` is the key `file`, not a variant of the nameless key.
-                Some(key) if !key.ends_with('_') => (key, true),
-                _ => (name, false),
+            let (name, is_file) = match names_file(name) {
+                Some(key) => (key, true),
+                None => (name, false),
             };
             let path = spelled(name, file);
             let setting = Setting { variable, value, is_file };
@@ -91,6 +85,28 @@ impl Environment {
         }
         Self { keys }
     }
+}
+
+/// The files that variables in `env` name.
+pub(super) fn named_files(env: &[(String, String)]) -> impl Iterator<Item = &str> {
+    env.iter().filter_map(|(variable, value)| {
+        let upper = variable.to_ascii_uppercase();
+        let name = ours(&upper).filter(|name| name.contains("__"))?;
+        names_file(name).map(|_| value.as_str())
+    })
+}
+
+/// What follows the prefix in the name of a variable that may hold a key, in upper case.
+fn ours(upper: &str) -> Option<&str> {
+    let is_other =
+        matches!(upper, CONFIG_VARIABLE | HANDOVER_VARIABLE) || upper.starts_with(TEST_PREFIX);
+    upper.strip_prefix(PREFIX).filter(|_| !is_other)
+}
+
+/// The key, when the variable names a file with its value. `A__FILE` is the key `file`, not a
+/// variant of the nameless key.
+fn names_file(name: &str) -> Option<&str> {
+    name.strip_suffix("_FILE").filter(|key| !key.ends_with('_'))
 }
 
 impl Provider for Environment {

@@ -9,6 +9,7 @@ use figment::{Figment, Metadata, Profile, Provider};
 use super::environment::{CONFIG_VARIABLE, Environment};
 use super::extract::{Extracted, extract};
 use super::file::{Lines, TomlFile};
+use super::input::Input;
 use super::sources::{LoadError, Place, Sources, is_at_or_under};
 use super::{Config, Limits, Problem, validate};
 
@@ -35,20 +36,26 @@ pub fn load(
     path: Option<&Path>,
     env: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Loaded, LoadError> {
-    let env: Vec<(String, String)> = env.into_iter().collect();
-    let path = locate(path, &env)?;
+    Input::locate(path, env)?.load()
+}
+
+/// Reads the file at `path`, and the variables in `env`.
+pub(super) fn read(
+    path: &Path,
+    env: impl IntoIterator<Item = (String, String)>,
+) -> Result<Loaded, LoadError> {
     let failed = |place, message: String| {
         let mut error = LoadError::new(path.display().to_string());
         error.add(place, Problem::new("", message));
         error
     };
-    let bytes = std::fs::read(&path)
+    let bytes = std::fs::read(path)
         .map_err(|error| failed(Place::File, format!("cannot be read: {error}")))?;
     let text = std::str::from_utf8(&bytes).map_err(|error| {
         let fine = std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or("");
         failed(Lines::of(fine).place(fine.len()), "the file is not UTF-8 text".to_owned())
     })?;
-    parse(text, &path, env)
+    parse(text, path, env)
 }
 
 /// Reads a configuration from `text`, which reports call `file`, and from the variables in `env`.
@@ -97,7 +104,7 @@ pub fn process_environment() -> impl Iterator<Item = (String, String)> {
 }
 
 /// The file to read.
-fn locate(path: Option<&Path>, env: &[(String, String)]) -> Result<PathBuf, LoadError> {
+pub(super) fn locate(path: Option<&Path>, env: &[(String, String)]) -> Result<PathBuf, LoadError> {
     if let Some(path) = path {
         return Ok(path.to_owned());
     }

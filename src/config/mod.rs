@@ -5,7 +5,9 @@
 mod environment;
 mod extract;
 mod file;
+mod input;
 pub mod load;
+pub mod restart;
 pub mod schema;
 mod shape;
 mod sources;
@@ -15,6 +17,7 @@ pub mod validate;
 #[cfg(test)]
 mod tests;
 
+pub use input::{Contents, Input};
 pub use load::{Loaded, load, parse};
 pub use schema::*;
 pub use sources::{LoadError, Place, Sources};

@@ -2,7 +2,8 @@
 //! default, unit and effect. Nothing here is checked against anything else; that is the work of
 //! the modules that compile a table into its working form.
 //!
-//! *(restart)* marks keys that a reload cannot change.
+//! *(restart)* marks keys, or whole tables, that only a restart takes; a reload takes all others.
+//! [`restart`](super::restart) has the same list.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,6 +24,8 @@ pub struct Config {
     pub server: Server,
     /// The listener for probes and metrics.
     pub admin: Admin,
+    /// Taking a changed configuration while running.
+    pub reload: Reload,
     /// Where users, sessions and events live.
     pub storage: Storage,
     /// Where rate counters live.
@@ -47,8 +50,16 @@ pub struct Config {
     pub upstreams: BTreeMap<String, Upstream>,
     /// Which request goes where, and who may make it.
     pub routes: Vec<Route>,
-    /// Requests with their expected decision, checked by `check` and before start.
+    /// Requests with their expected decision, checked by `check`, before start and before a reload.
     pub tests: Vec<Test>,
+}
+
+impl Config {
+    /// The files whose content is part of the configuration, though it only names them: what
+    /// compiling it reads.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.issuers.iter().map(|issuer| &issuer.key_file)
+    }
 }
 
 /// `[server]`
@@ -78,7 +89,7 @@ pub struct Server {
     pub handshake_timeout: Interval,
     /// Time for a whole request head. Default 10 s. *(restart)*
     pub header_timeout: Interval,
-    /// Silence between two pieces of a request body. Default 15 s. *(restart)*
+    /// Silence between two pieces of a request body. Default 15 s.
     pub body_timeout: Interval,
     /// Silence between two requests. Default 75 s. *(restart)*
     pub idle_timeout: Interval,
@@ -90,6 +101,19 @@ pub struct Server {
     pub drain_delay: Interval,
     /// Time for running requests to finish at shutdown. Default 30 s. *(restart)*
     pub drain_timeout: Interval,
+    /// Offer HTTP/2 on TLS listeners (ALPN). Default true. *(restart)*
+    pub http2: bool,
+    /// Speak HTTP/2 with clients that begin with its preface on plain listeners. Default false.
+    /// *(restart)*
+    pub h2c: bool,
+    /// Write `Forwarded` (RFC 7239) beside `X-Forwarded-*`. Default false.
+    pub send_forwarded: bool,
+    /// Open tunnels (`WebSocket`s) over all workers; 503 beyond. Default 10000.
+    pub max_tunnels: usize,
+    /// A tunnel in which neither side sends anything for this long is closed. Default 1 h.
+    pub tunnel_idle_timeout: Interval,
+    /// Time for tunnels to end at shutdown; at most `drain_timeout` counts. Default 10 s.
+    pub tunnel_drain_timeout: Interval,
     /// Serve TLS on every listener. Default none: plain HTTP. *(restart)*
     pub tls: Option<ServerTls>,
 }
@@ -113,13 +137,19 @@ impl Default for Server {
             max_body_bytes: ByteSize::gib(1),
             drain_delay: Interval::seconds(0),
             drain_timeout: Interval::seconds(30),
+            http2: true,
+            h2c: false,
+            send_forwarded: false,
+            max_tunnels: 10_000,
+            tunnel_idle_timeout: Interval::hours(1),
+            tunnel_drain_timeout: Interval::seconds(10),
             tls: None,
         }
     }
 }
 
 /// `[server.tls]`. The files are read again when they change.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct ServerTls {
     /// PEM file with the certificate chain, leaf first: for clients that name no server, or one
@@ -127,17 +157,17 @@ pub struct ServerTls {
     pub certificate: PathBuf,
     /// PEM file with the private key.
     pub private_key: PathBuf,
-    /// Further certificates, each for the names in it. Default none. *(restart)*
+    /// Further certificates, each for the names in it. Default none.
     #[serde(default)]
     pub certificates: Vec<CertificatePair>,
-    /// Whether clients are asked for a certificate. Default `off`. *(restart)*
+    /// Whether clients are asked for a certificate. Default `off`.
     #[serde(default)]
     pub client_certificates: ClientCertificates,
     /// PEM file with the authorities whose client certificates are good. Needed unless
-    /// `client_certificates` is `off`. *(restart)*
+    /// `client_certificates` is `off`.
     #[serde(default)]
     pub client_ca: Option<PathBuf>,
-    /// Oldest version of TLS. Default `1.2`. *(restart)*
+    /// Oldest version of TLS. Default `1.2`.
     #[serde(default)]
     pub min_version: TlsVersion,
 }
@@ -193,13 +223,29 @@ pub enum ForwardedHeader {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
-    /// Address for `/health/live`, `/health/ready` and `/metrics`. Default `127.0.0.1:9090`. *(restart)*
+    /// Address for `/health/live`, `/health/ready`, `/metrics`, `/config` and `/reload`.
+    /// Default `127.0.0.1:9090`. *(restart)*
     pub listen: SocketAddr,
 }
 
 impl Default for Admin {
     fn default() -> Self {
         Self { listen: SocketAddr::from(([127, 0, 0, 1], 9090)) }
+    }
+}
+
+/// `[reload]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reload {
+    /// How often the content of the configuration file, and of the files that it and variables
+    /// name, is looked at for a change; 0 = never. Default 5 s.
+    pub watch: Interval,
+}
+
+impl Default for Reload {
+    fn default() -> Self {
+        Self { watch: Interval::seconds(5) }
     }
 }
 
@@ -708,6 +754,17 @@ pub struct Route {
     /// Answer an owner mismatch like an unknown route. Default false.
     #[serde(default)]
     pub hide_mismatch: bool,
+    /// Take the access token of a WebSocket handshake also from `Sec-WebSocket-Protocol`, as
+    /// `bearer.TOKEN` or as `bearer, TOKEN`. Default false.
+    #[serde(default)]
+    pub websocket_token: bool,
+    /// Origins that browsers may call this route from; a request with another `Origin` is 403.
+    /// Default any.
+    #[serde(default)]
+    pub allowed_origins: Vec<String>,
+    /// Keep a tunnel open when its token expires or its session ends. Default false.
+    #[serde(default)]
+    pub tunnel_outlives_token: bool,
     /// Who answers CORS preflights. Default the gateway.
     #[serde(default)]
     pub preflight: Preflight,

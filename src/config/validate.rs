@@ -27,6 +27,11 @@ pub fn problems(config: &Config) -> Vec<Problem> {
             "is also in server.listen; probes and metrics are not for the public",
         );
     }
+    // Sooner, and a file that is being written would look finished.
+    let watch = config.reload.watch.0;
+    if !watch.is_zero() && watch < Duration::from_millis(100) {
+        found.add("reload.watch", "must be 0s, for never, or at least 100ms");
+    }
     storage(config, &mut found);
     tokens(&config.tokens, &mut found);
     passwords(config, &mut found);
@@ -44,6 +49,11 @@ pub fn problems(config: &Config) -> Vec<Problem> {
         roles(&route.roles, &format!("{at}.roles"), &mut found);
         roles(&route.owner_override_roles, &format!("{at}.owner_override_roles"), &mut found);
         let timeouts = [("response", route.timeouts.response), ("idle", route.timeouts.idle)];
+        for (index, origin) in route.allowed_origins.iter().enumerate() {
+            if !is_origin(origin) {
+                found.add(format!("{at}.allowed_origins[{index}]"), not_an_origin(origin));
+            }
+        }
         for (key, timeout) in timeouts {
             found.not_zero(format!("{at}.timeouts.{key}"), timeout);
         }
@@ -128,6 +138,7 @@ fn server(server: &Server, found: &mut Found) {
     found.not_zero("server.header_timeout", server.header_timeout);
     found.not_zero("server.body_timeout", server.body_timeout);
     found.not_zero("server.idle_timeout", server.idle_timeout);
+    found.not_zero("server.tunnel_idle_timeout", server.tunnel_idle_timeout);
     // Below, no browser gets through; above, a few thousand idle clients could hold gigabytes.
     if !(ByteSize::kib(1)..=ByteSize::mib(1)).contains(&server.max_header_bytes) {
         found.add("server.max_header_bytes", "must be from 1KiB to 1MiB");
@@ -354,13 +365,7 @@ fn cors(cors: &Cors, found: &mut Found) {
                     .add(at, "`*` and allow_credentials together would open the API to every site");
             }
         } else if !is_origin(origin) {
-            found.add(
-                at,
-                format!(
-                    "`{origin}` is not an origin; write it as browsers send it, such as \
-                     \"https://app.example.com\" or \"http://localhost:3000\""
-                ),
-            );
+            found.add(at, not_an_origin(origin));
         }
     }
     for (index, method) in cors.allowed_methods.iter().enumerate() {
@@ -381,6 +386,13 @@ fn cors(cors: &Cors, found: &mut Found) {
             }
         }
     }
+}
+
+fn not_an_origin(origin: &str) -> String {
+    format!(
+        "`{origin}` is not an origin; write it as browsers send it, such as \
+         \"https://app.example.com\" or \"http://localhost:3000\""
+    )
 }
 
 /// Whether `origin` is spelled as a browser would (RFC 6454 §6.2): anything else never matches.

@@ -5,40 +5,43 @@
 //! [`Desk::handle`] is the outer half: request id, record, errors made into answers. The inner
 //! half, [`Desk::answer`], is the life of a request, one `?` a step.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::ready;
 use std::time::{Duration, Instant};
 
 use ahash::AHashSet;
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 use bytes::Bytes;
-use http::header::{HeaderMap, HeaderName, HeaderValue, ORIGIN, USER_AGENT};
-use http::{Request, Response};
-use hyper::body::{Body as _, Incoming};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Response};
 use jiff::Timestamp;
-use tokio_util::task::TaskTracker;
 
+use super::exchange::Passing;
 use super::live::Live;
-use super::record::{AnswerBody, Record, Source};
+use super::record::Record;
 use super::{Gateway, SessionSeen};
 use crate::config::Mode;
 use crate::cors;
 use crate::identity::address::Resolved;
-use crate::identity::{Credential, IssuerSet, TokenCache, Verifier};
+use crate::identity::credential::CarrierError;
+use crate::identity::{Credential, TokenCache, Verifier};
 use crate::limit::{Caller, Decision as LimitDecision, Rule, rate_limit_fields};
+use crate::message::{FieldSink, HeadError, Known, RequestHead};
 use crate::model::{self, Event, EventKind, Outcome, SessionId};
-use crate::problem::{API_VERSION, Error};
+use crate::problem::Error;
 use crate::proxy::authorize::{Permit, Refusal};
 use crate::proxy::decide::{Decision, decide_preflight, decide_quietly};
 use crate::proxy::headers::{RequestIds, Scheme};
 use crate::proxy::pool::Pool;
+use crate::proxy::route::Route;
+use crate::proxy::subprotocol;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::tally::{Label, Tally};
-use crate::wire::head::{self, Fields};
-use crate::wire::{CHUNKED, Flaw, HeadError, Peer, Place, Socket, Wire};
+use crate::wire::{AnswerBody, Client, Peer, Place, Socket};
 
 /// How often sessions that were used are noted in the database.
 const NOTE_SESSIONS: Duration = Duration::from_mins(1);
@@ -51,66 +54,50 @@ const CLOSE_STALE: Duration = Duration::from_secs(1);
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// A client connection, as its requests see it.
 pub(crate) struct Connection {
-    pub(super) wire: Arc<Wire>,
     pub(super) peer: IpAddr,
-    /// The same as a header value.
-    pub(super) peer_value: HeaderValue,
+    /// The same as text.
+    pub(super) peer_text: Box<str>,
     pub(super) scheme: Scheme,
     /// The subject of the certificate that the client has shown.
     pub(super) client_certificate: Option<HeaderValue>,
     /// Held as long as anything of the connection is.
-    pub(super) place: Rc<Place>,
+    _place: Place,
 }
 
 impl Connection {
     /// A connection from `peer`.
-    pub(crate) fn new(wire: Arc<Wire>, peer: Peer, place: Rc<Place>) -> Self {
-        let scheme = if peer.negotiated.over_tls() { Scheme::Https } else { Scheme::Http };
-        let peer_value = address_value(peer.address);
-        let client_certificate = peer.client_certificate;
-        Self { wire, peer: peer.address, peer_value, scheme, client_certificate, place }
+    pub(crate) fn new(peer: Peer, place: Place) -> Self {
+        Self {
+            peer: peer.address,
+            peer_text: peer.address.to_string().into(),
+            scheme: if peer.negotiated.over_tls() { Scheme::Https } else { Scheme::Http },
+            client_certificate: peer.client_certificate,
+            _place: place,
+        }
     }
-}
 
-/// A request with what was seen of it at once.
-pub(crate) struct Arrived {
-    request: Request<Incoming>,
-    fields: Fields,
-    flaw: Option<Flaw>,
-}
-
-impl Arrived {
-    /// Must be called before anything more is read from the connection.
-    pub(crate) fn new(connection: &Connection, request: Request<Incoming>) -> Self {
-        let fields = Fields::of(request.headers());
-        let flaw = connection.wire.begin(body_bytes(&request, fields));
-        Self { request, fields, flaw }
+    /// Whether it is encrypted.
+    pub(crate) fn is_over_tls(&self) -> bool {
+        self.scheme == Scheme::Https
     }
-}
-
-/// An address as a header value.
-pub(super) fn address_value(address: IpAddr) -> HeaderValue {
-    HeaderValue::from_str(&address.to_string()).expect("an address is visible ASCII")
 }
 
 /// One worker's side of the gateway.
 pub(crate) struct Desk {
     pub(super) gateway: Arc<Gateway>,
     pub(crate) access: AccessLog,
-    pub(super) tasks: TaskTracker,
     request_ids: RequestIds,
     local: RefCell<Rc<Local>>,
     live: RefCell<Cache<Arc<ArcSwap<Live>>, Arc<Live>>>,
-    verifier: RefCell<Cache<Arc<ArcSwap<Verifier>>, Arc<Verifier>>>,
     tokens: RefCell<TokenCache>,
     tally: RefCell<Tally>,
     seen: RefCell<AHashSet<SessionId>>,
     last_noted: RefCell<(Instant, Instant)>,
     labels: Labels,
+    dates: Dates,
 }
 
 /// Names of requests that belong to no route.
@@ -125,18 +112,25 @@ pub(super) struct Local {
     /// In the order of `live.upstreams`.
     pub(super) pools: Vec<Pool>,
     routes: Vec<Label>,
+    verifier: RefCell<Cache<Arc<ArcSwap<Verifier>>, Arc<Verifier>>>,
 }
 
 impl Local {
     fn new(live: Arc<Live>) -> Self {
         let pools = live.upstreams.iter().map(|upstream| Pool::new(&upstream.pool)).collect();
         let routes = live.table.routes().iter().map(|route| (*route.name).into()).collect();
-        Self { live, pools, routes }
+        let verifier = RefCell::new(Cache::new(Arc::clone(&live.verifier)));
+        Self { live, pools, routes, verifier }
     }
 }
 
-/// An answer whose record is not joined to it yet.
-pub(super) type Answer = Response<Source>;
+/// How a request was answered.
+pub(super) enum Answered {
+    /// By us; the answer is still to be sent.
+    Own(Response<Bytes>),
+    /// By an upstream; the client has it.
+    Passed,
+}
 
 /// Why there is none, and what its answer says beside the problem document.
 pub(super) struct Failed {
@@ -152,22 +146,21 @@ impl From<Error> for Failed {
 
 impl Desk {
     /// The side of a worker that starts.
-    pub(crate) fn new(gateway: Arc<Gateway>, access: AccessLog, tasks: TaskTracker) -> Self {
+    pub(crate) fn new(gateway: Arc<Gateway>, access: AccessLog) -> Self {
         let mut live = Cache::new(Arc::clone(&gateway.live));
         let local = Rc::new(Local::new(Arc::clone(live.load())));
         let now = Instant::now();
         Self {
             access,
-            tasks,
             request_ids: RequestIds::new(),
             local: RefCell::new(local),
             live: RefCell::new(live),
-            verifier: RefCell::new(Cache::new(Arc::clone(&gateway.verifier))),
             tokens: RefCell::new(TokenCache::new(TokenCache::DEFAULT_BYTES)),
             tally: RefCell::default(),
             seen: RefCell::default(),
             last_noted: RefCell::new((now, now)),
             labels: Labels { none: "".into(), own: gateway.auth_label.as_str().into() },
+            dates: Dates::default(),
             gateway,
         }
     }
@@ -218,7 +211,7 @@ impl Desk {
     /// Tells a client, as well as that is possible without reading, that there is no room for it.
     pub(crate) fn refuse_connection(&self, stream: &Socket, over_tls: bool, reason: &'static str) {
         self.tally_mut(|tally| {
-            *tally.decisions.entry(("deny", reason)).or_default() += 1;
+            tally.decide(("deny", reason), 1);
         });
         if !over_tls {
             // Nothing depends on whether it arrives.
@@ -228,104 +221,144 @@ impl Desk {
         }
     }
 
-    /// Answers one request.
-    pub(crate) async fn handle(
-        self: Rc<Self>,
-        connection: Rc<Connection>,
-        Arrived { request, fields, flaw }: Arrived,
-    ) -> Response<AnswerBody> {
+    /// Answers one request, whose head was found to be as `checked` says.
+    pub(crate) async fn handle<C: Client>(
+        &self,
+        client: &mut C,
+        connection: &Connection,
+        head: &RequestHead,
+        checked: Result<(), HeadError>,
+    ) {
         let local = self.snapshot();
-        let resolved = local.live.trusted.client_addr(connection.peer, request.headers());
-        let client_text = if resolved.client.0 == connection.peer {
-            connection.peer_value.clone()
-        } else {
-            address_value(resolved.client.0)
-        };
+        let fields = head.fields();
+        let resolved = local.live.trusted.client_addr(connection.peer, fields);
+        let other_client =
+            (resolved.client.0 != connection.peer).then(|| resolved.client.0.to_string());
+        let client_text = other_client.as_deref().unwrap_or(&connection.peer_text);
+        let time = self.gateway.clock.now();
         let mut record = Record::new(
-            Rc::clone(&self),
-            Arc::clone(&connection.wire),
-            self.gateway.clock.now(),
+            self,
+            client.watch(),
+            head,
             (resolved.client.0, client_text),
-            (request.method(), request.uri()),
+            time,
+            self.request_ids.id_of(fields, time),
         );
-        record.request_id = Some(self.request_ids.id_of(request.headers(), record.time));
-        record.user_agent = request.headers().get(USER_AGENT).cloned();
         if resolved.ignored_header {
             self.tally_mut(|tally| tally.ignored_forwarding_headers += 1);
             self.gateway.warn_of_ignored_header(connection.peer);
         }
-        let get = |there: bool, name| there.then(|| request.headers().get(name)).flatten().cloned();
-        let origin = get(fields.origin, &ORIGIN);
-        let api_version = get(fields.api_version, &API_VERSION);
-        let checked = flaw
-            .map_or(Ok(()), |flaw| Err(HeadError::from(flaw)))
-            .and_then(|()| head::check(&request, fields, connection.scheme == Scheme::Https));
         let outcome = match checked {
-            Ok(()) => {
-                self.answer(&local, &connection, resolved, &mut record, fields, request).await
-            }
+            Ok(()) => self.answer(&local, client, connection, resolved, &mut record).await,
             Err(error) => Err(Error::from(error).into()),
         };
-        let mut response = match outcome {
-            Ok(response) => response,
-            Err(Failed { error, headers }) => {
-                error.log(record.request_id());
-                // A request that was let through and then failed was not denied.
-                let failed = matches!(error, Error::Forward(_) | Error::Internal(_));
-                if record.decision != "own" && !failed {
-                    record.decision = "deny";
-                }
-                record.reason = error.reason();
-                let problem = error.problem();
-                let mut response = problem.into_response(api_version, record.request_id());
-                response.headers_mut().extend(headers);
-                response.map(Source::Whole)
-            }
+        let response = match outcome {
+            Ok(Answered::Passed) => return,
+            Ok(Answered::Own(response)) => response,
+            Err(failed) => refuse(&mut record, failed),
         };
-        local.live.cors.mark(origin.as_ref(), response.headers_mut());
-        if let Some(id) = &record.request_id {
-            response.headers_mut().insert(REQUEST_ID, id.value().clone());
+        self.send(client, &local.live, &mut record, response).await;
+    }
+
+    /// Sends an answer of our own.
+    async fn send<C: Client>(
+        &self,
+        client: &mut C,
+        live: &Live,
+        record: &mut Record<'_>,
+        response: Response<Bytes>,
+    ) {
+        client.discard_body();
+        let (parts, body) = response.into_parts();
+        if parts.headers.get(CONNECTION).is_some_and(|value| value == "close") {
+            client.close_after_answer();
         }
-        record.status = response.status().as_u16();
-        response.map(|source| AnswerBody::new(source, record))
+        let is_head = record.head.method == Method::HEAD;
+        let declared = (parts.headers.get(CONTENT_LENGTH))
+            .and_then(|length| length.to_str().ok()?.parse().ok())
+            .unwrap_or(body.len() as u64);
+        let out = client.begin_answer(parts.status.as_u16());
+        for (name, value) in &parts.headers {
+            if !matches!(*name, CONNECTION | CONTENT_LENGTH) {
+                out.field(name.as_str().as_bytes(), value.as_bytes());
+            }
+        }
+        self.write_ours(live, record, false, out);
+        let is_grpc = parts.headers.contains_key("grpc-status");
+        client.end_answer_head(match parts.status.as_u16() {
+            204 | 304 => AnswerBody::Nothing,
+            _ if is_grpc => AnswerBody::Nothing,
+            _ if is_head => AnswerBody::Declared(declared),
+            _ => AnswerBody::Length(body.len() as u64),
+        });
+        record.status = parts.status.as_u16();
+        let mut rest: &[u8] = if is_head { &[] } else { &body };
+        let sent = std::future::poll_fn(|cx| {
+            while !rest.is_empty() {
+                let taken = ready!(client.poll_send(cx, rest))?;
+                rest = &rest[taken..];
+                record.traffic.down.set(record.traffic.down.get() + taken as u64);
+            }
+            client.end_answer(None);
+            client.poll_flush(cx)
+        })
+        .await;
+        if sent.is_err() {
+            client.abort();
+        }
+    }
+
+    /// What every answer says beside its own: who may read it, when it was given, to which request.
+    pub(super) fn write_ours(
+        &self,
+        live: &Live,
+        record: &Record<'_>,
+        has_date: bool,
+        out: &mut impl FieldSink,
+    ) {
+        live.cors.write(record.head.fields().first(Known::Origin), out);
+        if !has_date {
+            // RFC 9110 §6.6.1: whoever has a clock says the time, also for others.
+            self.dates.write(record.time, out);
+        }
+        out.field(b"x-request-id", record.request_id.as_bytes());
     }
 
     /// The life of a request whose head is fine.
-    async fn answer(
-        self: &Rc<Self>,
+    async fn answer<C: Client>(
+        &self,
         local: &Local,
+        client: &mut C,
         connection: &Connection,
         resolved: Resolved,
-        record: &mut Record,
-        fields: Fields,
-        mut request: Request<Incoming>,
-    ) -> Result<Answer, Failed> {
+        record: &mut Record<'_>,
+    ) -> Result<Answered, Failed> {
         let live = &local.live;
-        let preflight = if fields.origin { cors::preflight(&request) } else { None };
+        let head = record.head;
+        let fields = head.fields();
+        let preflight = cors::preflight(&head.method, fields);
         let preflight_permit =
-            preflight.and_then(|asked| decide_preflight(&live.table, request.uri().path(), asked));
+            preflight.and_then(|asked| decide_preflight(&live.table, head.path(), asked));
         if preflight.is_some() && preflight_permit.is_none() && live.cors.is_on() {
             (record.decision, record.reason) = ("own", "preflight");
-            let answer = live.cors.answer_preflight(request.headers().get(ORIGIN));
-            return Ok(answer.map(|()| Source::Whole(Bytes::new())));
+            let answer = live.cors.answer_preflight(fields.first(Known::Origin));
+            return Ok(Answered::Own(answer.map(|()| Bytes::new())));
         }
-        let upgrade = fields.upgrade.then(|| hyper::upgrade::on(&mut request));
-        let (parts, body) = request.into_parts();
-        let uri = parts.uri.clone();
-        let decision = if let Some(permit) = preflight_permit {
-            Decision::Permit(permit)
-        } else {
-            let certificate = connection.client_certificate.as_ref();
-            decide_quietly(&live.table, &parts.method, uri.path(), certificate, |route| {
-                self.credential(&parts.headers, route.issuers, record.time)
-            })
+        let decision = match preflight_permit {
+            Some(permit) => Decision::Permit(permit),
+            None => {
+                let certificate = connection.client_certificate.as_ref();
+                decide_quietly(&live.table, &head.method, head.path(), certificate, |route| {
+                    self.credential(local, head, route, record.time)
+                })
+            }
         };
         let permit = match decision {
             Decision::Own => {
                 (record.decision, record.reason) = ("own", "account");
                 record.route = Label::clone(&self.labels.own);
                 // Boxed: the state of account requests must not make that of all others larger.
-                return Box::pin(self.answer_account(live, connection, record, parts, body)).await;
+                return Box::pin(self.answer_account(live, client, record)).await;
             }
             Decision::Permit(permit) => permit,
             Decision::Refuse(refused) => {
@@ -339,19 +372,18 @@ impl Desk {
         };
         record.route = Label::clone(&local.routes[permit.route().id]);
         record.identity = permit.identity().cloned();
+        if preflight.is_none() && !permit.route().takes_origin(fields.first(Known::Origin)) {
+            self.note_refusal(record, &Refusal::OriginDenied);
+            return Err(Error::from(Refusal::OriginDenied).into());
+        }
         self.note_permit(record, &permit);
         if self.gateway.is_stale() && permit.identity().is_some_and(|identity| identity.is_ours()) {
             return Err(Error::Unavailable("the ended sessions are not known").into());
         }
         let limited = self.hit_limits(live, record, &permit).await?;
-        let asked = Asked { parts, body, upgrade, resolved };
-        match self.forward(local, connection, record, &permit, asked).await {
-            Ok(mut answer) => {
-                if !limited.is_empty() {
-                    answer.headers_mut().extend(limited);
-                }
-                Ok(answer)
-            }
+        let exchange = Passing { desk: self, local, connection, resolved, permit: &permit };
+        match exchange.forward(client, record, &limited).await {
+            Ok(()) => Ok(Answered::Passed),
             Err(error) => Err(Failed { error, headers: limited }),
         }
     }
@@ -366,10 +398,26 @@ impl Desk {
         Rc::clone(&local)
     }
 
-    fn credential(&self, headers: &HeaderMap, accepted: IssuerSet, now: Timestamp) -> Credential {
-        Credential::of(headers, |token| {
+    fn credential(
+        &self,
+        local: &Local,
+        head: &RequestHead,
+        route: &Route,
+        now: Timestamp,
+    ) -> Credential {
+        let fields = head.fields();
+        let accepted = route.issuers;
+        let subprotocol = if route.websocket_token && head.websocket {
+            match subprotocol::token(fields) {
+                Ok(token) => token,
+                Err(subprotocol::Several) => return Credential::Malformed(CarrierError::Repeated),
+            }
+        } else {
+            None
+        };
+        Credential::of(fields.all(Known::Authorization), subprotocol, |token| {
             let now = now.as_second();
-            let mut verifier = self.verifier.borrow_mut();
+            let mut verifier = local.verifier.borrow_mut();
             let verifier = verifier.load();
             let revocations = &self.gateway.revocations;
             let identity =
@@ -388,7 +436,7 @@ impl Desk {
     async fn hit_limits(
         &self,
         live: &Live,
-        record: &mut Record,
+        record: &mut Record<'_>,
         permit: &Permit<'_>,
     ) -> Result<HeaderMap, Failed> {
         let route = permit.route();
@@ -421,12 +469,13 @@ impl Desk {
     }
 
     /// Notes a refusal as an event: those that say something of a caller, not those of nobody.
-    fn note_refusal(&self, record: &Record, refusal: &Refusal) {
+    fn note_refusal(&self, record: &Record<'_>, refusal: &Refusal) {
         let kind = match refusal {
             Refusal::OwnerMismatch { .. } => EventKind::OwnerMismatch,
-            Refusal::BadToken(_) | Refusal::Denied | Refusal::MissingRole => {
-                EventKind::AccessDenied
-            }
+            Refusal::BadToken(_)
+            | Refusal::Denied
+            | Refusal::MissingRole
+            | Refusal::OriginDenied => EventKind::AccessDenied,
             Refusal::BadPath(_)
             | Refusal::MalformedCredential
             | Refusal::MethodNotAllowed { .. }
@@ -437,7 +486,7 @@ impl Desk {
         self.gateway.events.note(event(record, kind, refusal.reason()));
     }
 
-    fn note_permit(&self, record: &mut Record, permit: &Permit<'_>) {
+    fn note_permit(&self, record: &mut Record<'_>, permit: &Permit<'_>) {
         if let Some(refusal) = permit.shadowed() {
             (record.decision, record.reason) = ("shadow", refusal.reason());
             self.note_refusal(record, refusal);
@@ -452,8 +501,30 @@ impl Desk {
     }
 }
 
+/// The answer to a request that failed.
+fn refuse(record: &mut Record<'_>, failed: Failed) -> Response<Bytes> {
+    let Failed { error, headers } = failed;
+    error.log(record.request_id());
+    // A request that was let through and then failed was not denied.
+    let failed = matches!(error, Error::Forward(_) | Error::Internal(_));
+    if record.decision != "own" && !failed {
+        record.decision = "deny";
+    }
+    record.reason = error.reason();
+    let problem = error.problem();
+    let mut response = if record.head.is_grpc() {
+        problem.into_grpc_response()
+    } else {
+        let version = record.head.fields().first(Known::ApiVersion);
+        let version = version.and_then(|version| HeaderValue::from_bytes(version).ok());
+        problem.into_response(version, record.request_id())
+    };
+    response.headers_mut().extend(headers);
+    response
+}
+
 /// An event of a proxied route.
-pub(super) fn event(record: &Record, kind: EventKind, reason: &str) -> Event {
+pub(super) fn event(record: &Record<'_>, kind: EventKind, reason: &str) -> Event {
     let identity = record.identity.as_ref();
     Event {
         id: model::uuid_v7(record.time),
@@ -466,32 +537,30 @@ pub(super) fn event(record: &Record, kind: EventKind, reason: &str) -> Event {
         email: None,
         session_id: identity.and_then(|identity| identity.session),
         address: Some(record.client),
-        user_agent: record
-            .user_agent
-            .as_ref()
-            .map(|value| model::clean_text(value.as_bytes(), 256)),
+        user_agent: record.user_agent().map(|value| model::clean_text(value, 256)),
         request_id: Some(record.request_id().to_owned()),
     }
 }
 
-/// What is to be forwarded.
-pub(super) struct Asked {
-    pub(super) parts: http::request::Parts,
-    pub(super) body: Incoming,
-    /// The client's side of a tunnel, should it be granted.
-    pub(super) upgrade: Option<hyper::upgrade::OnUpgrade>,
-    pub(super) resolved: Resolved,
+/// `Date` (RFC 9110 §5.6.7), worded once a second.
+#[derive(Default)]
+struct Dates {
+    second: Cell<i64>,
+    text: RefCell<String>,
 }
 
-/// Bytes of body that follow a head, as far as the head says.
-fn body_bytes(request: &Request<Incoming>, fields: Fields) -> u64 {
-    if fields.upgrade {
-        return CHUNKED;
+impl Dates {
+    fn write(&self, now: Timestamp, out: &mut impl FieldSink) {
+        let mut text = self.text.borrow_mut();
+        if text.is_empty() || self.second.get() != now.as_second() {
+            self.second.set(now.as_second());
+            let printer = jiff::fmt::rfc2822::DateTimePrinter::new();
+            *text = printer.timestamp_to_rfc9110_string(&now).unwrap_or_default();
+        }
+        if !text.is_empty() {
+            out.field(b"date", text.as_bytes());
+        }
     }
-    if request.body().is_end_stream() {
-        return 0;
-    }
-    request.body().size_hint().exact().unwrap_or(CHUNKED)
 }
 
 /// `RateLimit` and `RateLimit-Policy`.

@@ -3,154 +3,231 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::Poll;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, HOST};
-use http::request::Parts;
-use http::uri::PathAndQuery;
-use http::{Method, Request, Response, Uri, Version};
-use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt as _;
+use http::header::HeaderMap;
+use http::{Method, Response};
 
-use super::desk::{Answer, Asked, Connection, Desk, Failed, Local, event};
+use super::desk::{Answered, Connection, Desk, Failed, Local, event};
 use super::live::Live;
-use super::record::{Record, Source};
+use super::record::Record;
 use crate::auth::input::MAX_BODY_BYTES;
 use crate::auth::{AuthError, AuthRequest, OverLimit};
+use crate::identity::address::Resolved;
+use crate::message::{BodyLength, FieldSink, Known, Piece, RequestHead};
 use crate::model::{EventKind, clean_text};
 use crate::problem::Error;
 use crate::proxy::authorize::Permit;
-use crate::proxy::body::{BodyLimits, BodyState, ClientBody};
-use crate::proxy::forward::{ForwardError, ForwardLimits, forward};
-use crate::proxy::headers::{Hop, prepare_response};
-use crate::proxy::link::Link;
+use crate::proxy::forward::{Ended, ForwardError, Outbound, TunnelTerms, Words, forward};
+use crate::proxy::headers::{Hop, write_response};
+use crate::proxy::origin::Answer;
+use crate::proxy::pool::Server;
+use crate::proxy::relay::Limits;
+use crate::proxy::subprotocol;
 use crate::telemetry::tally::Label;
-use crate::wire::Place;
+use crate::wire::{AnswerBody, Client};
 
 /// Longest silence in the body of an account request; they are small.
 const ACCOUNT_BODY_TIME: Duration = Duration::from_secs(10);
 
-impl Desk {
-    /// Has an upstream answer.
-    pub(super) async fn forward(
-        self: &Rc<Self>,
-        local: &Local,
-        connection: &Connection,
-        record: &mut Record,
-        permit: &Permit<'_>,
-        asked: Asked,
-    ) -> Result<Answer, Error> {
-        let Asked { parts, body, upgrade, resolved } = asked;
-        let Parts { method, uri, mut headers, .. } = parts;
-        let route = permit.route();
-        let upstream = &local.live.upstreams[permit.upstream().index];
-        let request_id = record.request_id.clone().ok_or(Error::Internal("no request id"))?;
-        let framing = local.live.headers.prepare_request(
-            &mut headers,
-            permit,
-            &Hop {
-                peer: &connection.peer_value,
-                client: &record.client_text,
-                trusted: resolved.peer_is_trusted,
-                scheme: connection.scheme,
-                client_certificate: connection.client_certificate.as_ref(),
-                request_id: &request_id,
-            },
-        );
-        if framing.content_length.is_some_and(|length| length > route.max_body_bytes) {
+/// A request that is passed to an upstream.
+pub(super) struct Passing<'a> {
+    pub(super) desk: &'a Desk,
+    pub(super) local: &'a Local,
+    pub(super) connection: &'a Connection,
+    pub(super) resolved: Resolved,
+    pub(super) permit: &'a Permit<'a>,
+}
+
+impl Passing<'_> {
+    /// Has an upstream answer. `limited` are the fields of the limits that were counted.
+    pub(super) async fn forward<C: Client>(
+        &self,
+        client: &mut C,
+        record: &mut Record<'_>,
+        limited: &HeaderMap,
+    ) -> Result<(), Error> {
+        let head = record.head;
+        let route = self.permit.route();
+        let target = self.permit.upstream();
+        let upstream = &self.local.live.upstreams[target.index];
+        if matches!(head.body, BodyLength::Exactly(length) if length > route.max_body_bytes) {
             return Err(Error::BodyTooLarge);
         }
-        let tunnel_asked = framing.upgrade.filter(|_| upgrade.is_some());
-        if let Some(protocol) = tunnel_asked {
-            protocol.set(&mut headers);
-        }
-        let watch = &connection.wire.watch;
-        let limits = BodyLimits {
-            bytes: route.max_body_bytes,
-            silence: local.live.body_timeout,
-            upstream: permit.upstream().response_timeout,
+        let request = Outbound {
+            head,
+            path: self.permit.forwarded_path(head.path_bytes()),
+            host: if upstream.upstream_host { None } else { head.fields().first(Known::Host) },
+            policy: &self.local.live.headers,
+            limits: Limits {
+                body_bytes: route.max_body_bytes,
+                silence: self.local.live.body_timeout,
+                response: target.response_timeout,
+                idle: target.idle_timeout,
+            },
+            total: None,
         };
-        let body = ClientBody::new(body, Rc::clone(&record.fate), Arc::clone(watch), limits);
-        let mut request = Request::new(body);
-        *request.method_mut() = method;
-        *request.uri_mut() = forwarded_uri(permit, uri)?;
-        *request.version_mut() = Version::HTTP_11;
-        *request.headers_mut() = headers;
-        if upstream.upstream_host {
-            // The one that is missing is the server's own.
-            request.headers_mut().remove(HOST);
-        }
-        let limits = ForwardLimits {
-            response: permit.upstream().response_timeout,
-            idle: permit.upstream().idle_timeout,
-        };
-        let began = Instant::now();
-        let pool = &local.pools[permit.upstream().index];
+        let pool = &self.local.pools[target.index];
         record.upstream = Some(Label::clone(&upstream.name));
-        let forwarded = forward(permit, pool, request, &record.fate, watch, limits).await;
-        record.upstream_time = Some(began.elapsed());
-        let forwarded = forwarded?;
-        record.server = Some(forwarded.server);
-        record.upstream_status = Some(forwarded.response.status().as_u16());
-
-        let mut response = forwarded.response;
-        let agreed = prepare_response(response.headers_mut()).upgrade;
-        if forwarded.tunnel.is_some() && agreed != tunnel_asked {
-            return Err(ForwardError::Unasked.into());
-        }
-        if let (Some(tunnel), Some(upgrade), Some(protocol)) =
-            (forwarded.tunnel, upgrade, tunnel_asked)
-        {
-            protocol.set(response.headers_mut());
-            self.open_tunnel(upgrade, tunnel, Rc::clone(&connection.place));
-        }
-        Ok(response.map(Source::Upstream))
-    }
-
-    /// Joins client and upstream after both have agreed to another protocol.
-    fn open_tunnel(self: &Rc<Self>, client: OnUpgrade, upstream: Link, place: Rc<Place>) {
-        let desk = Rc::clone(self);
-        self.tasks.spawn_local(async move {
-            desk.tally_mut(|tally| tally.tunnels += 1);
-            if let Ok(client) = client.await {
-                let mut client = TokioIo::new(client);
-                let (mut upstream, first) = upstream.into_tunnel();
-                // Either end may break off; there is nobody to tell but the other end.
-                if client.write_all(&first).await.is_ok() {
-                    let _ = tokio::io::copy_bidirectional(&mut client, &mut upstream).await;
-                }
+        let traffic = Rc::clone(&record.traffic);
+        let asked_at = record.elapsed();
+        let mut wording = Wording { passing: self, record, limited, asked_at };
+        let ended = forward(self.permit, pool, client, &request, &traffic, &mut wording).await;
+        client.watch().limit_total(None);
+        match ended {
+            Ok(Ended::Whole) => Ok(()),
+            Ok(Ended::Cut(failure)) => {
+                record.note_cut(&failure);
+                Ok(())
             }
-            desk.tally_mut(|tally| tally.tunnels -= 1);
-            drop(place);
-        });
+            Err(error) => {
+                record.upstream_time = Some(record.elapsed().saturating_sub(asked_at));
+                if let ForwardError::ClientGone = error {
+                    // There is nobody to answer; the record says so when it is dropped.
+                    client.abort();
+                    return Ok(());
+                }
+                Err(error.into())
+            }
+        }
+    }
+}
+
+/// Words what is passed on.
+struct Wording<'w, 'a, 'r> {
+    passing: &'w Passing<'a>,
+    record: &'w mut Record<'r>,
+    limited: &'w HeaderMap,
+    asked_at: Duration,
+}
+
+impl<C: Client> Words<C> for Wording<'_, '_, '_> {
+    fn request(&self, out: &mut impl FieldSink) {
+        let Passing { local, connection, resolved, permit, .. } = self.passing;
+        let head = self.record.head;
+        let hop = Hop {
+            peer: &connection.peer_text,
+            client: self.record.client_text,
+            trusted: resolved.peer_is_trusted,
+            scheme: connection.scheme,
+            client_certificate: connection.client_certificate.as_ref(),
+            version: head.version,
+            request_id: &self.record.request_id,
+        };
+        local.live.headers.write_request(head.fields(), permit, &hop, out);
     }
 
+    fn interim(&mut self, client: &mut C, answer: &Answer<'_>) {
+        // RFC 9110 §15.2.1: leave to go on is between neighbours; the client has ours.
+        if answer.status == 100 {
+            return;
+        }
+        if let Some(out) = client.begin_interim(answer.status) {
+            write_response(answer.fields, |_| false, out);
+            client.end_interim();
+        }
+    }
+
+    fn answer(&mut self, client: &mut C, answer: &Answer<'_>, declared: Option<u64>) {
+        let live = &self.passing.local.live;
+        let record = &mut *self.record;
+        record.upstream_time = Some(record.elapsed().saturating_sub(self.asked_at));
+        record.upstream_status = Some(answer.status);
+        record.status = answer.status;
+        let out = client.begin_answer(answer.status);
+        write_response(answer.fields, |known| live.cors.replaces(known), out);
+        for (name, value) in self.limited {
+            out.field(name.as_str().as_bytes(), value.as_bytes());
+        }
+        self.passing.desk.write_ours(live, record, answer.fields.has(Known::Date), out);
+        let body = match (answer.status, answer.length) {
+            (101, _) => {
+                let fields = record.head.fields();
+                let agreed = answer.fields.has(Known::WebSocketProtocol);
+                let by_token = self.passing.permit.route().websocket_token;
+                if by_token
+                    && !agreed
+                    && let Some(ours) = subprotocol::ours(fields)
+                {
+                    out.field(b"sec-websocket-protocol", &ours);
+                }
+                AnswerBody::Tunnel
+            }
+            (204, _) => AnswerBody::Nothing,
+            (status, _) if record.head.method == Method::HEAD || status == 304 => {
+                declared.map_or(AnswerBody::Nothing, AnswerBody::Declared)
+            }
+            (_, Some(length)) => AnswerBody::Length(length),
+            (_, None) => AnswerBody::Streamed,
+        };
+        client.end_answer_head(body);
+    }
+
+    fn tunnel(&mut self) -> Option<TunnelTerms> {
+        let Passing { desk, local, permit, .. } = self.passing;
+        let gateway = Arc::clone(&desk.gateway);
+        let place = TunnelPlace::take(&gateway.tunnels, local.live.max_tunnels)?;
+        let identity = permit.identity().cloned();
+        let outlives = permit.route().tunnel_outlives_token;
+        let may_go_on = move || {
+            let Some(identity) = identity.as_ref().filter(|_| !outlives) else { return true };
+            let alive = identity.session.is_none_or(|id| !gateway.revocations.contains(&id));
+            alive && identity.is_current(gateway.clock.now().as_second())
+        };
+        Some(TunnelTerms {
+            idle: local.live.tunnel_idle_timeout,
+            drain: local.live.tunnel_drain_timeout,
+            may_go_on: Box::new(may_go_on),
+            place: Box::new(place),
+        })
+    }
+
+    fn asked(&mut self, server: &Rc<Server>) {
+        self.record.server = Some(Rc::clone(server));
+    }
+}
+
+/// One of the tunnels that may be open.
+struct TunnelPlace(Arc<AtomicUsize>);
+
+impl TunnelPlace {
+    fn take(open: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        let place = Self(Arc::clone(open));
+        // Counted first, so that two that come at once cannot both have the last place.
+        (open.fetch_add(1, Relaxed) < most).then_some(place)
+    }
+}
+
+impl Drop for TunnelPlace {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Desk {
     /// Has the account endpoints answer. They run on the control runtime to their end, even when
     /// the client goes away: a half-done rotation of a refresh token would sign its user out.
-    pub(super) async fn answer_account(
+    pub(super) async fn answer_account<C: Client>(
         &self,
         live: &Live,
-        connection: &Connection,
-        record: &mut Record,
-        parts: Parts,
-        body: Incoming,
-    ) -> Result<Answer, Failed> {
-        let request_id = record.request_id().to_owned();
-        let body = self.read_account_body(connection, record, &parts, body).await?;
-        let path = own_path(parts.uri.path(), &live.auth_prefix);
-        let is_login = is_login(&parts, path);
+        client: &mut C,
+        record: &mut Record<'_>,
+    ) -> Result<Answered, Failed> {
+        let head = record.head;
+        let body = read_account_body(client, record).await?;
+        let path = own_path(head.path(), &live.auth_prefix);
+        let is_login = is_login(head, path);
         let request = AuthRequest {
-            method: parts.method.clone(),
+            method: head.method.clone(),
             path: path.to_owned(),
-            query: parts.uri.query().map(str::to_owned),
-            headers: parts.headers,
+            query: head.query().map(str::to_owned),
+            headers: head.fields().to_header_map(),
             body,
             client: record.client,
-            request_id,
+            request_id: record.request_id().to_owned(),
         };
         let auth = Arc::clone(&self.gateway.auth);
         let outcome = self.gateway.control.spawn(async move { auth.answer(request).await }).await;
@@ -170,70 +247,49 @@ impl Desk {
             }
         };
         record.account = (answer.user_id.map(|id| id.as_str().into()), answer.session_id);
-        let body = if parts.method == Method::HEAD { Bytes::new() } else { answer.body.clone() };
-        let mut response = Response::new(Source::Whole(body));
+        let mut response = Response::new(answer.body);
         *response.status_mut() = answer.status;
         *response.headers_mut() = answer.headers;
-        if parts.method == Method::HEAD {
-            response.headers_mut().insert(CONTENT_LENGTH, answer.body.len().into());
-        }
-        Ok(response)
+        Ok(Answered::Own(response))
     }
 
-    fn note_account_limit(&self, record: &Record, over: &OverLimit) {
+    fn note_account_limit(&self, record: &Record<'_>, over: &OverLimit) {
         let rule = Label::from(over.rule.as_str());
         self.tally_mut(|tally| *tally.rate_limited.entry(rule).or_default() += 1);
         let mut event = event(record, EventKind::RateLimited, &over.rule);
         event.email = over.email.as_ref().map(|email| clean_text(email.as_bytes(), 254));
         self.gateway.events.note(event);
     }
-
-    async fn read_account_body(
-        &self,
-        connection: &Connection,
-        record: &Record,
-        parts: &Parts,
-        body: Incoming,
-    ) -> Result<Bytes, Error> {
-        let most = MAX_BODY_BYTES as u64;
-        let declared = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
-        if declared.is_some_and(|length| length.parse().is_ok_and(|length: u64| length > most)) {
-            return Err(Error::BodyTooLarge);
-        }
-        let watch = &connection.wire.watch;
-        let limits =
-            BodyLimits { bytes: most, silence: ACCOUNT_BODY_TIME, upstream: ACCOUNT_BODY_TIME };
-        let mut body = ClientBody::new(body, Rc::clone(&record.fate), Arc::clone(watch), limits);
-        let mut bytes = BytesMut::new();
-        while let Some(frame) = body.frame().await {
-            let Ok(frame) = frame else {
-                return Err(match record.fate.state.get() {
-                    BodyState::TooLarge => Error::BodyTooLarge,
-                    _ => Error::Forward(ForwardError::ClientBroke),
-                });
-            };
-            if let Some(data) = frame.data_ref() {
-                bytes.extend_from_slice(data);
-            }
-        }
-        watch.upstream_acted();
-        Ok(bytes.freeze())
-    }
 }
 
-/// The target as the upstream gets it: path and query as they came, without a stripped prefix;
-/// scheme and authority of an absolute form are not passed on.
-fn forwarded_uri(permit: &Permit<'_>, uri: Uri) -> Result<Uri, Error> {
-    let path = uri.path();
-    let forwarded = permit.forwarded_path(path);
-    if forwarded.len() == path.len() && uri.authority().is_none() {
-        return Ok(uri);
+async fn read_account_body<C: Client>(client: &mut C, record: &Record<'_>) -> Result<Bytes, Error> {
+    if matches!(record.head.body, BodyLength::Exactly(length) if length > MAX_BODY_BYTES as u64) {
+        return Err(Error::BodyTooLarge);
     }
-    let target = match uri.query() {
-        None => PathAndQuery::try_from(forwarded),
-        Some(query) => PathAndQuery::try_from(format!("{forwarded}?{query}")),
-    };
-    target.map(Uri::from).map_err(|_| Error::Internal("a checked path is no target"))
+    let mut bytes = BytesMut::new();
+    std::future::poll_fn(|cx| {
+        loop {
+            let Poll::Ready(piece) = client.poll_body(cx) else {
+                client.watch().keep_expecting_client(ACCOUNT_BODY_TIME);
+                return Poll::Pending;
+            };
+            client.watch().client_acted();
+            match piece {
+                Ok(Piece::Data(n)) => {
+                    if bytes.len() + n > MAX_BODY_BYTES {
+                        return Poll::Ready(Err(Error::BodyTooLarge));
+                    }
+                    bytes.extend_from_slice(&client.piece()[..n]);
+                    client.take_piece(n);
+                    record.traffic.up.set(bytes.len() as u64);
+                }
+                Ok(Piece::End) => return Poll::Ready(Ok(())),
+                Err(_) => return Poll::Ready(Err(Error::Forward(ForwardError::ClientBroke))),
+            }
+        }
+    })
+    .await?;
+    Ok(bytes.freeze())
 }
 
 /// What follows the prefix and an optional `/v1`.
@@ -245,13 +301,13 @@ fn own_path<'p>(path: &'p str, prefix: &str) -> &'p str {
     }
 }
 
-fn is_login(parts: &Parts, path: &str) -> bool {
+fn is_login(head: &RequestHead, path: &str) -> bool {
     let by_password = || {
-        let query = parts.uri.query().unwrap_or_default();
+        let query = head.query().unwrap_or_default();
         form_urlencoded::parse(query.as_bytes())
             .any(|(name, value)| name == "grant_type" && value == "password")
     };
-    parts.method == Method::POST && (path == "/login" || (path == "/token" && by_password()))
+    head.method == Method::POST && (path == "/login" || (path == "/token" && by_password()))
 }
 
 fn login_outcome(error: Option<&AuthError>) -> &'static str {

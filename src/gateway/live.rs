@@ -4,9 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
 use crate::config::{Config, HostHeader, Problem};
 use crate::cors::Cors;
-use crate::identity::TrustedProxies;
+use crate::identity::{TrustedProxies, Verifier};
 use crate::limit::Rule;
 use crate::proxy::headers::HeaderPolicy;
 use crate::proxy::pool::PoolConfig;
@@ -25,12 +27,22 @@ pub struct Live {
     pub headers: HeaderPolicy,
     /// Cross-origin requests.
     pub cors: Cors,
+    /// Judges tokens; swapped when keys rotate. It is part of the snapshot because routes name
+    /// issuers by place: with the issuers of another configuration, they would accept the tokens
+    /// of somebody else. Until the gateway puts one in, it believes no token.
+    pub verifier: Arc<ArcSwap<Verifier>>,
     /// Prefix of the account endpoints.
     pub auth_prefix: String,
     /// `[upstreams]`, by name; routes name them by place.
     pub(crate) upstreams: Vec<UpstreamConfig>,
     /// Longest silence of a client in its request body.
     pub(crate) body_timeout: Duration,
+    /// Open tunnels over all workers.
+    pub(crate) max_tunnels: usize,
+    /// Longest silence in a tunnel.
+    pub(crate) tunnel_idle_timeout: Duration,
+    /// Time for a tunnel to end when the gateway stops.
+    pub(crate) tunnel_drain_timeout: Duration,
 }
 
 /// One upstream, compiled.
@@ -77,14 +89,19 @@ impl Live {
             ),
             headers,
             cors,
+            verifier: Arc::new(ArcSwap::from_pointee(Verifier::believes_nothing())),
             auth_prefix: config.server.auth_prefix.clone(),
             upstreams: upstreams.collect(),
             body_timeout: config.server.body_timeout.0,
+            max_tunnels: config.server.max_tunnels,
+            tunnel_idle_timeout: config.server.tunnel_idle_timeout.0,
+            tunnel_drain_timeout: config.server.tunnel_drain_timeout.0,
         }))
     }
 }
 
-fn keep<T>(compiled: Result<T, Vec<Problem>>, problems: &mut Vec<Problem>) -> Option<T> {
+/// What was compiled, or nothing, with the problems put to the others.
+pub(super) fn keep<T>(compiled: Result<T, Vec<Problem>>, problems: &mut Vec<Problem>) -> Option<T> {
     compiled.map_err(|mut found| problems.append(&mut found)).ok()
 }
 

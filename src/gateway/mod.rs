@@ -1,16 +1,17 @@
 //! The gateway: what all threads share ([`Gateway`]), and one worker's side of it
 //! (`desk::Desk`), which takes a request from its arrival to its answer.
 //!
-//! Shared state changes in three places only: `live` and `verifier` are swapped whole, ended
-//! sessions are added to [`Revocations`]. A request takes snapshots and keeps them to its end.
+//! Shared state changes in three places only: [`Gateway::reload`] swaps the configuration whole, a
+//! rotation of keys the verifier in it, and ended sessions are added to [`Revocations`]. A request
+//! takes a snapshot and keeps it to its end.
 
 pub(crate) mod desk;
 mod exchange;
 pub mod live;
 mod record;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -19,17 +20,19 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::desk::{Arrived, Connection, Desk};
+pub(crate) use self::desk::{Connection, Desk};
 pub use self::live::Live;
+use self::live::keep;
 use crate::auth::password::Settings;
 use crate::auth::{Accounts, Auth, Hasher, Policy, Rules};
 use crate::clock::Clock;
-use crate::config::{Algorithm, Config, Problem};
+use crate::config::{Algorithm, Config, Problem, Tokens};
 use crate::events::{self, EventNotes};
 use crate::identity::keys::{self, KeyError};
 use crate::identity::{KeySet, Revocations, Verifier};
 use crate::limit::{LimitError, Limiter};
 use crate::model::SessionId;
+use crate::proxy::decide::run_tests;
 use crate::store::{RevocationCursor, Store, StoreError};
 use crate::telemetry::chain;
 
@@ -52,12 +55,13 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Gateway {
     /// Time.
     pub clock: Clock,
-    /// When the live configuration was taken.
-    pub configured_at: Timestamp,
     /// The configuration, compiled.
     pub live: Arc<ArcSwap<Live>>,
-    /// Judges tokens.
-    pub verifier: Arc<ArcSwap<Verifier>>,
+    /// Judges tokens for the account endpoints, which take only our own.
+    verifier: Arc<ArcSwap<Verifier>>,
+    /// Held while a verifier is replaced: a reload and a rotation of keys each keep what the other
+    /// has changed.
+    replacing: Mutex<()>,
     /// Ended sessions.
     pub revocations: Arc<Revocations>,
     /// Rate counters.
@@ -68,6 +72,8 @@ pub struct Gateway {
     pub auth: Arc<Auth>,
     /// Users, sessions, events.
     pub store: Arc<Store>,
+    /// Open tunnels over all workers.
+    pub(crate) tunnels: Arc<AtomicUsize>,
     /// Where account requests run.
     control: Handle,
     auth_label: String,
@@ -75,7 +81,7 @@ pub struct Gateway {
     warned_of_header: AtomicBool,
     max_staleness: Option<Duration>,
     stopping: CancellationToken,
-    tasks: std::sync::Mutex<Vec<JoinHandle<()>>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// Why a gateway does not start.
@@ -122,7 +128,9 @@ impl Gateway {
         let keys = Arc::new(KeySet::compile(&config.tokens, &keys).map_err(StartError::Keys)?);
         let verifier =
             Verifier::compile(&config.tokens, keys, &config.issuers).map_err(StartError::Config)?;
-        let verifier = Arc::new(ArcSwap::from_pointee(verifier));
+        let verifier = Arc::new(verifier);
+        live.verifier.store(Arc::clone(&verifier));
+        let verifier = Arc::new(ArcSwap::new(verifier));
 
         let revocations = Arc::new(Revocations::new(config.tokens.leeway.0, Instant::now()));
         let mut cursor = RevocationCursor::default();
@@ -145,30 +153,67 @@ impl Gateway {
         let auth = Auth::new(accounts, Arc::clone(&limiter), rules);
         let (notes, queue) = events::queue();
         let gateway = Arc::new(Self {
-            configured_at: clock.now(),
             clock,
             live: Arc::new(ArcSwap::new(live)),
             verifier,
+            replacing: Mutex::default(),
             revocations,
             limiter,
             events: notes,
             auth: Arc::new(auth),
             store,
+            tunnels: Arc::default(),
             control: Handle::current(),
             auth_label: config.server.auth_prefix.clone(),
             draining: AtomicBool::new(false),
             warned_of_header: AtomicBool::new(false),
             max_staleness: config.tokens.max_staleness.map(|interval| interval.0),
             stopping: CancellationToken::new(),
-            tasks: std::sync::Mutex::default(),
+            tasks: Mutex::default(),
         });
-        gateway.spawn_tasks(config.clone(), cursor, queue);
+        gateway.spawn_tasks(config.tokens.clone(), cursor, queue);
         Ok(gateway)
+    }
+
+    /// Takes another configuration, all of it or nothing: compiles it, runs its `[[tests]]`, and
+    /// makes it what requests that arrive from now on are decided by. Blocks for as long as
+    /// compiling takes and reads the files that it names.
+    ///
+    /// Keys that only a restart takes must have the values of the start
+    /// ([`restart::keep`](crate::config::restart::keep)).
+    ///
+    /// # Errors
+    /// Everything that is wrong with it; then nothing has changed.
+    pub fn reload(&self, config: &Config) -> Result<(), Vec<Problem>> {
+        let mut problems = Vec::new();
+        let live = keep(Live::compile(config), &mut problems);
+        let rules = keep(Rules::compile(config), &mut problems);
+        let keys = Arc::clone(self.verifier.load().keys());
+        let compiled = Verifier::compile(&config.tokens, keys, &config.issuers);
+        let verifier = keep(compiled, &mut problems);
+        if let Some(live) = &live {
+            problems.extend(run_tests(config, &live.table));
+        }
+        let (Some(live), Some(rules), Some(verifier), true) =
+            (live, rules, verifier, problems.is_empty())
+        else {
+            return Err(problems);
+        };
+        let _replacing = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        // Keys may have been rotated since.
+        let keys = Arc::clone(self.verifier.load().keys());
+        let verifier = Arc::new(verifier.with_keys(keys));
+        // Before anybody can see it.
+        live.verifier.store(Arc::clone(&verifier));
+        self.live.store(live);
+        self.verifier.store(verifier);
+        self.auth.reload(rules);
+        Ok(())
     }
 
     fn spawn_tasks(
         self: &Arc<Self>,
-        config: Config,
+        tokens: Tokens,
         cursor: RevocationCursor,
         queue: events::EventQueue,
     ) {
@@ -179,16 +224,21 @@ impl Gateway {
         });
         let tasks = [
             tokio::spawn(Arc::clone(self).follow_ended_sessions(cursor)),
-            tokio::spawn(Arc::clone(self).follow_keys(config)),
+            tokio::spawn(Arc::clone(self).follow_keys(tokens)),
             tokio::spawn(Arc::clone(self).prune()),
             tokio::spawn(writing),
         ];
-        self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extend(tasks);
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
     }
 
     /// Whether requests are still to be sent here.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Relaxed)
+    }
+
+    /// Open tunnels over all workers.
+    pub(crate) fn open_tunnels(&self) -> i64 {
+        i64::try_from(self.tunnels.load(Relaxed)).unwrap_or(i64::MAX)
     }
 
     /// Not ready from now on.
@@ -200,9 +250,7 @@ impl Gateway {
     pub(crate) async fn close(&self) {
         self.stopping.cancel();
         self.events.close();
-        let tasks = std::mem::take(
-            &mut *self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
-        );
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         for task in tasks {
             if tokio::time::timeout(CLOSE_PATIENCE, task).await.is_err() {
                 tracing::warn!("a task did not end in time");
@@ -265,8 +313,8 @@ impl Gateway {
         }
     }
 
-    async fn follow_keys(self: Arc<Self>, config: Config) {
-        if config.tokens.algorithm == Algorithm::Hs256 {
+    async fn follow_keys(self: Arc<Self>, tokens: Tokens) {
+        if tokens.algorithm == Algorithm::Hs256 {
             return;
         }
         let mut known = None;
@@ -279,13 +327,12 @@ impl Gateway {
             if known.as_ref() == Some(&state) {
                 continue;
             }
-            match KeySet::compile(&config.tokens, &stored) {
+            match KeySet::compile(&tokens, &stored) {
                 Ok(keys) => {
                     if known.is_some() {
                         tracing::info!(keys = state.len(), "the signing keys have changed");
                     }
-                    let verifier = self.verifier.load().with_keys(Arc::new(keys));
-                    self.verifier.store(Arc::new(verifier));
+                    self.take_keys(Arc::new(keys));
                     known = Some(state);
                 }
                 Err(error) => {
@@ -296,6 +343,13 @@ impl Gateway {
                 }
             }
         }
+    }
+
+    fn take_keys(&self, keys: Arc<KeySet>) {
+        let _replacing = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        let verifier = Arc::new(self.verifier.load().with_keys(keys));
+        self.verifier.store(Arc::clone(&verifier));
+        self.live.load().verifier.store(verifier);
     }
 
     async fn prune(self: Arc<Self>) {

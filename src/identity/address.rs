@@ -14,13 +14,10 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
-use http::HeaderMap;
-use http::header::{FORWARDED, HeaderName};
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::config::ForwardedHeader;
-
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+use crate::message::{Fields, Known};
 
 /// Most entries of a forwarding header that are looked at. Real chains have a handful; a request
 /// head has room for thousands.
@@ -84,20 +81,21 @@ impl TrustedProxies {
     }
 
     /// Finds the client of a request that came in from `peer`.
-    pub fn client_addr(&self, peer: IpAddr, headers: &HeaderMap) -> Resolved {
+    pub fn client_addr(&self, peer: IpAddr, fields: Fields<'_>) -> Resolved {
         let peer = peer.to_canonical();
         let peer_is_trusted = self.contains(peer);
         if !peer_is_trusted {
             return Resolved {
                 client: ClientAddr(peer),
                 peer_is_trusted,
-                ignored_header: headers.contains_key(X_FORWARDED_FOR)
-                    || headers.contains_key(FORWARDED),
+                ignored_header: fields.has(Known::XForwardedFor) || fields.has(Known::Forwarded),
             };
         }
         let client = match self.header {
-            ForwardedHeader::XForwardedFor => self.walk(peer, headers, X_FORWARDED_FOR, plain_list),
-            ForwardedHeader::Forwarded => self.walk(peer, headers, FORWARDED, forwarded_list),
+            ForwardedHeader::XForwardedFor => {
+                self.walk(peer, fields, Known::XForwardedFor, plain_list)
+            }
+            ForwardedHeader::Forwarded => self.walk(peer, fields, Known::Forwarded, forwarded_list),
         };
         Resolved { client: ClientAddr(client), peer_is_trusted, ignored_header: false }
     }
@@ -106,12 +104,11 @@ impl TrustedProxies {
     fn walk(
         &self,
         peer: IpAddr,
-        headers: &HeaderMap,
-        name: HeaderName,
+        fields: Fields<'_>,
+        name: Known,
         read: fn(&[u8]) -> Vec<Option<IpAddr>>,
     ) -> IpAddr {
-        let lines = headers.get_all(name).into_iter().rev();
-        let hops = lines.flat_map(|line| read(line.as_bytes())).take(MAX_HOPS);
+        let hops = fields.all(name).rev().flat_map(read).take(MAX_HOPS);
         let mut current = peer;
         for hop in hops {
             let Some(address) = hop else { break };
@@ -241,23 +238,19 @@ fn split_value(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
+    use crate::message::FieldList;
 
     fn client(header: ForwardedHeader, peer: &str, lines: &[&str]) -> String {
         let trusted =
             ["10.0.0.0/8", "fd00::/8", "::ffff:192.168.7.0/120"].map(|n| n.parse().unwrap());
         let name = match header {
-            ForwardedHeader::XForwardedFor => X_FORWARDED_FOR,
-            ForwardedHeader::Forwarded => FORWARDED,
+            ForwardedHeader::XForwardedFor => "x-forwarded-for",
+            ForwardedHeader::Forwarded => "forwarded",
         };
-        let mut headers = HeaderMap::new();
-        for line in lines {
-            headers.append(name.clone(), HeaderValue::from_bytes(line.as_bytes()).unwrap());
-        }
+        let list: FieldList = lines.iter().map(|line| (name, line)).collect();
         let proxies = TrustedProxies::compile(&trusted, header);
-        proxies.client_addr(peer.parse().unwrap(), &headers).client.to_string()
+        proxies.client_addr(peer.parse().unwrap(), list.view()).client.to_string()
     }
 
     #[test]
@@ -362,19 +355,20 @@ mod tests {
 
     #[test]
     fn only_the_configured_header_counts_and_strangers_are_noticed() {
-        let mut headers = HeaderMap::new();
-        headers.insert(FORWARDED, HeaderValue::from_static("for=6.6.6.6"));
+        let list: FieldList = [("Forwarded", "for=6.6.6.6")].into_iter().collect();
+        let fields = list.view();
         let networks = ["10.0.0.0/8".parse().unwrap()];
         let proxies = TrustedProxies::compile(&networks, ForwardedHeader::XForwardedFor);
 
-        let trusted = proxies.client_addr("10.0.0.2".parse().unwrap(), &headers);
+        let trusted = proxies.client_addr("10.0.0.2".parse().unwrap(), fields);
         assert_eq!(trusted.client.to_string(), "10.0.0.2");
         assert!(trusted.peer_is_trusted && !trusted.ignored_header);
 
-        let stranger = proxies.client_addr("203.0.113.5".parse().unwrap(), &headers);
+        let stranger = proxies.client_addr("203.0.113.5".parse().unwrap(), fields);
         assert_eq!(stranger.client.to_string(), "203.0.113.5");
         assert!(!stranger.peer_is_trusted && stranger.ignored_header);
-        let quiet = proxies.client_addr("203.0.113.5".parse().unwrap(), &HeaderMap::new());
+        let quiet =
+            proxies.client_addr("203.0.113.5".parse().unwrap(), FieldList::default().view());
         assert!(!quiet.ignored_header);
 
         let nobody = TrustedProxies::compile(&[], ForwardedHeader::XForwardedFor);

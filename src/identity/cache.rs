@@ -7,6 +7,7 @@
 //! configuration change. It belongs to one worker and takes no lock.
 
 use std::cell::Cell;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use quick_cache::Weighter;
@@ -19,12 +20,42 @@ use super::token::Verifier;
 
 /// Verified tokens of one worker.
 pub struct TokenCache {
-    entries: Cache<Box<[u8]>, Entry, Weight, ahash::RandomState, Lifecycle>,
+    entries: Cache<Token, Entry, Weight, ahash::RandomState, Lifecycle>,
     /// Whose judgements these are. Held, so that its address cannot be taken over by another.
     verifier: Option<Arc<Verifier>>,
 }
 
-type Lifecycle = DefaultLifecycle<Box<[u8]>, Entry>;
+type Lifecycle = DefaultLifecycle<Token, Entry>;
+
+/// A token's text. Its hash is that of its end: the signature, which differs wherever anything
+/// does. Two tokens are the same only when all of their text is.
+#[derive(PartialEq, Eq)]
+struct Token(Box<[u8]>);
+
+/// The same, not kept.
+#[derive(PartialEq, Eq)]
+struct TokenText<'a>(&'a [u8]);
+
+/// As much of a signature as tells tokens apart: 192 bits in base64.
+const HASHED_BYTES: usize = 32;
+
+impl Hash for TokenText<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(&self.0[self.0.len().saturating_sub(HASHED_BYTES)..]);
+    }
+}
+
+impl Hash for Token {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        TokenText(&self.0).hash(state);
+    }
+}
+
+impl quick_cache::Equivalent<Token> for TokenText<'_> {
+    fn equivalent(&self, key: &Token) -> bool {
+        self.0 == &*key.0
+    }
+}
 
 struct Entry {
     identity: Arc<Identity>,
@@ -40,9 +71,9 @@ impl Weight {
     const OVERHEAD: u64 = 768;
 }
 
-impl Weighter<Box<[u8]>, Entry> for Weight {
-    fn weight(&self, token: &Box<[u8]>, _: &Entry) -> u64 {
-        Self::OVERHEAD + token.len() as u64
+impl Weighter<Token, Entry> for Weight {
+    fn weight(&self, token: &Token, _: &Entry) -> u64 {
+        Self::OVERHEAD + token.0.len() as u64
     }
 }
 
@@ -75,7 +106,7 @@ impl TokenCache {
             self.entries.clear();
             self.verifier = Some(Arc::clone(verifier));
         }
-        if let Some(entry) = self.entries.get(token) {
+        if let Some(entry) = self.entries.get(&TokenText(token)) {
             if entry.identity.is_current(now) {
                 if !accepted.contains(entry.identity.issuer) {
                     return Err(Rejection::IssuerNotAccepted);
@@ -83,18 +114,18 @@ impl TokenCache {
                 if entry.is_alive(revocations) {
                     return Ok(Arc::clone(&entry.identity));
                 }
-                self.entries.remove(token);
+                self.entries.remove(&TokenText(token));
                 return Err(Rejection::SessionEnded);
             }
             // Too late, or the clock was set back: let the verifier say why.
-            self.entries.remove(token);
+            self.entries.remove(&TokenText(token));
         }
         let identity = Arc::new(verifier.verify(token, accepted, now)?);
         let entry = Entry { identity: Arc::clone(&identity), alive_at: Cell::new(0) };
         if !entry.is_alive(revocations) {
             return Err(Rejection::SessionEnded);
         }
-        self.entries.insert(token.into(), entry);
+        self.entries.insert(Token(token.into()), entry);
         Ok(identity)
     }
 

@@ -1,6 +1,7 @@
 //! What a request shows of itself: nothing, a token, or something that is no credential of ours.
 //!
-//! Only the `Authorization` field carries a token (RFC 6750 §2.1). A token in the query
+//! The `Authorization` field carries a token (RFC 6750 §2.1); on routes that say so, for browsers
+//! that cannot set it, a subprotocol of a WebSocket handshake does too. A token in the query
 //! (`?access_token=`, §2.3) is not looked at: it would end up in logs and in `Referer`. Two tokens
 //! are an error rather than a choice (§2, and Envoy's CVE-2026-26308): whichever we checked, the
 //! upstream might believe the other.
@@ -8,7 +9,7 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, HeaderValue};
 
 use super::caller::Identity;
 use super::rejection::Rejection;
@@ -31,11 +32,18 @@ pub enum Credential {
 
 impl Credential {
     /// Reads the request's credential and has the token, if there is one, judged by `verify`.
-    pub fn of(
-        headers: &HeaderMap,
+    /// `authorization` are the lines of that field, `subprotocol` the token that came as one.
+    pub fn of<'a>(
+        authorization: impl Iterator<Item = &'a [u8]>,
+        subprotocol: Option<&'a [u8]>,
         verify: impl FnOnce(&[u8]) -> Result<Arc<Identity>, Rejection>,
     ) -> Self {
-        match carried(headers) {
+        let carried = match (carried(authorization), subprotocol) {
+            (Ok(Carried::Nothing), Some(token)) => Ok(Carried::Token(token)),
+            (Ok(_), Some(_)) => Err(CarrierError::Repeated),
+            (carried, None) | (carried @ Err(_), Some(_)) => carried,
+        };
+        match carried {
             Ok(Carried::Nothing) => Self::Absent,
             Ok(Carried::OtherScheme) => Self::OtherScheme,
             Ok(Carried::Token(token)) => match verify(token) {
@@ -71,8 +79,8 @@ pub enum Carried<'a> {
 /// Why a request's credentials cannot be read; 400 `invalid_request` (RFC 6750 §3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CarrierError {
-    /// More than one `Authorization` field.
-    #[error("more than one authorization field")]
+    /// More than one `Authorization` field, or a token beside it.
+    #[error("more than one credential")]
     Repeated,
     /// A field that is not `Bearer`, one space, one token.
     #[error("the authorization field is malformed")]
@@ -85,20 +93,22 @@ pub enum CarrierError {
 /// # Errors
 /// [`CarrierError`].
 pub fn bearer(headers: &HeaderMap) -> Result<Carried<'_>, CarrierError> {
-    match carried(headers)? {
+    match carried(headers.get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes))? {
         Carried::Token(token) if !is_b64token(token) => Err(CarrierError::Malformed),
         carried => Ok(carried),
     }
 }
 
 /// As [`bearer`], but the token's grammar is not looked at.
-fn carried(headers: &HeaderMap) -> Result<Carried<'_>, CarrierError> {
-    let mut fields = headers.get_all(AUTHORIZATION).into_iter();
-    let Some(field) = fields.next() else { return Ok(Carried::Nothing) };
-    if fields.next().is_some() {
+fn carried<'a>(mut lines: impl Iterator<Item = &'a [u8]>) -> Result<Carried<'a>, CarrierError> {
+    let Some(field) = lines.next() else { return Ok(Carried::Nothing) };
+    if lines.next().is_some() {
         return Err(CarrierError::Repeated);
     }
-    let field = field.as_bytes();
+    if let Some(token) = field.strip_prefix(b"Bearer ") {
+        // How nearly all of them begin.
+        return Ok(Carried::Token(token));
+    }
     let is_token_char = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
     let end = field.iter().position(|b| !is_token_char(b)).unwrap_or(field.len());
     let (scheme, rest) = field.split_at(end);
@@ -168,17 +178,25 @@ mod tests {
 
     #[test]
     fn a_credential_is_what_the_verifier_says_of_the_token() {
-        let mut headers = HeaderMap::new();
-        let refuse = |_: &[u8]| Err(Rejection::Expired);
-        assert!(matches!(Credential::of(&headers, refuse), Credential::Absent));
-        headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer abc"));
-        let rejected = Credential::of(&headers, refuse);
-        assert!(matches!(rejected, Credential::Rejected(Rejection::Expired)));
-        assert!(rejected.identity().is_none());
-        headers.insert(AUTHORIZATION, HeaderValue::from_static("Basic abc"));
-        assert!(matches!(Credential::of(&headers, refuse), Credential::OtherScheme));
-        headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer"));
-        let malformed = Credential::of(&headers, refuse);
-        assert!(matches!(malformed, Credential::Malformed(CarrierError::Malformed)));
+        let of = |lines: &[&'static str], subprotocol: Option<&'static str>| {
+            let lines = lines.iter().map(|line| line.as_bytes());
+            Credential::of(lines, subprotocol.map(str::as_bytes), |_| Err(Rejection::Expired))
+        };
+        assert!(matches!(of(&[], None), Credential::Absent));
+        for (lines, subprotocol) in [(&["Bearer abc"] as &[_], None), (&[], Some("abc"))] {
+            let rejected = of(lines, subprotocol);
+            assert!(matches!(rejected, Credential::Rejected(Rejection::Expired)));
+            assert!(rejected.identity().is_none());
+        }
+        assert!(matches!(of(&["Basic abc"], None), Credential::OtherScheme));
+        for (lines, subprotocol, error) in [
+            (&["Bearer"] as &[_], None, CarrierError::Malformed),
+            (&[], Some("a b"), CarrierError::Malformed),
+            (&["Bearer abc"], Some("abc"), CarrierError::Repeated),
+            (&["Basic abc"], Some("abc"), CarrierError::Repeated),
+        ] {
+            let malformed = of(lines, subprotocol);
+            assert!(matches!(malformed, Credential::Malformed(found) if found == error));
+        }
     }
 }

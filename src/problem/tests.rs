@@ -5,8 +5,8 @@ use super::*;
 use crate::auth::OverLimit;
 use crate::auth::policy::{Reason, Weakness};
 use crate::limit::Basis;
-use crate::proxy::answer::Malformed;
-use crate::proxy::link::Fault;
+use crate::message::Malformed;
+use crate::proxy::origin::Fault;
 use crate::proxy::path::PathError;
 use crate::proxy::pool::ConnectError;
 
@@ -70,6 +70,8 @@ fn every_error() -> Vec<Error> {
         ForwardError::Timeout,
         ForwardError::BodyTooLarge,
         ForwardError::ClientBroke,
+        ForwardError::ClientGone,
+        ForwardError::TooManyTunnels,
     ];
     let head = [
         HeadError::BareLineFeed,
@@ -81,6 +83,10 @@ fn every_error() -> Vec<Error> {
         HeadError::Expectation,
         HeadError::Method,
         HeadError::TargetTooLong,
+        HeadError::ConnectionField,
+        HeadError::Syntax,
+        HeadError::TooLarge,
+        HeadError::Version,
     ];
     let refused = [
         Refusal::BadPath(PathError::Backslash),

@@ -67,7 +67,7 @@ impl<'t> Permit<'t> {
     }
 
     /// What to forward of the request's path.
-    pub fn forwarded_path<'p>(&self, path: &'p str) -> &'p str {
+    pub fn forwarded_path<'p>(&self, path: &'p [u8]) -> &'p [u8] {
         self.route.forwarded_path(path)
     }
 }
@@ -122,6 +122,9 @@ pub enum Refusal {
     /// The route is for clients with a certificate only.
     #[error("the client has shown no certificate, and the route asks for one")]
     NoClientCertificate,
+    /// The page that the request comes from may not have the route.
+    #[error("the request comes from an origin that the route does not take")]
+    OriginDenied,
     /// None of the route's roles.
     #[error("the caller has none of the roles that the route asks for")]
     MissingRole,
@@ -140,6 +143,7 @@ impl Refusal {
             Self::MalformedCredential => "malformed_credential",
             Self::BadToken(rejection) => rejection.as_str(),
             Self::OwnerMismatch { .. } => "owner_mismatch",
+            Self::OriginDenied => "origin_denied",
             Self::MissingRole => "missing_role",
         }
     }

@@ -85,13 +85,9 @@ pub fn decide_quietly<'t>(
 
 /// Leave to forward a CORS preflight for a request with the method `asked`, when that request's
 /// route says `preflight = "forward"`.
-pub fn decide_preflight<'t>(
-    table: &'t RouteTable,
-    path: &str,
-    asked: &HeaderValue,
-) -> Option<Permit<'t>> {
+pub fn decide_preflight<'t>(table: &'t RouteTable, path: &str, asked: &[u8]) -> Option<Permit<'t>> {
     let path = CanonicalPath::parse(path).ok().filter(|path| !table.is_own(path))?;
-    let method = Method::from_bytes(asked.as_bytes()).ok()?;
+    let method = Method::from_bytes(asked).ok()?;
     permit_preflight(table.find(path, &method).ok()?.route())
 }
 
@@ -103,6 +99,7 @@ pub fn status_of(refusal: &Refusal) -> u16 {
         Refusal::Denied
         | Refusal::MissingRole
         | Refusal::NoClientCertificate
+        | Refusal::OriginDenied
         | Refusal::OwnerMismatch { hidden: false } => 403,
         Refusal::NoRoute | Refusal::OwnerMismatch { hidden: true } => 404,
         Refusal::MethodNotAllowed { .. } => 405,

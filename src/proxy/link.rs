@@ -1,75 +1,44 @@
-//! One connection to an upstream, and one exchange over it: the request is written, the answer
-//! read, by the task that serves the client. An answer is seen while the request's body is still on
-//! its way, and the body goes on while the answer is read; a client that does not read its answer
-//! stops its own upload with it.
+//! One HTTP/1.1 connection to an upstream, and one exchange over it: the request is written and the
+//! answer read by the task that serves the client. Where an answer ends is the decoder's word; a
+//! connection on which anything is left over is never used again.
 
-use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::{HeaderValue, Method, Request};
-use http_body::Body as _;
+use http::Method;
 use tokio::io::AsyncWrite as _;
-use tokio::net::TcpStream;
-use tokio_util::io::poll_read_buf;
 
-use super::answer::{Decoded, Head, Malformed};
-use super::body::ClientBody;
+use super::origin::{Answer, Fault, Origin};
+use super::pool::Stream;
+use crate::message::{BodyLength, Buffer, Decoder, FieldSink as _, Framed, Malformed, Piece};
+use crate::message::{ResponseHead, response};
+use crate::wire::outgoing::{Coding, Outgoing};
+use crate::wire::{SMALL_READ, poll_fill};
 
-/// Room for reading a head; most answers fit whole.
-const HEAD_ROOM: usize = 4 << 10;
+/// A body with more bytes than this to come is read in large pieces.
+const LARGE_BODY: u64 = 8 << 10;
 
-/// Room for reading a body.
-const BODY_ROOM: usize = 64 << 10;
+/// Most interim answers before the answer.
+const MAX_INTERIM: usize = 32;
 
 /// An open connection, between two exchanges or in one.
 pub(crate) struct Link {
-    stream: TcpStream,
-    /// What was read and not yet taken.
-    buffer: BytesMut,
-    /// What is to be written, and how much of it was.
-    out: Vec<u8>,
-    written: usize,
-}
-
-/// Why an exchange failed.
-#[derive(Debug, thiserror::Error)]
-pub enum Fault {
-    /// The connection ended before the answer did.
-    #[error("the connection ended before the answer")]
-    Closed,
-    /// The system's answer.
-    #[error("the connection failed")]
-    Io(#[source] io::Error),
-    /// The answer is not HTTP.
-    #[error("the answer is malformed")]
-    Malformed(#[source] Malformed),
-    /// The request body failed; its fate says how.
-    #[error("the request body failed")]
-    Request,
+    stream: Stream,
+    input: Buffer,
+    out: Outgoing,
 }
 
 impl Link {
     /// A fresh connection.
-    pub(crate) fn new(stream: TcpStream) -> Self {
-        Self { stream, buffer: BytesMut::new(), out: Vec::new(), written: 0 }
+    pub(crate) fn new(stream: Stream) -> Self {
+        Self { stream, input: Buffer::new(), out: Outgoing::default() }
     }
 
     /// Whether the other end is silent, as it must be between two exchanges: bytes that nobody
     /// asked for would be taken for the next answer, and an end means that it is gone.
-    pub(crate) fn is_quiet(&self) -> bool {
-        let mut byte = [0];
-        let read = self.stream.try_read(&mut byte);
-        self.buffer.is_empty()
-            && matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
-    }
-
-    /// Takes the connection apart for a tunnel: the socket, and what was read from it already.
-    pub(crate) fn into_tunnel(self) -> (TcpStream, BytesMut) {
-        (self.stream, self.buffer)
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        self.input.is_empty() && self.stream.is_quiet()
     }
 }
 
@@ -77,255 +46,207 @@ impl Link {
 pub(crate) struct Exchange {
     link: Link,
     method: Method,
-    upload: Upload,
+    head: Option<ResponseHead>,
+    body: Decoder,
+    /// Whether nothing of the request is left to be sent.
+    sent: bool,
+    /// Whether anything of the request's body was taken.
+    begun: bool,
     /// Whether anything was read.
     answered: bool,
+    has_body: bool,
+    interims: usize,
+    tunnel: bool,
+    /// Whether the last read gave as much as it could.
+    eager: bool,
 }
 
-/// How the request's body is sent.
-struct Upload {
-    body: ClientBody,
-    coding: Coding,
-    /// A piece that follows `out`, and what follows that.
-    piece: Bytes,
-    tail: &'static [u8],
-    /// Whether the body was asked for anything.
-    begun: bool,
-    state: UploadState,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Coding {
-    Length,
-    Chunked,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum UploadState {
-    /// The body has more.
-    Open,
-    /// All of it is in `out` and `piece`.
-    Ended,
-    /// The other end takes no more; it may still answer.
-    GivenUp,
+/// What a request begins with.
+pub(crate) struct RequestLine<'a> {
+    pub(crate) method: &'a Method,
+    /// Path, and what follows it.
+    pub(crate) target: [&'a [u8]; 2],
+    pub(crate) host: &'a [u8],
+    pub(crate) body: BodyLength,
+    pub(crate) websocket: bool,
 }
 
 impl Exchange {
-    /// Prepares to send `request` over `link`, with `host` where it names none.
-    pub(crate) fn new(mut link: Link, request: Request<ClientBody>, host: &HeaderValue) -> Self {
-        let (parts, body) = request.into_parts();
-        link.out.clear();
-        link.written = 0;
-        let out = &mut link.out;
-        out.reserve(1024);
-        let target = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-        for piece in [parts.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
-            out.extend_from_slice(piece.as_bytes());
+    /// Begins a request; its fields are written to the vector that `fields` gets.
+    pub(crate) fn new(
+        mut link: Link,
+        line: &RequestLine<'_>,
+        fields: impl FnOnce(&mut Vec<u8>),
+    ) -> Self {
+        let out = link.out.begin();
+        out.reserve(1 << 10);
+        out.extend_from_slice(line.method.as_str().as_bytes());
+        out.push(b' ');
+        line.target.iter().for_each(|part| out.extend_from_slice(part));
+        out.extend_from_slice(b" HTTP/1.1\r\n");
+        out.field(b"host", line.host);
+        fields(out);
+        if line.websocket {
+            out.field(b"connection", b"upgrade");
+            out.field(b"upgrade", b"websocket");
         }
-        let mut field = |name: &str, value: &[u8]| {
-            out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(value);
-            out.extend_from_slice(b"\r\n");
-        };
-        if !parts.headers.contains_key(HOST) {
-            field("host", host.as_bytes());
-        }
-        for (name, value) in &parts.headers {
-            // Framing is ours to say, once and below.
-            if *name != CONTENT_LENGTH && *name != TRANSFER_ENCODING {
-                field(name.as_str(), value.as_bytes());
+        let coding = match line.body {
+            BodyLength::Exactly(0)
+                if !matches!(*line.method, Method::POST | Method::PUT | Method::PATCH) =>
+            {
+                Coding::Plain
             }
-        }
-        let coding = match body.size_hint().exact() {
-            Some(0) if !matches!(parts.method, Method::POST | Method::PUT | Method::PATCH) => {
-                Coding::Length
+            BodyLength::Exactly(length) => {
+                out.field(b"content-length", itoa::Buffer::new().format(length).as_bytes());
+                Coding::Plain
             }
-            Some(length) => {
-                field("content-length", itoa::Buffer::new().format(length).as_bytes());
-                Coding::Length
-            }
-            None => {
-                field("transfer-encoding", b"chunked");
+            BodyLength::Streamed => {
+                out.field(b"transfer-encoding", b"chunked");
                 Coding::Chunked
             }
         };
-        out.extend_from_slice(b"\r\n");
-        let empty = body.is_end_stream();
-        let state = if empty { UploadState::Ended } else { UploadState::Open };
-        let upload = Upload { body, coding, piece: Bytes::new(), tail: b"", begun: false, state };
-        Self { link, method: parts.method, upload, answered: false }
+        link.out.end_head(coding);
+        Self {
+            link,
+            method: line.method.clone(),
+            head: None,
+            body: Decoder::until_close(),
+            sent: false,
+            begun: false,
+            answered: false,
+            has_body: line.body != BodyLength::Exactly(0),
+            interims: 0,
+            tunnel: false,
+            eager: false,
+        }
     }
 
-    /// Sends and reads to the end of the answer's head.
-    pub(crate) async fn head(&mut self) -> Result<Head, Fault> {
-        poll_fn(|cx| self.poll_head(cx)).await
-    }
-
-    /// The same exchange on another link, when nothing of an answer was seen and nothing is lost by
-    /// sending it again: it was not sent at all, or has no body and an idempotent method.
-    pub(crate) fn again(mut self, link: Link) -> Self {
-        let empty = self.upload.body.is_end_stream();
-        self.upload.state = if empty { UploadState::Ended } else { UploadState::Open };
-        let out = self.link.out;
-        Self { link: Link { out, written: 0, ..link }, ..self }
-    }
-
-    /// Whether [`Exchange::again`] is allowed.
+    /// Whether [`Exchange::again`] is allowed: nothing of an answer was seen and nothing is lost by
+    /// sending the request again, for it was not sent at all, or has no body and an idempotent
+    /// method.
     pub(crate) fn may_go_again(&self) -> bool {
-        let untouched = self.link.written == 0 && !self.upload.begun;
-        let harmless = self.method.is_idempotent() && self.upload.body.is_nothing();
+        let untouched = !self.link.out.is_touched() && !self.begun;
+        let harmless = self.method.is_idempotent() && !self.has_body;
         !self.answered && (untouched || harmless)
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Fault>> {
-        // Not `?` on what is pending: while the request waits, its answer may come.
-        if let Poll::Ready(Err(fault)) = self.poll_send(cx) {
-            return Poll::Ready(Err(fault));
+    /// The same exchange on another link.
+    pub(crate) fn again(self, link: Link) -> Self {
+        let mut out = self.link.out;
+        out.again();
+        Self { link: Link { out, ..link }, ..self }
+    }
+
+    /// The link, when both request and answer are complete and it may carry another exchange.
+    pub(crate) fn finish(mut self) -> Option<Link> {
+        let keep_alive = self.head.as_ref().is_some_and(|head| head.keep_alive);
+        let clean = self.body.is_done() && self.link.input.is_empty() && self.link.out.is_whole();
+        if !(self.sent && keep_alive && clean && !self.tunnel) {
+            return None;
         }
+        self.link.input.rest();
+        self.link.out.rest();
+        Some(self.link)
+    }
+
+    /// Reads more; 0 is the end of the connection.
+    fn poll_fill(&mut self, cx: &mut Context<'_>, large: bool) -> Poll<Result<usize, Fault>> {
+        let read = ready!(poll_fill(&mut self.link.stream, cx, &mut self.link.input, large));
+        let read = read.map_err(Fault::Io)?;
+        self.eager = read >= SMALL_READ;
+        Poll::Ready(Ok(read))
+    }
+}
+
+impl Origin for Exchange {
+    fn poll_send(&mut self, cx: &mut Context<'_>, piece: &[u8]) -> Poll<io::Result<usize>> {
+        self.begun = true;
+        self.link.out.poll_send(&mut self.link.stream, cx, piece)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.link.out.poll_flush(&mut self.link.stream, cx)
+    }
+
+    fn end_request(&mut self, _: Option<http::HeaderMap>) {
+        self.link.out.end();
+        self.sent = true;
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         loop {
-            if !self.link.buffer.is_empty() {
-                let head = Head::take(&mut self.link.buffer, &self.method);
-                match head.map_err(Fault::Malformed)? {
-                    Some(head) if head.is_interim() => continue,
-                    Some(head) => return Poll::Ready(Ok(head)),
-                    None => {}
+            if !self.link.input.is_empty() {
+                let parsed = ResponseHead::parse(self.link.input.filled(), &self.method);
+                if let Some(head) = parsed.map_err(Fault::Malformed)? {
+                    self.body = head.body.clone();
+                    if head.is_interim() {
+                        self.interims += 1;
+                        if self.interims > MAX_INTERIM {
+                            return Poll::Ready(Err(Fault::Malformed(Malformed::Interim)));
+                        }
+                    }
+                    self.head = Some(head);
+                    return Poll::Ready(Ok(()));
                 }
             }
-            if ready!(self.poll_fill(cx, HEAD_ROOM))? == 0 {
+            if ready!(self.poll_fill(cx, false))? == 0 {
                 return Poll::Ready(Err(Fault::Closed));
             }
             self.answered = true;
         }
     }
 
-    /// Reads more; 0 is the end of the connection.
-    fn poll_fill(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<Result<usize, Fault>> {
-        // Room is made only when there is something to read: many answers wait for long.
-        ready!(self.link.stream.poll_read_ready(cx)).map_err(Fault::Io)?;
-        self.link.buffer.reserve(room);
-        poll_read_buf(Pin::new(&mut self.link.stream), cx, &mut self.link.buffer).map_err(Fault::Io)
+    fn answer(&self) -> Answer<'_> {
+        let head = self.head.as_ref().expect("asked for after a head has come");
+        let fields = head.fields(self.link.input.filled());
+        Answer { status: head.status, fields, length: self.body.remaining() }
     }
 
-    /// The next piece of the answer's body; `None` at its end.
-    pub(crate) fn poll_body(
-        &mut self,
-        head: &mut Head,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, Fault>>> {
-        if let Poll::Ready(Err(fault)) = self.poll_send(cx) {
-            return Poll::Ready(Some(Err(fault)));
+    fn declared_length(&self) -> Option<u64> {
+        response::agreed_length(self.answer().fields).ok()
+    }
+
+    fn take_head(&mut self) {
+        if let Some(head) = &self.head {
+            self.link.input.consume(head.bytes);
         }
+    }
+
+    fn open_tunnel(&mut self) {
+        self.tunnel = true;
+        self.body = Decoder::until_close();
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, Fault>> {
         loop {
-            match head.body.decode(&mut self.link.buffer) {
-                Ok(Decoded::Data(data)) => return Poll::Ready(Some(Ok(data))),
-                Ok(Decoded::End) => return Poll::Ready(None),
-                Ok(Decoded::NeedMore) => {}
-                Err(malformed) => return Poll::Ready(Some(Err(Fault::Malformed(malformed)))),
+            match self.body.look(&mut self.link.input).map_err(Fault::Malformed)? {
+                Framed::Data(n) => return Poll::Ready(Ok(Piece::Data(n))),
+                Framed::End => return Poll::Ready(Ok(Piece::End)),
+                Framed::NeedMore => {}
             }
-            match ready!(self.poll_fill(cx, BODY_ROOM)) {
-                Ok(0) if head.body.ends_with_connection() => return Poll::Ready(None),
-                Ok(0) => return Poll::Ready(Some(Err(Fault::Closed))),
-                Ok(_) => {}
-                Err(fault) => return Poll::Ready(Some(Err(fault))),
-            }
-        }
-    }
-
-    /// Moves the request on. An end that takes no more is no failure yet: it may have answered.
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
-        loop {
-            if self.upload.state == UploadState::GivenUp {
-                return Poll::Ready(Ok(()));
-            }
-            match self.poll_write(cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => {
-                    self.upload.state = UploadState::GivenUp;
-                    return Poll::Ready(Ok(()));
-                }
-                Poll::Pending => return Poll::Pending,
-            }
-            if self.upload.state == UploadState::Ended {
-                return Poll::Ready(Ok(()));
-            }
-            self.upload.begun = true;
-            let frame = ready!(Pin::new(&mut self.upload.body).poll_frame(cx));
-            self.link.out.clear();
-            self.link.written = 0;
-            match frame {
-                Some(Ok(frame)) => {
-                    let data = frame.into_data().unwrap_or_default();
-                    self.upload.take_piece(data, &mut self.link.out);
-                }
-                Some(Err(_)) => return Poll::Ready(Err(Fault::Request)),
-                None => self.upload.end(&mut self.link.out),
+            let large = self.body.remaining().map_or(self.eager, |left| left > LARGE_BODY);
+            match ready!(self.poll_fill(cx, large))? {
+                1.. => {}
+                0 if self.body.ends_with_connection() => self.body = Decoder::length(0),
+                0 => return Poll::Ready(Err(Fault::Closed)),
             }
         }
     }
 
-    /// Writes `out`, then the piece behind it, then what follows that.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { link, upload, .. } = self;
-        while link.written < link.out.len() || !upload.piece.is_empty() || !upload.tail.is_empty() {
-            let rest = &link.out[link.written..];
-            let stream = Pin::new(&mut link.stream);
-            let mut written = if upload.piece.is_empty() && upload.tail.is_empty() {
-                ready!(stream.poll_write(cx, rest))?
-            } else {
-                let parts = [rest, &upload.piece, upload.tail].map(io::IoSlice::new);
-                ready!(stream.poll_write_vectored(cx, &parts))?
-            };
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            let of_out = written.min(rest.len());
-            link.written += of_out;
-            written -= of_out;
-            let of_piece = written.min(upload.piece.len());
-            upload.piece.advance(of_piece);
-            upload.tail = &upload.tail[written - of_piece..];
-        }
-        Poll::Ready(Ok(()))
+    fn piece(&self) -> &[u8] {
+        self.link.input.filled()
     }
 
-    /// The link, when both request and answer are complete and it may carry another exchange.
-    pub(crate) fn finish(self, head: &Head) -> Option<Link> {
-        let sent = self.upload.state == UploadState::Ended
-            && self.upload.piece.is_empty()
-            && self.upload.tail.is_empty()
-            && self.link.written == self.link.out.len();
-        let clean = head.keep_alive && head.body.is_done() && self.link.buffer.is_empty();
-        (sent && clean).then_some(self.link)
+    fn take_piece(&mut self, n: usize) {
+        self.body.take(&mut self.link.input, n);
     }
 
-    /// The link, after both sides agreed to another protocol.
-    pub(crate) fn into_link(self) -> Link {
-        self.link
-    }
-}
-
-impl Upload {
-    fn take_piece(&mut self, data: Bytes, out: &mut Vec<u8>) {
-        if data.is_empty() {
-            // An empty chunk would end the body.
-            return;
-        }
-        if self.coding == Coding::Chunked {
-            out.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
-            self.tail = b"\r\n";
-        }
-        self.piece = data;
-        // What is known to be the last piece need not be asked whether there is another.
-        if self.coding == Coding::Length && self.body.is_end_stream() {
-            self.state = UploadState::Ended;
-        }
+    fn take_trailers(&mut self) -> Option<http::HeaderMap> {
+        None
     }
 
-    fn end(&mut self, out: &mut Vec<u8>) {
-        if self.coding == Coding::Chunked {
-            out.extend_from_slice(b"0\r\n\r\n");
-        }
-        self.state = UploadState::Ended;
+    fn poll_end_sending(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_flush(cx))?;
+        Pin::new(&mut self.link.stream).poll_shutdown(cx)
     }
 }

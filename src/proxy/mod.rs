@@ -10,14 +10,17 @@
 //!
 //! [`Credential`]: crate::identity::Credential
 
-pub mod answer;
 pub mod authorize;
-pub(crate) mod body;
+mod challenge;
 pub mod decide;
 pub mod forward;
 pub mod headers;
-pub mod link;
+pub(crate) mod link;
+pub mod origin;
 pub mod path;
 pub mod pool;
+pub(crate) mod relay;
 pub mod route;
+pub(crate) mod stream;
+pub mod subprotocol;
 pub mod trace;

@@ -47,7 +47,10 @@ impl<'a> CanonicalPath<'a> {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
             match CLASSES[usize::from(byte)] {
-                Class::Plain => at += 1,
+                Class::Plain => {
+                    let plain = |&&byte: &&u8| CLASSES[usize::from(byte)] == Class::Plain;
+                    at += bytes[at..].iter().take_while(plain).count();
+                }
                 Class::Slash => {
                     at += 1;
                     check_segment_start(&bytes[at..])?;
@@ -83,8 +86,8 @@ impl<'a> CanonicalPath<'a> {
     }
 
     /// What lies between the slashes, not decoded. The last one may be empty.
-    pub fn segments(&self) -> impl Iterator<Item = &'a str> + Clone + use<'a> {
-        self.after_root().split('/')
+    pub fn segments(&self) -> Segments<'a> {
+        Segments(Some(self.after_root()))
     }
 
     /// The path without its leading slash.
@@ -105,6 +108,21 @@ impl<'a> CanonicalPath<'a> {
     /// Whether there is a `;`, plain or encoded, which some servers read as the start of parameters.
     pub fn has_parameters(&self) -> bool {
         self.parameters
+    }
+}
+
+/// What lies between the slashes of a path.
+#[derive(Clone, Debug)]
+pub struct Segments<'a>(Option<&'a str>);
+
+impl<'a> Iterator for Segments<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        let rest = self.0?;
+        let Some(at) = memchr::memchr(b'/', rest.as_bytes()) else { return self.0.take() };
+        self.0 = Some(&rest[at + 1..]);
+        Some(&rest[..at])
     }
 }
 

@@ -35,6 +35,59 @@ pub(crate) struct Server {
     paused_until: Cell<Option<Instant>>,
 }
 
+/// A socket to an upstream.
+pub(crate) struct Stream(TcpStream);
+
+impl Stream {
+    pub(crate) fn poll_read_ready(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        self.0.poll_read_ready(cx)
+    }
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        let mut byte = [0];
+        matches!(self.0.try_read(&mut byte), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    }
+}
+impl tokio::io::AsyncRead for Stream {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        b: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_read(cx, b)
+    }
+}
+impl tokio::io::AsyncWrite for Stream {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        b: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        std::pin::Pin::new(&mut self.0).poll_write(cx, b)
+    }
+    fn poll_write_vectored(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        b: &[std::io::IoSlice<'_>],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        std::pin::Pin::new(&mut self.0).poll_write_vectored(cx, b)
+    }
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_flush(cx)
+    }
+    fn poll_shutdown(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
 struct Idle {
     link: Link,
     since: Instant,
@@ -139,7 +192,7 @@ impl Pool {
                 server.paused_until.set(None);
                 // Without this a small request may wait for the server's delayed acknowledgement.
                 let _ = stream.set_nodelay(true);
-                Ok(Link::new(stream))
+                Ok(Link::new(Stream(stream)))
             }
             Err(error) => {
                 server.pause(Instant::now());
@@ -158,8 +211,8 @@ impl Pool {
     /// Closes connections that have been idle for too long.
     pub(crate) fn close_stale(&self, now: Instant) {
         for server in &self.servers {
-            let usable = |idle: &Idle| server.is_fresh(idle, now) && idle.link.is_quiet();
-            server.idle.borrow_mut().retain(usable);
+            let usable = |idle: &mut Idle| server.is_fresh(idle, now) && idle.link.is_quiet();
+            server.idle.borrow_mut().retain_mut(usable);
         }
     }
 }
@@ -183,7 +236,7 @@ impl Server {
     fn take_idle(&self, now: Instant) -> Option<Link> {
         let mut idle = self.idle.borrow_mut();
         loop {
-            let last = idle.pop()?;
+            let mut last = idle.pop()?;
             if self.is_fresh(&last, now) && last.link.is_quiet() {
                 return Some(last.link);
             }

@@ -31,10 +31,12 @@ pub use self::handover::{HandoverError, Predecessor, Successor};
 use self::listen::{Bound, Listener};
 pub use self::listen::{InheritError, Inherited};
 use self::tls::Tls;
+use crate::admin;
 use crate::clock::Clock;
 use crate::config::{Config, Listen};
 use crate::gateway::{Gateway, StartError};
 use crate::identity::address::Networks;
+use crate::reload::{Reloader, Source};
 use crate::telemetry::access::{AccessLog, Carrier};
 use crate::telemetry::tally::Tally;
 use crate::wire::{Shares, WireLimits};
@@ -60,6 +62,8 @@ pub struct Options {
     pub access_log: Option<Box<dyn io::Write + Send>>,
     /// Whether those lines are JSON.
     pub access_log_json: bool,
+    /// Where the configuration can be read again; by default nowhere.
+    pub source: Option<Source>,
     /// Sockets that this process was started with; by default none.
     pub inherited: Inherited,
 }
@@ -67,6 +71,7 @@ pub struct Options {
 /// A running gateway.
 pub struct Server {
     gateway: Arc<Gateway>,
+    reloader: Arc<Reloader>,
     /// Public listeners. The workers have handles of their own.
     bound: Vec<Bound>,
     addresses: Vec<SocketAddr>,
@@ -90,7 +95,7 @@ impl Server {
     pub fn start(config: &Config, options: Options) -> Result<Self, StartError> {
         raise_open_files_limit(config.server.max_connections);
         let tls = (config.server.tls.as_ref())
-            .map(|tls| Tls::load(tls, &[tls::HTTP1]))
+            .map(|tls| Tls::load(tls, config.server.http2))
             .transpose()
             .map_err(|problem| StartError::Config(vec![problem]))?;
         let mut inherited = options.inherited;
@@ -99,8 +104,7 @@ impl Server {
         let admin = Bound::open("admin.listen", &Listen::Tcp(config.admin.listen), &mut inherited)?;
         inherited.finish()?;
         let admin_address = tcp_address(&admin).unwrap_or(config.admin.listen);
-        let Listener::Tcp(admin_listener) =
-            admin.listener.try_clone().map_err(StartError::Threads)?
+        let Listener::Tcp(for_admin) = admin.listener.try_clone().map_err(StartError::Threads)?
         else {
             return Err(StartError::Threads(io::ErrorKind::InvalidInput.into()));
         };
@@ -132,11 +136,12 @@ impl Server {
         });
         let limits = worker::Limits {
             max_connections: config.server.max_connections,
-            max_header_bytes: usize::try_from(config.server.max_header_bytes.0)
-                .unwrap_or(usize::MAX),
+            h2c: config.server.h2c,
             wire: WireLimits {
                 head: config.server.header_timeout.0,
                 idle: config.server.idle_timeout.0,
+                max_head_bytes: usize::try_from(config.server.max_header_bytes.0)
+                    .unwrap_or(usize::MAX),
             },
             drain_timeout: config.server.drain_timeout.0,
         };
@@ -162,13 +167,18 @@ impl Server {
             workers.push(thread);
         }
         let scrape = Scrape { doors: Arc::clone(&doors), access_log: carrier, tls: tls.clone() };
-        let admin_task =
-            control.spawn(crate::admin::serve(admin_listener, Arc::clone(&gateway), scrape));
+        let reloader =
+            Arc::new(Reloader::new(Arc::clone(&gateway), config.clone(), options.source));
+        control.spawn(Arc::clone(&reloader).follow());
+        let sight =
+            admin::Sight { gateway: Arc::clone(&gateway), scrape, reloader: Arc::clone(&reloader) };
+        let admin_task = control.spawn(admin::serve(for_admin, sight));
         if let Some(tls) = &tls {
             control.spawn(Arc::clone(tls).watch());
         }
         Ok(Self {
             gateway,
+            reloader,
             bound,
             addresses,
             admin: Some(admin),
@@ -206,6 +216,11 @@ impl Server {
     /// What all threads share.
     pub fn gateway(&self) -> &Arc<Gateway> {
         &self.gateway
+    }
+
+    /// Takes changed configurations.
+    pub fn reloader(&self) -> &Arc<Reloader> {
+        &self.reloader
     }
 
     /// Starts this program anew and hands it the listeners. This process goes on as before; when

@@ -11,11 +11,8 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,21 +20,21 @@ use tokio_util::task::TaskTracker;
 use super::listen::{Accepting, Listener};
 use super::proxy_protocol;
 use super::tls::{Shaken, Tls};
-use crate::gateway::{Arrived, Connection, Desk, Gateway};
+use crate::gateway::{Connection, Desk, Gateway};
 use crate::identity::address::Networks;
+use crate::message::RequestHead;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::tally::Tally;
-use crate::wire::pace::Ticker;
+use crate::wire::http1::Http1;
+use crate::wire::http2::{self, Http2};
+use crate::wire::pace::{Ticker, WatchGuard, unless_late};
 use crate::wire::{
-    ClientIo, Negotiated, NoneLeft, Peer, Place, Share, Shares, Socket, StdSocket, Stream, Wire,
-    WireLimits, head::MAX_FIELDS,
+    Client as _, Negotiated, NoneLeft, Peer, Place, Share, Shares, Socket, StdSocket, Stream,
+    WireLimits,
 };
 
-/// How long a connection without a request may stay open in a drain.
+/// How long a connection that has not begun may stay open in a drain.
 const FIRST_HEAD_GRACE: Duration = Duration::from_secs(1);
-
-/// Most that the HTTP library keeps of one connection's bytes, where heads may not be longer.
-const MAX_BUFFER_BYTES: usize = 64 << 10;
 
 /// Pause after a failed accept: running out of files does not end by trying harder.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -100,8 +97,8 @@ pub(crate) struct Admission {
 pub(crate) struct Limits {
     /// Over all workers.
     pub(crate) max_connections: usize,
-    /// Longest request head.
-    pub(crate) max_header_bytes: usize,
+    /// Whether plain connections may begin with HTTP/2.
+    pub(crate) h2c: bool,
     /// Times of heads.
     pub(crate) wire: WireLimits,
     /// Time to finish when draining.
@@ -136,7 +133,6 @@ struct Worker {
     doors: Arc<[Door]>,
     desk: Rc<Desk>,
     ticker: Arc<Ticker>,
-    http: http1::Builder,
     tls: Option<Arc<Tls>>,
     admission: Arc<Admission>,
     gateway: Arc<Gateway>,
@@ -150,27 +146,17 @@ struct Worker {
 async fn serve(seat: Seat) -> io::Result<()> {
     let Seat { index, doors, mut orders, listeners, tls, admission, gateway, access, limits } =
         seat;
-    let tasks = TaskTracker::new();
-    let mut http = http1::Builder::new();
-    http.header_read_timeout(None)
-        .max_headers(MAX_FIELDS)
-        .max_header_size(limits.max_header_bytes)
-        .max_buf_size(limits.max_header_bytes.max(MAX_BUFFER_BYTES))
-        .half_close(false);
-    let desk = Rc::new(Desk::new(Arc::clone(&gateway), access, tasks.clone()));
-    let ticker = Arc::new(Ticker::default());
     let closing = CancellationToken::new();
     let worker = Rc::new(Worker {
         index,
         doors,
-        desk,
-        ticker,
-        http,
+        desk: Rc::new(Desk::new(Arc::clone(&gateway), access)),
+        ticker: Arc::new(Ticker::default()),
         tls,
         admission,
         gateway,
         limits,
-        tasks,
+        tasks: TaskTracker::new(),
         closing: closing.clone(),
         warned_of_proxy_header: Cell::new(false),
     });
@@ -312,7 +298,7 @@ impl Worker {
                 worker.admit_in_time(socket, address, &mut place).await
             };
             let Some((stream, peer)) = admitted else { return };
-            worker.serve_connection(stream, peer, Rc::new(place)).await;
+            worker.serve_connection(stream, peer, place).await;
         });
     }
 
@@ -382,66 +368,75 @@ impl Worker {
         Ok(Some((stream, Peer { address, negotiated, client_certificate })))
     }
 
-    async fn serve_connection(&self, stream: Stream, peer: Peer, place: Rc<Place>) {
+    async fn serve_connection(&self, stream: Stream, peer: Peer, place: Place) {
         let guard = self.ticker.watch();
-        let wire = Arc::new(Wire::new(Arc::clone(&guard.watch), self.limits.wire));
-        let io = ClientIo::new(stream, Arc::clone(&wire));
-        let connection = Rc::new(Connection::new(Arc::clone(&wire), peer, place));
-        let desk = &self.desk;
-        let service = service_fn(move |request| {
-            let (desk, connection) = (Rc::clone(desk), Rc::clone(&connection));
-            let arrived = Arrived::new(&connection, request);
-            async move { Ok::<_, std::convert::Infallible>(desk.handle(connection, arrived).await) }
-        });
-        let served = self.http.serve_connection(io, service).with_upgrades();
-        if let Err(error) = guarded(&wire, served).await {
-            tracing::debug!(%error, "a client connection ended");
+        let watch = Arc::clone(&guard.watch);
+        let negotiated = peer.negotiated;
+        let connection = Connection::new(peer, place);
+        if negotiated == Negotiated::Http2 {
+            self.serve_http2(stream, Vec::new(), guard, connection).await;
+            return;
+        }
+        let mut http1 = Http1::new(stream, Arc::clone(&watch), self.limits.wire);
+        if self.limits.h2c && negotiated == Negotiated::Plain {
+            match unless_late(&watch, http1.begins_with_http2()).await {
+                None => return,
+                Some(false) => {}
+                Some(true) => {
+                    let (stream, seen) = http1.into_parts();
+                    self.serve_http2(stream, seen, guard, connection).await;
+                    return;
+                }
+            }
+        }
+        // When the client is late everything of it is dropped.
+        unless_late(&watch, self.serve_http1(&mut http1, &connection)).await;
+    }
+
+    async fn serve_http1(&self, client: &mut Http1, connection: &Connection) {
+        while let Some(come) = client.next_head().await {
+            match come {
+                Ok(mut head) => {
+                    let checked = head.check(connection.is_over_tls());
+                    match checked {
+                        Ok(()) => client.begin(&head),
+                        Err(_) => client.begin_refusal(&head),
+                    }
+                    // Boxed: what a connection needs for a request it should not hold while idle.
+                    Box::pin(self.desk.handle(client, connection, &head, checked)).await;
+                }
+                Err(error) => {
+                    let head = RequestHead::unreadable();
+                    client.begin_refusal(&head);
+                    Box::pin(self.desk.handle(client, connection, &head, Err(error))).await;
+                }
+            }
+            if !client.end() {
+                break;
+            }
+        }
+        client.close().await;
+    }
+
+    async fn serve_http2(
+        &self,
+        stream: Stream,
+        seen: Vec<u8>,
+        guard: WatchGuard,
+        connection: Connection,
+    ) {
+        let connection = Rc::new(connection);
+        let begin = |mut stream: Http2, mut head: RequestHead| {
+            let (desk, connection) = (Rc::clone(&self.desk), Rc::clone(&connection));
+            self.tasks.spawn_local(async move {
+                let checked = head.check(connection.is_over_tls());
+                let watch = Arc::clone(stream.watch());
+                let handled = desk.handle(&mut stream, &connection, &head, checked);
+                unless_late(&watch, handled).await;
+            });
+        };
+        if let Err(error) = http2::serve(stream, seen, guard, self.limits.wire, begin).await {
+            tracing::debug!(%error, "an HTTP/2 connection ended");
         }
     }
-}
-
-/// Drives a connection until it ends, the client is late, or a drain lets it end.
-async fn guarded<S, B>(
-    wire: &Wire,
-    served: http1::UpgradeableConnection<ClientIo, S>,
-) -> hyper::Result<()>
-where
-    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = B>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    B: http_body::Body + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let mut served = std::pin::pin!(served);
-    let (mut told_to_finish, mut graced) = (false, false);
-    let mut registered: Option<Waker> = None;
-    std::future::poll_fn(|cx| {
-        let watch = &wire.watch;
-        if !registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            registered = Some(cx.waker().clone());
-            watch.register(cx.waker());
-        }
-        if watch.client_is_late() {
-            return Poll::Ready(Ok(()));
-        }
-        // Told before it goes on, so that an answer that begins now says that it is the last.
-        if watch.is_draining() && wire.is_touched() && !told_to_finish {
-            told_to_finish = true;
-            served.as_mut().graceful_shutdown();
-        }
-        let polled = served.as_mut().poll(cx);
-        if polled.is_pending() && watch.is_draining() && !told_to_finish {
-            if wire.is_touched() {
-                // Its first request has just come in.
-                told_to_finish = true;
-                served.as_mut().graceful_shutdown();
-                return served.as_mut().poll(cx);
-            }
-            // It was just accepted; its first request may be on its way, and would be lost.
-            if !std::mem::replace(&mut graced, true) {
-                watch.close_within(FIRST_HEAD_GRACE);
-            }
-        }
-        polled
-    })
-    .await
 }

@@ -31,7 +31,9 @@ pub fn write_tally(text: &mut String, tally: &Tally) {
         }
     }
     family(text, "auth_decisions_total", "counter", "Decisions by result and reason.");
-    for ((result, reason), count) in sorted(&tally.decisions) {
+    let mut decisions = tally.decisions.clone();
+    decisions.sort_unstable();
+    for ((result, reason), count) in decisions {
         let _ = writeln!(
             text,
             "portcullis_auth_decisions_total{{result=\"{result}\",reason=\"{reason}\"}} {count}"

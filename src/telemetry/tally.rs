@@ -46,8 +46,8 @@ pub struct Tally {
     pub routes: AHashMap<Label, RouteTally>,
     /// By upstream.
     pub upstream_durations: AHashMap<Label, Histogram>,
-    /// By result and reason.
-    pub decisions: AHashMap<(&'static str, &'static str), u64>,
+    /// By result and reason: a handful, so that looking through them is fastest.
+    pub decisions: Vec<((&'static str, &'static str), u64)>,
     /// By limit.
     pub rate_limited: AHashMap<Label, u64>,
     /// By outcome.
@@ -87,6 +87,14 @@ impl RouteTally {
 pub type Label = std::sync::Arc<str>;
 
 impl Tally {
+    /// Counts decisions of one result and reason.
+    pub fn decide(&mut self, decision: (&'static str, &'static str), count: u64) {
+        match self.decisions.iter_mut().find(|(known, _)| *known == decision) {
+            Some((_, known)) => *known += count,
+            None => self.decisions.push((decision, count)),
+        }
+    }
+
     /// Adds another worker's sums.
     pub fn add(&mut self, other: &Self) {
         fn sums<K: Clone + Eq + std::hash::Hash>(
@@ -102,7 +110,9 @@ impl Tally {
                 mine.entry(key.clone()).or_default().add(histogram);
             }
         }
-        sums(&mut self.decisions, &other.decisions);
+        for &(decision, count) in &other.decisions {
+            self.decide(decision, count);
+        }
         sums(&mut self.rate_limited, &other.rate_limited);
         sums(&mut self.logins, &other.logins);
         sums(&mut self.servers_up, &other.servers_up);

@@ -1,364 +1,172 @@
-//! A client connection as the HTTP library sees it: the socket, with the time limits and the
-//! look at raw heads that the library leaves out.
+//! Client connections: sockets, time limits, and the two versions of HTTP that are spoken over
+//! them. What the rest of the gateway sees of a client is a [`Client`]: one request's body to read,
+//! one answer to give.
 //!
-//! Bytes pass unchanged and in order. To know where a head starts, a read in front of a body of
-//! known length never reaches past its end; after a chunked body heads are no longer looked at
-//! (only the chunk parser knows where it ends), which costs strictness, not safety.
+//! Knows neither routes nor answers' contents; never buffers more than a piece.
 
-pub(crate) mod head;
+pub(crate) mod http1;
+pub(crate) mod http2;
+pub(crate) mod outgoing;
 pub(crate) mod pace;
 mod place;
-mod scan;
-mod stream;
-
-pub use head::HeadError;
+pub(crate) mod stream;
 
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use http::HeaderMap;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio_util::io::poll_read_buf;
 
 use self::pace::Watch;
 pub(crate) use self::place::{NoneLeft, Place, Share, Shares};
-pub(crate) use self::scan::Flaw;
-use self::scan::HeadScan;
 pub(crate) use self::stream::{Negotiated, Peer, Socket, StdSocket, Stream};
-
-/// Body length of a request whose end only the chunk parser knows.
-pub(crate) const CHUNKED: u64 = u64::MAX;
-
-/// How long a client may leave no room for bytes that we want to write.
-const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
-
-/// How long a client may go on sending a body whose request has been answered: enough to read the
-/// answer before the connection is gone.
-const EARLY_ANSWER_GRACE: Duration = Duration::from_secs(1);
-
-/// How long, and how much, is read on after a connection was closed with its client still sending.
-const LINGER: Duration = Duration::from_secs(1);
-const MAX_LINGER_BYTES: usize = 4 << 20;
+use crate::message::{Buffer, FieldSink, Piece};
 
 thread_local! {
-    /// Heads are read through this buffer, one for all connections of a worker.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; 16 << 10].into());
+    /// What may be little is read by way of this, one for all connections of a worker: whoever
+    /// waits needs no room of its own.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SMALL_READ].into());
 }
 
-/// Time limits that the socket itself keeps.
+fn with_scratch<T>(read: impl FnOnce(&mut [u8]) -> T) -> T {
+    SCRATCH.with_borrow_mut(|scratch| read(scratch))
+}
+
+/// Bytes that are read by way of the scratch at most. Who got as many may expect more.
+pub(crate) const SMALL_READ: usize = 8 << 10;
+
+/// Reads into `input` what is there; 0 is the end. A `large` amount is read straight to where it
+/// will lie, a small one by way of the worker's scratch.
+pub(crate) fn poll_fill<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    cx: &mut Context<'_>,
+    input: &mut Buffer,
+    large: bool,
+) -> Poll<io::Result<usize>> {
+    /// Room for a piece of a large body.
+    const LARGE_BYTES: usize = 128 << 10;
+    if large && !input.is_unused() {
+        return poll_read_buf(Pin::new(stream), cx, input.to_fill(LARGE_BYTES));
+    }
+    if !large && input.is_empty() {
+        // What held a large piece is not kept for small ones.
+        input.rest();
+    }
+    with_scratch(|scratch| {
+        let mut read = ReadBuf::new(scratch);
+        ready!(Pin::new(stream).poll_read(cx, &mut read))?;
+        input.put(read.filled());
+        if large {
+            // More will follow.
+            input.to_fill(LARGE_BYTES);
+        }
+        Poll::Ready(Ok(read.filled().len()))
+    })
+}
+
+/// Limits that a connection keeps by itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WireLimits {
     /// For a whole head, from its first byte (the first one: from the connection's start).
     pub(crate) head: Duration,
     /// Between an answer and the next head.
     pub(crate) idle: Duration,
+    /// Longest head.
+    pub(crate) max_head_bytes: usize,
 }
 
-/// What the service and the socket tell each other.
-pub(crate) struct Wire {
-    /// Time limits of the connection.
-    pub(crate) watch: Arc<Watch>,
-    limits: WireLimits,
-    /// The flaw of the head that was read last.
-    flaw: AtomicU8,
-    /// Bytes of the current request body that are still to be read.
-    body_left: AtomicU64,
-    /// Between two requests: no head has begun and none is being answered.
-    idle: AtomicBool,
-    /// From a request's arrival to the end of its answer.
-    serving: AtomicBool,
-    /// The client has sent something.
-    touched: AtomicBool,
+/// How a client failed us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ClientFault {
+    /// It is no longer there, or takes no more.
+    #[error("the client went away")]
+    Gone,
+    /// Its body breaks the rules of framing.
+    #[error("the client's request body is malformed")]
+    Malformed,
 }
 
-impl Wire {
-    /// A connection that has to send a head now.
-    pub(crate) fn new(watch: Arc<Watch>, limits: WireLimits) -> Self {
-        watch.expect_client(limits.head);
-        Self {
-            watch,
-            limits,
-            flaw: AtomicU8::new(0),
-            body_left: AtomicU64::new(0),
-            idle: AtomicBool::new(false),
-            serving: AtomicBool::new(false),
-            touched: AtomicBool::new(false),
-        }
-    }
-
-    /// A request has arrived, with so many bytes of body to come. Gives what was wrong with its
-    /// head. Must be called before the library reads on: when it calls the service, not when the
-    /// service's future first runs.
-    pub(crate) fn begin(&self, body_bytes: u64) -> Option<Flaw> {
-        self.body_left.store(body_bytes, Relaxed);
-        self.serving.store(true, Relaxed);
-        self.idle.store(false, Relaxed);
-        self.watch.client_acted();
-        self.watch.stay_open();
-        Flaw::from_number(self.flaw.swap(0, Relaxed))
-    }
-
-    /// The answer has been handed over in full.
-    pub(crate) fn end(&self) {
-        self.serving.store(false, Relaxed);
-        self.idle.store(true, Relaxed);
-        self.watch.upstream_acted();
-        self.watch.expect_client(self.limits.idle);
-    }
-
-    /// Whether the client has sent anything yet.
-    pub(crate) fn is_touched(&self) -> bool {
-        self.touched.load(Relaxed)
-    }
-
-    /// Whether the client may still be sending what nobody is going to read.
-    fn has_unread(&self) -> bool {
-        !self.idle.load(Relaxed) || self.body_left.load(Relaxed) != 0
-    }
-
-    /// The answer has been handed over in full, but the request's body is still on its way. What is
-    /// left of it is no longer wanted, and a next head would have to wait for it.
-    pub(crate) fn end_early(&self) {
-        self.end();
-        self.watch.close_within(EARLY_ANSWER_GRACE);
-    }
-
-    /// Bytes of a head came in.
-    fn head_bytes_read(&self) {
-        self.touched.store(true, Relaxed);
-        if self.idle.swap(false, Relaxed) && !self.serving.load(Relaxed) {
-            self.watch.expect_client(self.limits.head);
-        }
-    }
-}
-
-/// A client connection, as handed to the HTTP library.
-pub(crate) struct ClientIo {
-    stream: Stream,
-    wire: Arc<Wire>,
-    scan: HeadScan,
-    /// Bytes that were read together with a head and do not belong to it.
-    ahead: Vec<u8>,
-    mode: Mode,
-    /// Our side is closed; so many bytes more are read and thrown away.
-    lingering: Option<usize>,
-}
-
-/// What the next bytes are.
+/// What follows the head of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
-    /// A head.
-    Head,
-    /// What follows a head; its body's length is known once the service was called.
-    AfterHead,
-    /// Anything: no longer looked at.
-    Unseen,
+pub(crate) enum AnswerBody {
+    /// No body, and nothing is said of one.
+    Nothing,
+    /// No body, but the length that it would have: answers to `HEAD`, and 304.
+    Declared(u64),
+    /// So many bytes.
+    Length(u64),
+    /// Nobody knows yet how many.
+    Streamed,
+    /// A WebSocket's bytes, both ways.
+    Tunnel,
 }
 
-impl ClientIo {
-    /// A new connection.
-    pub(crate) fn new(stream: Stream, wire: Arc<Wire>) -> Self {
-        Self {
-            stream,
-            wire,
-            scan: HeadScan::default(),
-            ahead: Vec::new(),
-            mode: Mode::Head,
-            lingering: None,
-        }
-    }
+/// A client with one request. Bodies are read and answers written by polling, from one task, so
+/// that both directions move at once.
+pub(crate) trait Client {
+    /// Where a head's fields go.
+    type Sink: FieldSink;
 
-    /// Reads at most `most` bytes by way of the worker's buffer and shows them to `look`, which
-    /// says how many to pass on now.
-    fn read_through_scratch(
-        &mut self,
-        cx: &mut Context<'_>,
-        mut cursor: ReadBufCursor<'_>,
-        most: usize,
-        look: impl FnOnce(&mut Self, &[u8]) -> usize,
-    ) -> Poll<io::Result<()>> {
-        let most = most.min(cursor.remaining());
-        if !self.ahead.is_empty() {
-            let mut bytes = std::mem::take(&mut self.ahead);
-            let offered = most.min(bytes.len());
-            let passed = look(self, &bytes[..offered]);
-            cursor.put_slice(&bytes[..passed]);
-            // `look` may have set bytes aside; they lie before the rest.
-            let mut rest = std::mem::take(&mut self.ahead);
-            if rest.is_empty() && passed < bytes.len() {
-                bytes.drain(..passed);
-                rest = bytes;
-            } else if offered < bytes.len() {
-                rest.extend_from_slice(&bytes[offered..]);
-            }
-            self.ahead = rest;
-            return Poll::Ready(Ok(()));
-        }
-        SCRATCH.with_borrow_mut(|scratch| {
-            let room = most.min(scratch.len());
-            let mut buffer = ReadBuf::new(&mut scratch[..room]);
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
-            let passed = look(self, buffer.filled());
-            cursor.put_slice(&buffer.filled()[..passed]);
-            Poll::Ready(Ok(()))
-        })
-    }
+    /// The client's time limits.
+    fn watch(&self) -> &Arc<Watch>;
 
-    /// Looks at bytes of a head; bytes beyond its end are set aside.
-    fn look_at_head(&mut self, bytes: &[u8]) -> usize {
-        self.wire.head_bytes_read();
-        let Some((end, flaw)) = self.scan.feed(bytes) else { return bytes.len() };
-        if let Some(flaw) = flaw {
-            self.wire.flaw.store(flaw as u8, Relaxed);
-        }
-        self.mode = Mode::AfterHead;
-        self.ahead.extend_from_slice(&bytes[end..]);
-        end
-    }
-}
+    /// Looks for the next piece of the request's body. The first look gives the leave that a client
+    /// with `Expect: 100-continue` waits for.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, ClientFault>>;
 
-impl Read for ClientIo {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        cursor: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.mode == Mode::AfterHead {
-            match this.wire.body_left.load(Relaxed) {
-                0 => this.mode = Mode::Head,
-                CHUNKED => this.mode = Mode::Unseen,
-                left => {
-                    let most = usize::try_from(left).unwrap_or(usize::MAX);
-                    if most > cursor.remaining() && this.ahead.is_empty() {
-                        return this.read_body_directly(cx, cursor);
-                    }
-                    return this.read_through_scratch(cx, cursor, most, |this, bytes| {
-                        this.wire.body_left.fetch_sub(bytes.len() as u64, Relaxed);
-                        bytes.len()
-                    });
-                }
-            }
-        }
-        match this.mode {
-            Mode::Unseen if this.ahead.is_empty() => {
-                if this.wire.idle.load(Relaxed) {
-                    return this.read_through_scratch(cx, cursor, usize::MAX, |this, bytes| {
-                        this.wire.head_bytes_read();
-                        bytes.len()
-                    });
-                }
-                Pin::new(&mut TokioIo::new(&mut this.stream)).poll_read(cx, cursor)
-            }
-            Mode::Unseen => {
-                this.read_through_scratch(cx, cursor, usize::MAX, |_, bytes| bytes.len())
-            }
-            Mode::Head | Mode::AfterHead => {
-                this.read_through_scratch(cx, cursor, usize::MAX, Self::look_at_head)
-            }
-        }
-    }
-}
+    /// The bytes that [`Piece::Data`] counts, and perhaps more that are not meant.
+    fn piece(&self) -> &[u8];
 
-impl ClientIo {
-    /// Reads a piece of a large body straight into the library's buffer.
-    fn read_body_directly(
-        &mut self,
-        cx: &mut Context<'_>,
-        cursor: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        let mut counted = Counted { stream: &mut self.stream, read: 0 };
-        let result = Pin::new(&mut TokioIo::new(&mut counted)).poll_read(cx, cursor);
-        let read = counted.read as u64;
-        self.wire.body_left.fetch_sub(read, Relaxed);
-        result
-    }
-}
+    /// Takes so many bytes of the piece.
+    fn take_piece(&mut self, n: usize);
 
-/// Counts what a read gave; the library's cursor does not tell.
-struct Counted<'a> {
-    stream: &'a mut Stream,
-    read: usize,
-}
+    /// Whether the request's body has not been read to its end.
+    fn has_body_left(&self) -> bool;
 
-impl AsyncRead for Counted<'_> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut *self.stream).poll_read(cx, buffer))?;
-        self.read += buffer.filled().len() - before;
-        Poll::Ready(Ok(()))
-    }
-}
+    /// What is left of the request's body is not wanted. When it is not here already, the
+    /// connection ends with the answer: nobody may take those bytes for a request.
+    fn discard_body(&mut self);
 
-impl ClientIo {
-    /// Notes whether the client made room for what we write.
-    fn note_write<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        match written {
-            Poll::Ready(_) => self.wire.watch.room_found(),
-            Poll::Pending => self.wire.watch.keep_expecting_room(WRITE_TIMEOUT),
-        }
-        written
-    }
-}
+    /// Nothing more is read from the connection once the answer is out; HTTP/1 only.
+    fn close_after_answer(&mut self);
 
-impl Write for ClientIo {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.note_write(written)
-    }
+    /// The request's trailers, after [`Piece::End`]; HTTP/2 only.
+    fn take_trailers(&mut self) -> Option<HeaderMap>;
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
-        self.note_write(written)
-    }
+    /// Ready when the client is no longer there, for when nothing else is awaited from it.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
+    /// Begins an interim answer (1xx); `None` when the client knows none.
+    fn begin_interim(&mut self, status: u16) -> Option<&mut Self::Sink>;
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
-        self.note_write(flushed)
-    }
+    /// Ends an interim answer.
+    fn end_interim(&mut self);
 
-    /// Closes our side, then reads on for a moment where the client may still be sending: a socket
-    /// that is closed over unread bytes is reset, and the reset destroys an answer that the client
-    /// has not read yet (RFC 9112 §9.6).
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.lingering.is_none() {
-            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-            if !this.wire.has_unread() {
-                return Poll::Ready(Ok(()));
-            }
-            this.lingering = Some(MAX_LINGER_BYTES);
-            this.wire.watch.close_within(LINGER);
-        }
-        SCRATCH.with_borrow_mut(|scratch| {
-            while let Some(left @ 1..) = this.lingering {
-                let mut buffer = ReadBuf::new(scratch);
-                ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buffer))?;
-                let read = buffer.filled().len();
-                this.lingering = Some(if read == 0 { 0 } else { left.saturating_sub(read) });
-            }
-            Poll::Ready(Ok(()))
-        })
-    }
+    /// Begins the head of the answer.
+    fn begin_answer(&mut self, status: u16) -> &mut Self::Sink;
+
+    /// Ends the head of the answer, with framing.
+    fn end_answer_head(&mut self, body: AnswerBody);
+
+    /// Takes bytes of the answer's body; gives how many. They may wait for
+    /// [`Client::poll_flush`].
+    fn poll_send(&mut self, cx: &mut Context<'_>, piece: &[u8])
+    -> Poll<Result<usize, ClientFault>>;
+
+    /// Sends what waits.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientFault>>;
+
+    /// Ends the answer's body. Trailers are passed in HTTP/2 only.
+    fn end_answer(&mut self, trailers: Option<HeaderMap>);
+
+    /// In a tunnel: says that nothing more comes from our side.
+    fn poll_end_sending(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientFault>>;
+
+    /// The answer cannot be completed: the client must learn that it was cut off.
+    fn abort(&mut self);
 }

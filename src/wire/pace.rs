@@ -8,7 +8,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 /// Length of a tick; limits are kept to about this much.
@@ -59,6 +59,8 @@ impl Ticker {
             write: AtomicU32::new(NEVER),
             upstream: AtomicU32::new(NEVER),
             close: AtomicU32::new(NEVER),
+            total: AtomicU32::new(NEVER),
+            idle: AtomicBool::new(false),
             waker: Mutex::default(),
         });
         if slot == watches.slots.len() {
@@ -98,6 +100,10 @@ pub(crate) struct Watch {
     upstream: AtomicU32,
     /// The connection ends, unless another request comes.
     close: AtomicU32,
+    /// The whole exchange with the upstream.
+    total: AtomicU32,
+    /// Between two requests: no head has begun and none is being answered.
+    idle: AtomicBool,
     /// The task to wake when somebody is late. Kept when it is woken: it is the same one for the
     /// connection's whole life.
     waker: Mutex<Option<Waker>>,
@@ -119,6 +125,24 @@ impl Watch {
     /// The client owes nothing now.
     pub(crate) fn client_acted(&self) {
         self.client.store(NEVER, Relaxed);
+        self.idle.store(false, Relaxed);
+    }
+
+    /// A head has begun, and must be whole within `limit`.
+    pub(crate) fn expect_head(&self, limit: Duration) {
+        self.idle.store(false, Relaxed);
+        self.expect_client(limit);
+    }
+
+    /// A next head may begin, within `limit`.
+    pub(crate) fn expect_next(&self, limit: Duration) {
+        self.expect_client(limit);
+        self.idle.store(true, Relaxed);
+    }
+
+    /// Whether a next head has not begun yet.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.idle.load(Relaxed)
     }
 
     /// The client must take bytes within `limit`; a limit that already runs goes on.
@@ -150,6 +174,11 @@ impl Watch {
         self.upstream.store(NEVER, Relaxed);
     }
 
+    /// The exchange that begins must be over within `limit`; `None` = no limit.
+    pub(crate) fn limit_total(&self, limit: Option<Duration>) {
+        self.total.store(limit.map_or(NEVER, |limit| self.after(limit)), Relaxed);
+    }
+
     /// The connection ends within `limit`, unless another request comes.
     pub(crate) fn close_within(&self, limit: Duration) {
         self.close.store(self.after(limit), Relaxed);
@@ -168,7 +197,12 @@ impl Watch {
 
     /// Whether the upstream kept us waiting for too long.
     pub(crate) fn upstream_is_late(&self) -> bool {
-        self.upstream.load(Relaxed) <= self.ticker.now.load(Relaxed)
+        self.upstream_deadline() <= self.ticker.now.load(Relaxed)
+    }
+
+    /// A watch of its own for something that is done at the same time.
+    pub(crate) fn sibling(&self) -> WatchGuard {
+        self.ticker.watch()
     }
 
     /// Whether the worker is going down.
@@ -204,12 +238,33 @@ impl Watch {
     }
 
     fn first_deadline(&self) -> Tick {
-        self.client_deadline().min(self.upstream.load(Relaxed))
+        self.client_deadline().min(self.upstream_deadline())
+    }
+
+    fn upstream_deadline(&self) -> Tick {
+        self.upstream.load(Relaxed).min(self.total.load(Relaxed))
     }
 
     fn client_deadline(&self) -> Tick {
         self.client.load(Relaxed).min(self.write.load(Relaxed)).min(self.close.load(Relaxed))
     }
+}
+
+/// Does `work` as long as the client is not late; `None` when it is. What was done is dropped then.
+pub(crate) async fn unless_late<F: Future>(watch: &Watch, work: F) -> Option<F::Output> {
+    let mut work = std::pin::pin!(work);
+    let mut registered: Option<Waker> = None;
+    std::future::poll_fn(|cx| {
+        if !registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            registered = Some(cx.waker().clone());
+            watch.register(cx.waker());
+        }
+        if watch.client_is_late() {
+            return Poll::Ready(None);
+        }
+        work.as_mut().poll(cx).map(Some)
+    })
+    .await
 }
 
 /// A moment of a worker's clock.

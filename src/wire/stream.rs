@@ -1,13 +1,15 @@
 //! The socket of a client: TCP or a Unix-domain socket, with or without TLS over it. Everything
 //! above reads and writes it alike. What is known of whoever is at its other end is a [`Peer`].
 
-use std::io::{self, BufRead as _};
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::HeaderValue;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
@@ -146,23 +148,24 @@ impl Socket {
 }
 
 impl Stream {
-    /// Ready when a read would give something: bytes, the end, or an error. With TLS it may also be
-    /// ready for a part of a record, and the read then still has to wait.
-    pub(crate) fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Plain(stream) => stream.poll_read_ready(cx),
-            Self::Unix(stream) => stream.poll_read_ready(cx),
-            Self::Tls(stream) => {
-                let (socket, tls) = stream.get_mut();
-                match tls.reader().fill_buf() {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => match socket {
-                        Socket::Tcp(stream) => stream.poll_read_ready(cx),
-                        Socket::Unix(stream) => stream.poll_read_ready(cx),
-                    },
-                    _ => Poll::Ready(Ok(())),
-                }
-            }
-        }
+    /// Has the connection end with a reset, so that nobody takes it for an orderly end.
+    pub(crate) fn reset_on_close(&self) {
+        let socket = match self {
+            Self::Plain(stream) => SockRef::from(stream),
+            // The system resets one that is closed with bytes unread; it knows no other way.
+            Self::Unix(_) => return,
+            Self::Tls(stream) => match stream.get_ref().0 {
+                Socket::Tcp(stream) => SockRef::from(stream),
+                Socket::Unix(_) => return,
+            },
+        };
+        // A socket that cannot be told has ended already.
+        let _ = socket.set_linger(Some(Duration::ZERO));
+    }
+
+    /// Ends our side.
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self).poll_shutdown(cx)
     }
 }
 

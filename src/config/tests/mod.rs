@@ -1,14 +1,17 @@
 //! The loader as an operator meets it. [`mistakes`]: bad files and what is said about them;
-//! [`environment`]: variables; [`shipped`]: the two configurations that are shipped.
+//! [`environment`]: variables; [`shipped`]: the two configurations that are shipped;
+//! [`restart`]: which keys a reload takes.
 
 mod environment;
 mod mistakes;
+mod restart;
 mod shipped;
 
 use std::path::Path;
 
 use super::load::load;
 use super::shape::{self, Shape};
+use super::sources;
 use super::*;
 
 fn parse_with(text: &str, env: &[(&str, &str)]) -> Result<Loaded, LoadError> {

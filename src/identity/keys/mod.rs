@@ -103,6 +103,11 @@ struct Key {
 }
 
 impl KeySet {
+    /// No keys: nothing can be signed, and nothing verifies.
+    pub(super) fn empty() -> Self {
+        Self { algorithm: Algorithm::default(), keys: Vec::new() }
+    }
+
     /// The keys for `tokens.algorithm`: the secret for HS256 (never beside key pairs, so that a
     /// public key can never serve as one), else `stored`, which may hold keys of an algorithm that
     /// was configured before: they go on verifying until they are retired.

@@ -2,39 +2,50 @@
 
 use std::cell::Cell;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
 
-/// `X-Request-Id`
-pub(super) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+use crate::message::{Fields, Known};
 
 /// Longest id that is taken over.
 const MAX_BYTES: usize = 128;
 
 /// An id of a request: `[A-Za-z0-9._-]{1,128}`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestId(HeaderValue);
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct RequestId {
+    text: [u8; MAX_BYTES],
+    bytes: u8,
+}
 
 impl RequestId {
+    /// Its text, as bytes: all visible ASCII.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.text[..usize::from(self.bytes)]
+    }
+
     /// Its text.
     pub fn as_str(&self) -> &str {
         // Only visible ASCII is ever put in.
-        self.0.to_str().unwrap_or_default()
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
 
-    /// As a header's value; cloning it copies nothing.
-    pub fn value(&self) -> &HeaderValue {
-        &self.0
+    fn new(text: &[u8]) -> Option<Self> {
+        let bytes = u8::try_from(text.len()).ok()?;
+        let mut id = Self { text: [0; MAX_BYTES], bytes };
+        id.text.get_mut(..text.len())?.copy_from_slice(text);
+        Some(id)
     }
 
     /// The id that the client gave, when it is one and well formed.
-    fn given(headers: &HeaderMap) -> Option<Self> {
-        let mut lines = headers.get_all(&X_REQUEST_ID).iter();
-        let (value, None) = (lines.next()?, lines.next()) else { return None };
+    fn given(fields: Fields<'_>) -> Option<Self> {
+        let text = fields.sole(Known::XRequestId).ok()??;
         let fine = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-        let bytes = value.as_bytes();
-        ((1..=MAX_BYTES).contains(&bytes.len()) && bytes.iter().all(fine))
-            .then(|| Self(value.clone()))
+        (!text.is_empty() && text.iter().all(fine)).then(|| Self::new(text)).flatten()
+    }
+}
+
+impl std::fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.as_str().fmt(f)
     }
 }
 
@@ -56,8 +67,8 @@ impl RequestIds {
     }
 
     /// The request's own id when it is well formed, else a new `UUIDv7` (RFC 9562 §5.7).
-    pub fn id_of(&self, headers: &HeaderMap, now: Timestamp) -> RequestId {
-        RequestId::given(headers).unwrap_or_else(|| self.make(now))
+    pub fn id_of(&self, fields: Fields<'_>, now: Timestamp) -> RequestId {
+        RequestId::given(fields).unwrap_or_else(|| self.make(now))
     }
 
     fn make(&self, now: Timestamp) -> RequestId {
@@ -68,7 +79,7 @@ impl RequestIds {
         let uuid = uuid::Builder::from_unix_timestamp_millis(ms, &random).into_uuid();
         let mut text = uuid::Uuid::encode_buffer();
         let text = uuid.hyphenated().encode_lower(&mut text);
-        RequestId(HeaderValue::from_str(text).expect("hex digits and hyphens are visible ASCII"))
+        RequestId::new(text.as_bytes()).expect("a UUID has 36 characters")
     }
 
     fn next(&self) -> u64 {
@@ -89,13 +100,11 @@ impl Default for RequestIds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::FieldList;
 
     fn id_of(lines: &[&[u8]]) -> RequestId {
-        let mut headers = HeaderMap::new();
-        for line in lines {
-            headers.append(&X_REQUEST_ID, HeaderValue::from_bytes(line).unwrap());
-        }
-        RequestIds::new().id_of(&headers, Timestamp::from_second(1_700_000_000).unwrap())
+        let list: FieldList = lines.iter().map(|line| ("X-Request-Id", line)).collect();
+        RequestIds::new().id_of(list.view(), Timestamp::from_second(1_700_000_000).unwrap())
     }
 
     #[test]

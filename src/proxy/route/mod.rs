@@ -67,6 +67,12 @@ pub struct Route {
     pub allow_encoded_slash: bool,
     /// Whether an owner mismatch looks like an unknown route.
     pub hide_mismatch: bool,
+    /// Whether a WebSocket handshake may carry its token as a subprotocol.
+    pub websocket_token: bool,
+    /// Origins that may call; empty = any.
+    pub allowed_origins: Vec<String>,
+    /// Whether a tunnel stays open when its token no longer counts.
+    pub tunnel_outlives_token: bool,
     /// Who answers CORS preflights.
     pub preflight: Preflight,
     /// Whether the decision is binding.
@@ -183,12 +189,21 @@ impl RouteTable {
 }
 
 impl Route {
+    /// Whether a request that came from a page of `origin` may have this route.
+    pub fn takes_origin(&self, origin: Option<&[u8]>) -> bool {
+        self.allowed_origins.is_empty()
+            || origin.is_none_or(|origin| {
+                self.allowed_origins.iter().any(|allowed| allowed.as_bytes() == origin)
+            })
+    }
+
     /// What is forwarded of a path that matched: all of it, or what follows `strip_prefix`, byte
     /// for byte.
-    pub fn forwarded_path<'p>(&self, path: &'p str) -> &'p str {
+    pub fn forwarded_path<'p>(&self, path: &'p [u8]) -> &'p [u8] {
         let mut rest = path;
         for _ in 0..self.strip_segments {
-            rest = rest.get(1..).and_then(|r| r.find('/').map(|at| &r[at..])).unwrap_or("/");
+            let next = rest.get(1..).and_then(|r| memchr::memchr(b'/', r).map(|at| &r[at..]));
+            rest = next.unwrap_or(b"/");
         }
         rest
     }

@@ -210,7 +210,7 @@ fn settings_are_resolved() {
         ("/v1/shop/", "/"),
         ("/v1/shop", "/"),
     ] {
-        assert_eq!(route.forwarded_path(path), forwarded);
+        assert_eq!(route.forwarded_path(path.as_bytes()), forwarded.as_bytes());
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use portcullis::clock::Clock;
 use portcullis::config::{self, Config};
+use portcullis::reload::Source;
 use portcullis::server::{Inherited, Options, Server};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -33,6 +34,8 @@ workers = 1
 drain_timeout = "200ms"
 [admin]
 listen = "127.0.0.1:0"
+[reload]
+watch = "0s"
 [passwords]
 argon2 = { memory = "8KiB", iterations = 1, parallelism = 1 }
 max_concurrent_hashes = 1
@@ -46,6 +49,9 @@ access = true
 format = "json"
 level = "warn"
 "#;
+
+/// The name of the configuration file.
+const CONFIG_FILE: &str = "portcullis.toml";
 
 /// The routes of a test that names none.
 const ROUTES: &str = r#"
@@ -138,6 +144,10 @@ impl Builder {
 
     /// The configuration as a file would have it.
     pub(crate) fn to_toml(&self) -> String {
+        written(&self.to_table())
+    }
+
+    fn to_table(&self) -> toml::Table {
         let mut config = parse(BASE);
         let database = format!("sqlite:{}", self.folder.path().join("portcullis.db").display());
         merge(&mut config, parse(&format!("[storage]\nurl = {database:?}")));
@@ -145,27 +155,25 @@ impl Builder {
         if !config.contains_key("routes") {
             merge(&mut config, parse(ROUTES));
         }
-        toml::to_string(&config).expect("it was TOML before")
-    }
-
-    /// The configuration, loaded as `serve` would.
-    #[track_caller]
-    pub(crate) fn to_config(&self) -> Config {
-        let text = self.to_toml();
-        match config::parse(&text, Path::new("test.toml"), []) {
-            Ok(loaded) => loaded.config,
-            Err(error) => panic!("{error}\nin\n{text}"),
-        }
+        config
     }
 
     /// Starts the gateway.
     pub(crate) async fn start(self) -> TestGateway {
-        let config = self.to_config();
+        let file = self.folder.path().join(CONFIG_FILE);
+        let table = self.to_table();
+        std::fs::write(&file, written(&table)).expect("the folder is ours");
+        let (source, loaded) = match Source::read(Some(&file), []) {
+            Ok(read) => read,
+            Err(error) => panic!("{error}\nin\n{table}"),
+        };
+        let config = loaded.config;
         let log = Log::default();
         let options = Options {
             clock: self.clock.clone(),
             access_log: Some(Box::new(log.clone())),
             access_log_json: true,
+            source: Some(source),
             inherited: Inherited::default(),
         };
         // It waits for its own threads, which a thread of this runtime may not.
@@ -179,6 +187,7 @@ impl Builder {
             clock: self.clock,
             log,
             folder: self.folder,
+            config: table,
         }
     }
 }
@@ -196,6 +205,7 @@ pub(crate) struct TestGateway {
     log: Log,
     server: Option<Server>,
     folder: TempDir,
+    config: toml::Table,
 }
 
 impl TestGateway {
@@ -243,6 +253,26 @@ impl TestGateway {
     /// A `GET` to its admin listener.
     pub(crate) async fn admin_get(&self, target: &str) -> Answer {
         Request::new(self.admin, "GET", target).send().await
+    }
+
+    /// Adds to the configuration file, as [`Builder::config`] does; the gateway is not told.
+    #[track_caller]
+    pub(crate) fn configure(&self, text: &str) {
+        let mut config = self.config.clone();
+        merge(&mut config, parse(text));
+        self.write_config(written(&config));
+    }
+
+    /// Makes this the text of the configuration file, at once, as an editor does.
+    pub(crate) fn write_config(&self, text: impl AsRef<[u8]>) {
+        let new = self.file("portcullis.new");
+        std::fs::write(&new, text).expect("the folder is ours");
+        std::fs::rename(new, self.file(CONFIG_FILE)).expect("the folder is ours");
+    }
+
+    /// `POST /reload`.
+    pub(crate) async fn reload(&self) -> Answer {
+        Request::new(self.admin, "POST", "/reload").send().await
     }
 
     /// Where `file` of the gateway lies.
@@ -374,6 +404,10 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
         Ok(done) => done,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
+}
+
+fn written(config: &toml::Table) -> String {
+    toml::to_string(config).expect("it was TOML before")
 }
 
 #[track_caller]

@@ -17,7 +17,7 @@ pub(crate) use auth::{events_of, expect_no_gaps, open_store, pause, until_events
 pub(crate) use client::{Answer, Client, End, Request, Transcript, patiently};
 pub(crate) use gateway::{Builder, Caller, PASSWORD, TestGateway, blocking};
 pub(crate) use http::lossy;
-pub(crate) use program::{Program, Told};
+pub(crate) use program::{Program, Running, Told};
 pub(crate) use tls::{Authority, Secure, Visitor};
 pub(crate) use token::Issuer;
 pub(crate) use upstream::{Gate, Seen, Step, Upstream, reply, write};

@@ -51,6 +51,11 @@ impl Program {
         self.builder.folder()
     }
 
+    /// Its configuration file.
+    pub(crate) fn file(&self) -> &Path {
+        &self.file
+    }
+
     /// Its SQLite file, as a URL.
     pub(crate) fn sqlite_url(&self) -> String {
         format!("sqlite:{}", self.folder().join("portcullis.db").display())
@@ -90,9 +95,28 @@ impl Program {
 
     /// Starts `serve` and waits until it is ready.
     pub(crate) async fn serve(&self) -> Running {
+        self.serve_with(&[]).await
+    }
+
+    /// The same with variables in its environment.
+    pub(crate) async fn serve_with(&self, environment: &[(&str, String)]) -> Running {
+        self.until_ready(self.begin_with(environment)).await
+    }
+
+    /// Starts `serve` and waits for nothing.
+    pub(crate) fn begin(&self) -> Running {
+        self.begin_with(&[])
+    }
+
+    fn begin_with(&self, environment: &[(&str, String)]) -> Running {
         let mut command = self.command(&["serve"]);
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut running = Running(command.spawn().expect("the program runs"));
+        Running(command.spawn().expect("the program runs"))
+    }
+
+    /// Waits until what was begun is ready.
+    pub(crate) async fn until_ready(&self, mut running: Running) -> Running {
         patiently("the program to be ready", async {
             while TcpStream::connect(self.admin).await.is_err()
                 || Request::new(self.admin, "GET", "/health/ready").send().await.status != 200

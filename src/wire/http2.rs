@@ -1,0 +1,430 @@
+//! A client connection that speaks HTTP/2 (RFC 9113). Frames, header compression, flow control and
+//! stream states are the `h2` crate's; here are the limits it is given, the translation of a stream
+//! to a [`Client`], and the defence against clients that only open and reset.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes};
+use h2::server::{Connection, SendResponse};
+use h2::{Reason, RecvStream, SendStream};
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::pace::{Watch, WatchGuard, unless_late};
+use super::stream::Stream;
+use super::{AnswerBody, Client, ClientFault, WireLimits};
+use crate::message::{BodyLength, Piece, RequestHead};
+
+/// Streams at once.
+const MAX_STREAMS: u32 = 100;
+
+/// Bytes that a client may send before we have passed them on: for a stream, for the connection.
+const STREAM_WINDOW: u32 = 64 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 20;
+
+/// Longest list of fields, as RFC 9113 §6.5.2 counts it.
+const MAX_HEADER_LIST: usize = 16 << 10;
+
+/// Streams that a client may reset before we have looked at them.
+const MAX_PENDING_RESETS: usize = 200;
+
+/// Streams that a client may reset before their answer, as long as it lets fewer finish.
+const MAX_RESETS: u32 = 200;
+
+/// Bytes of answers that wait for a client, for one stream.
+const SEND_BUFFER: usize = 64 << 10;
+
+/// How long a client may leave no room for bytes that we want to send.
+const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Time for a last frame to get out.
+const CLOSE_GRACE: Duration = Duration::from_secs(1);
+
+/// How the streams of a connection have ended so far.
+#[derive(Debug, Default)]
+struct Ends {
+    answered: Cell<u32>,
+    reset: Cell<u32>,
+}
+
+/// Serves a connection until it ends. `seen` was read from it already; `begin` gets each request,
+/// not yet checked, and must not wait.
+///
+/// # Errors
+/// What ended the connection, when that was not its peer's orderly end.
+pub(crate) async fn serve(
+    stream: Stream,
+    seen: Vec<u8>,
+    guard: WatchGuard,
+    limits: WireLimits,
+    mut begin: impl FnMut(Http2, RequestHead),
+) -> Result<(), h2::Error> {
+    let watch = Arc::clone(&guard.watch);
+    watch.expect_head(limits.head);
+    let io = Rewound { stream, seen: Bytes::from(seen) };
+    let mut builder = h2::server::Builder::new();
+    builder
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(
+            u32::try_from(limits.max_head_bytes.min(MAX_HEADER_LIST)).unwrap_or(u32::MAX),
+        )
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_send_buffer_size(SEND_BUFFER)
+        .enable_connect_protocol();
+    let handshake = builder.handshake::<_, Bytes>(io);
+    let Some(shaken) = unless_late(&watch, handshake).await else { return Ok(()) };
+    let mut connection = shaken?;
+    let ends = Rc::new(Ends::default());
+    let (mut told, mut closing) = (false, false);
+    watch.expect_next(limits.idle);
+    poll_fn(|cx| {
+        watch.register(cx.waker());
+        if watch.is_draining() && !std::mem::replace(&mut told, true) {
+            connection.graceful_shutdown();
+        }
+        if watch.client_is_late() {
+            if std::mem::replace(&mut closing, true) {
+                return Poll::Ready(Ok(()));
+            }
+            // RFC 9113 §6.8: a GOAWAY says that nothing was begun that is lost.
+            connection.abrupt_shutdown(Reason::NO_ERROR);
+            watch.close_within(CLOSE_GRACE);
+            watch.client_acted();
+        }
+        poll_connection(&mut connection, cx, &watch, &ends, limits, &mut begin)
+    })
+    .await
+}
+
+fn poll_connection(
+    connection: &mut Connection<Rewound, Bytes>,
+    cx: &mut Context<'_>,
+    watch: &Arc<Watch>,
+    ends: &Rc<Ends>,
+    limits: WireLimits,
+    begin: &mut impl FnMut(Http2, RequestHead),
+) -> Poll<Result<(), h2::Error>> {
+    loop {
+        let accepted = connection.poll_accept(cx);
+        if ends.reset.get() > MAX_RESETS.max(ends.answered.get()) {
+            // CVE-2023-44487: streams are opened only to be reset.
+            connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            watch.close_within(CLOSE_GRACE);
+            ends.reset.set(0);
+        }
+        match accepted {
+            Poll::Ready(Some(Ok((request, respond)))) => {
+                watch.client_acted();
+                if let Some((stream, head)) = Http2::new(request, respond, watch, ends) {
+                    begin(stream, head);
+                }
+            }
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+            Poll::Ready(None) => return Poll::Ready(Ok(())),
+            Poll::Pending => {
+                if !connection.has_streams() && !watch.is_idle() {
+                    watch.expect_next(limits.idle);
+                }
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+/// One stream: a request and its answer.
+pub(crate) struct Http2 {
+    respond: SendResponse<Bytes>,
+    sending: Option<SendStream<Bytes>>,
+    receiving: RecvStream,
+    piece: Bytes,
+    received: bool,
+    status: u16,
+    fields: HeaderMap,
+    watch: WatchGuard,
+    ends: Rc<Ends>,
+    answered: bool,
+}
+
+impl Http2 {
+    fn new(
+        request: Request<RecvStream>,
+        mut respond: SendResponse<Bytes>,
+        watch: &Watch,
+        ends: &Rc<Ends>,
+    ) -> Option<(Self, RequestHead)> {
+        let (parts, receiving) = request.into_parts();
+        let protocol = parts.extensions.get::<h2::ext::Protocol>().map(h2::ext::Protocol::as_str);
+        let websocket = protocol == Some("websocket");
+        // RFC 8441 §4 makes a WebSocket's handshake a CONNECT; to routes it is the GET it was.
+        let method = if websocket { Method::GET } else { parts.method };
+        if protocol.is_some() && !websocket {
+            respond.send_reset(Reason::REFUSED_STREAM);
+            return None;
+        }
+        let target = parts.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
+        let authority = parts.uri.authority().map(http::uri::Authority::as_str);
+        let received = receiving.is_end_stream();
+        let body = match (websocket, received) {
+            (false, false) => BodyLength::Streamed,
+            // What follows a handshake is no body.
+            (true, _) | (_, true) => BodyLength::Exactly(0),
+        };
+        let head =
+            RequestHead::of_http2(method, target, authority, &parts.headers, body, websocket);
+        let stream = Self {
+            respond,
+            sending: None,
+            receiving,
+            piece: Bytes::new(),
+            received,
+            status: 200,
+            fields: HeaderMap::new(),
+            watch: watch.sibling(),
+            ends: Rc::clone(ends),
+            answered: false,
+        };
+        Some((stream, head))
+    }
+
+    fn response(&mut self) -> Response<()> {
+        let mut response = Response::new(());
+        *response.status_mut() =
+            StatusCode::from_u16(self.status).unwrap_or(StatusCode::BAD_GATEWAY);
+        *response.headers_mut() = std::mem::take(&mut self.fields);
+        response
+    }
+}
+
+impl Drop for Http2 {
+    fn drop(&mut self) {
+        let count = if self.answered { &self.ends.answered } else { &self.ends.reset };
+        count.set(count.get().saturating_add(1));
+    }
+}
+
+impl Client for Http2 {
+    type Sink = HeaderMap;
+
+    fn watch(&self) -> &Arc<Watch> {
+        &self.watch.watch
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, ClientFault>> {
+        while self.piece.is_empty() {
+            if self.received {
+                return Poll::Ready(Ok(Piece::End));
+            }
+            match ready!(self.receiving.poll_data(cx)) {
+                Some(Ok(piece)) => self.piece = piece,
+                Some(Err(_)) => return Poll::Ready(Err(ClientFault::Gone)),
+                None => self.received = true,
+            }
+        }
+        Poll::Ready(Ok(Piece::Data(self.piece.len())))
+    }
+
+    fn piece(&self) -> &[u8] {
+        &self.piece
+    }
+
+    fn take_piece(&mut self, n: usize) {
+        self.piece.advance(n.min(self.piece.len()));
+        // Fails only for a stream that has ended, which will be seen with the next piece.
+        let _ = self.receiving.flow_control().release_capacity(n);
+    }
+
+    fn has_body_left(&self) -> bool {
+        !self.received
+    }
+
+    fn discard_body(&mut self) {
+        // The stream is reset when it is dropped after its answer (RFC 9113 §8.1).
+    }
+
+    fn close_after_answer(&mut self) {}
+
+    fn take_trailers(&mut self) -> Option<HeaderMap> {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        // After the end of the data they are there or will never be.
+        match self.receiving.poll_trailers(&mut cx) {
+            Poll::Ready(Ok(trailers)) => trailers,
+            Poll::Ready(Err(_)) | Poll::Pending => None,
+        }
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.sending {
+            Some(sending) => sending.poll_reset(cx).map(drop),
+            None => self.respond.poll_reset(cx).map(drop),
+        }
+    }
+
+    fn begin_interim(&mut self, status: u16) -> Option<&mut HeaderMap> {
+        Some(self.begin_answer(status))
+    }
+
+    fn end_interim(&mut self) {
+        let response = self.response();
+        // An answer that can no longer be given is noticed when it is.
+        let _ = self.respond.send_informational(response);
+    }
+
+    fn begin_answer(&mut self, status: u16) -> &mut HeaderMap {
+        self.status = status;
+        self.fields.clear();
+        &mut self.fields
+    }
+
+    fn end_answer_head(&mut self, body: AnswerBody) {
+        let mut ended = false;
+        match body {
+            AnswerBody::Nothing => ended = true,
+            // The end of the stream says as much.
+            AnswerBody::Length(0) => ended = true,
+            AnswerBody::Declared(bytes) | AnswerBody::Length(bytes) => {
+                self.fields.insert(CONTENT_LENGTH, HeaderValue::from(bytes));
+                ended = body == AnswerBody::Declared(bytes);
+            }
+            AnswerBody::Streamed => {}
+            AnswerBody::Tunnel => {
+                // RFC 8441 §5: the answer to a CONNECT is 200, without the handshake's digest.
+                self.status = 200;
+                self.fields.remove("sec-websocket-accept");
+            }
+        }
+        let response = self.response();
+        self.answered = ended;
+        self.sending = self.respond.send_response(response, ended).ok();
+    }
+
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        piece: &[u8],
+    ) -> Poll<Result<usize, ClientFault>> {
+        let watch = &self.watch.watch;
+        let Some(sending) = &mut self.sending else { return Poll::Ready(Err(ClientFault::Gone)) };
+        let sent = poll_send_data(sending, cx, piece);
+        if sent.is_pending() {
+            watch.keep_expecting_room(WRITE_TIMEOUT);
+        } else {
+            watch.room_found();
+        }
+        sent.map_err(|_| ClientFault::Gone)
+    }
+
+    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ClientFault>> {
+        // The connection's task sends what it was given.
+        Poll::Ready(if self.sending.is_some() { Ok(()) } else { Err(ClientFault::Gone) })
+    }
+
+    fn end_answer(&mut self, trailers: Option<HeaderMap>) {
+        let Some(sending) = self.sending.as_mut().filter(|_| !self.answered) else { return };
+        let ended = match trailers {
+            Some(trailers) => sending.send_trailers(trailers),
+            None => sending.send_data(Bytes::new(), true),
+        };
+        self.answered = ended.is_ok();
+    }
+
+    fn poll_end_sending(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ClientFault>> {
+        self.end_answer(None);
+        Poll::Ready(Ok(()))
+    }
+
+    fn abort(&mut self) {
+        match &mut self.sending {
+            Some(sending) => sending.send_reset(Reason::INTERNAL_ERROR),
+            None => self.respond.send_reset(Reason::INTERNAL_ERROR),
+        }
+        // It was not the client that gave up.
+        self.answered = true;
+    }
+}
+
+/// Gives a stream as much of `piece` as its windows have room for; gives how much.
+///
+/// # Errors
+/// The stream takes no more.
+pub(crate) fn poll_send_data(
+    sending: &mut SendStream<Bytes>,
+    cx: &mut Context<'_>,
+    piece: &[u8],
+) -> Poll<Result<usize, h2::Error>> {
+    if piece.is_empty() {
+        return Poll::Ready(Ok(0));
+    }
+    let wanted = piece.len().min(SEND_BUFFER);
+    sending.reserve_capacity(wanted);
+    // What was granted before is not announced again, so it is looked at first.
+    while sending.capacity() == 0 {
+        match ready!(sending.poll_capacity(cx)) {
+            Some(granted) => drop(granted?),
+            None => return Poll::Ready(Err(Reason::STREAM_CLOSED.into())),
+        }
+    }
+    let taken = sending.capacity().min(wanted);
+    sending.send_data(Bytes::copy_from_slice(&piece[..taken]), false)?;
+    Poll::Ready(Ok(taken))
+}
+
+/// A socket of which some bytes were read already.
+struct Rewound {
+    stream: Stream,
+    seen: Bytes,
+}
+
+impl AsyncRead for Rewound {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.seen.is_empty() {
+            let n = self.seen.len().min(buffer.remaining());
+            buffer.put_slice(&self.seen.split_to(n));
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Rewound {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
