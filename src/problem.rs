@@ -323,7 +323,7 @@ fn forward_problem(error: &ForwardError) -> Problem {
             "upstream_unreachable",
             "The service behind this gateway cannot be reached.",
         ),
-        ForwardError::Timeout => Problem::new(
+        ForwardError::Timeout | ForwardError::OverTime => Problem::new(
             StatusCode::GATEWAY_TIMEOUT,
             "upstream_timeout",
             "The service behind this gateway did not answer in time.",

@@ -251,7 +251,9 @@ impl RequestHead {
             }
         }
         if self.version == Version::Http11 && fields.has(Known::Upgrade) {
-            self.websocket = is_websocket_upgrade(fields);
+            // RFC 6455 §4.1: a GET, behind which the tunnel's own bytes begin.
+            let bare = self.method == Method::GET && self.body == BodyLength::Exactly(0);
+            self.websocket = bare && is_websocket_upgrade(fields);
         }
         Ok(())
     }

@@ -69,6 +69,7 @@ fn every_error() -> Vec<Error> {
         ForwardError::Broken(Fault::Malformed(Malformed::Chunk)),
         ForwardError::Unasked,
         ForwardError::Timeout,
+        ForwardError::OverTime,
         ForwardError::BodyTooLarge,
         ForwardError::ClientBroke,
         ForwardError::ClientGone,

@@ -17,7 +17,10 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use super::outgoing::{Coding, Outgoing};
 use super::pace::Watch;
 use super::stream::Stream;
-use super::{AnswerBody, Client, ClientFault, SMALL_READ, WireLimits, poll_fill, with_scratch};
+use super::{
+    AnswerBody, Client, ClientFault, FIRST_HEAD_GRACE, SMALL_READ, WRITE_TIMEOUT, WireLimits,
+    poll_fill, with_scratch,
+};
 use crate::message::request::HeadReader;
 use crate::message::{
     BodyLength, Buffer, Decoder, FieldSink as _, Framed, HeadError, Piece, RequestHead, Version,
@@ -29,17 +32,11 @@ const LARGE_BODY: u64 = 8 << 10;
 /// Bytes of further requests that are read while one is being answered.
 const MAX_AHEAD: usize = 16 << 10;
 
-/// How long a client may leave no room for bytes that we want to write.
-const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
-
 /// How long, and how much, is read on after a connection was closed with its client still sending:
 /// a socket that is closed over unread bytes is reset, and the reset destroys an answer that the
 /// client has not read yet (RFC 9112 §9.6).
 const LINGER: Duration = Duration::from_secs(1);
 const MAX_LINGER_BYTES: usize = 4 << 20;
-
-/// How long a connection without a request may stay open in a drain.
-const FIRST_HEAD_GRACE: Duration = Duration::from_secs(1);
 
 /// One connection.
 pub(crate) struct Http1 {
@@ -105,9 +102,13 @@ impl Http1 {
                 if seen.len() >= PREFACE.len() || !PREFACE.starts_with(seen) {
                     return Poll::Ready(seen.starts_with(PREFACE));
                 }
-                match ready!(self.poll_fill(cx, false)) {
-                    Ok(1..) => {}
-                    Ok(0) | Err(_) => return Poll::Ready(false),
+                match self.poll_fill(cx, false) {
+                    Poll::Ready(Ok(1..)) => {}
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(false),
+                    Poll::Pending if self.watch.is_draining() && self.may_close_now() => {
+                        return Poll::Ready(false);
+                    }
+                    Poll::Pending => return Poll::Pending,
                 }
             }
         })
@@ -143,7 +144,7 @@ impl Http1 {
             }
             match self.poll_fill(cx, false) {
                 Poll::Ready(Ok(1..)) => {
-                    if !std::mem::replace(&mut self.touched, true) || self.watch.is_idle() {
+                    if self.watch.is_idle() {
                         self.watch.expect_head(self.limits.head);
                     }
                 }
@@ -262,6 +263,7 @@ impl Http1 {
     fn poll_fill(&mut self, cx: &mut Context<'_>, large: bool) -> Poll<io::Result<usize>> {
         let read = ready!(poll_fill(&mut self.stream, cx, &mut self.input, large))?;
         self.eager = read >= SMALL_READ;
+        self.touched = true;
         Poll::Ready(Ok(read))
     }
 
@@ -340,10 +342,6 @@ impl Client for Http1 {
 
     fn take_piece(&mut self, n: usize) {
         self.body.take(&mut self.input, n);
-    }
-
-    fn has_body_left(&self) -> bool {
-        !self.body.is_done()
     }
 
     fn discard_body(&mut self) {

@@ -49,7 +49,7 @@ pub(crate) fn poll_fill<S: AsyncRead + Unpin>(
     large: bool,
 ) -> Poll<io::Result<usize>> {
     /// Room for a piece of a large body.
-    const LARGE_BYTES: usize = 128 << 10;
+    const LARGE_BYTES: usize = 64 << 10;
     if large && !input.is_unused() {
         return poll_read_buf(Pin::new(stream), cx, input.to_fill(LARGE_BYTES));
     }
@@ -68,6 +68,13 @@ pub(crate) fn poll_fill<S: AsyncRead + Unpin>(
         Poll::Ready(Ok(read.filled().len()))
     })
 }
+
+/// How long a client may leave no room for bytes that we want to send.
+pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// How long a connection that has not begun may stay open in a drain: its first request may be on
+/// its way, and would be lost.
+pub(crate) const FIRST_HEAD_GRACE: Duration = Duration::from_secs(1);
 
 /// Limits that a connection keeps by itself.
 #[derive(Clone, Copy, Debug)]
@@ -124,9 +131,6 @@ pub(crate) trait Client {
 
     /// Takes so many bytes of the piece.
     fn take_piece(&mut self, n: usize);
-
-    /// Whether the request's body has not been read to its end.
-    fn has_body_left(&self) -> bool;
 
     /// What is left of the request's body is not wanted. When it is not here already, the
     /// connection ends with the answer: nobody may take those bytes for a request.
