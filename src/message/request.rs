@@ -231,6 +231,9 @@ impl RequestHead {
     /// The first thing that is wrong with it.
     pub fn check(&mut self, over_tls: bool) -> Result<(), HeadError> {
         let fields = self.fields.view();
+        if fields.iter().len() > MAX_FIELDS {
+            return Err(HeadError::TooLarge);
+        }
         self.body = match self.version {
             Version::Http2 => check_http2(fields, self.body)?,
             version => body_length(fields, version)?,

@@ -68,6 +68,7 @@ fn every_error() -> Vec<Error> {
         ForwardError::Connect(LeaseError::Full),
         ForwardError::Broken(Fault::Malformed(Malformed::Chunk)),
         ForwardError::Unasked,
+        ForwardError::NoTunnel,
         ForwardError::Timeout,
         ForwardError::OverTime,
         ForwardError::BodyTooLarge,

@@ -96,6 +96,9 @@ pub enum ForwardError {
     /// It agreed to an upgrade that was not asked for.
     #[error("the upstream switched protocols without being asked")]
     Unasked,
+    /// It has no tunnel where the client asked for one.
+    #[error("the upstream did not switch protocols")]
+    NoTunnel,
     /// It did not answer in time.
     #[error("the upstream did not answer in time")]
     Timeout,
@@ -354,7 +357,7 @@ async fn finish<C: Client, O: Origin, W: Words<C>>(
         && (200..300).contains(&answer.status)
     {
         // To whoever asked with CONNECT, any 2xx says that the tunnel stands (RFC 8441 §5).
-        return Err(ForwardError::Unasked);
+        return Err(ForwardError::NoTunnel);
     }
     let no_body = crate::message::response::has_no_body(answer.status, &request.head.method);
     let declared = if no_body { relay.origin.declared_length() } else { None };

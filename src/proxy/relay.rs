@@ -396,6 +396,10 @@ impl<'a, C: Client, O: Origin> Relay<'a, C, O> {
             ready!(self.origin.poll_end_sending(cx)).map_err(|_| Broken)?;
             *ending = Ending::Ended;
         }
+        // It has said that it sends no more; that it is gone it may still say.
+        if self.client.poll_reset(cx).is_ready() {
+            return Poll::Ready(Err(Broken));
+        }
         Poll::Ready(Ok(()))
     }
 

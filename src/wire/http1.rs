@@ -65,6 +65,8 @@ pub(crate) struct Http1 {
     aborted: bool,
     /// The answer ends with the connection.
     until_close: bool,
+    /// All of the answer has gone to `out`.
+    ended: bool,
 }
 
 impl Http1 {
@@ -90,6 +92,7 @@ impl Http1 {
             tunnel: false,
             aborted: false,
             until_close: false,
+            ended: false,
         }
     }
 
@@ -210,7 +213,12 @@ impl Http1 {
         self.out.rest();
         self.input.rest();
         self.watch.upstream_acted();
-        self.watch.expect_next(self.limits.idle);
+        if self.input.is_empty() {
+            self.watch.expect_next(self.limits.idle);
+        } else {
+            // The next head has begun already.
+            self.watch.expect_head(self.limits.head);
+        }
         self.keep_alive && !self.watch.is_draining()
     }
 
@@ -229,11 +237,10 @@ impl Http1 {
     pub(crate) async fn close(&mut self) {
         let flushed = poll_fn(|cx| self.poll_flush(cx)).await.is_ok();
         if self.aborted {
-            if self.until_close {
-                // An orderly end would make what was cut off look whole.
-                self.stream.reset_on_close();
-            }
             return;
+        }
+        if flushed && self.until_close && self.ended {
+            self.stream.reset_on_close(false);
         }
         let shut =
             flushed && poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx)).await.is_ok();
@@ -368,6 +375,10 @@ impl Client for Http1 {
         Poll::Pending
     }
 
+    fn poll_reset(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+
     fn begin_interim(&mut self, status: u16) -> Option<&mut Vec<u8>> {
         // RFC 9110 §15.2: HTTP/1.0 has none.
         (self.version == Version::Http11).then(|| self.push_status(status))
@@ -395,6 +406,8 @@ impl Client for Http1 {
             AnswerBody::Streamed if self.version == Version::Http10 => {
                 self.keep_alive = false;
                 self.until_close = true;
+                // However it is cut off, an orderly end would make it look whole.
+                self.stream.reset_on_close(true);
                 self.out.extend()
             }
             AnswerBody::Streamed => {
@@ -441,6 +454,7 @@ impl Client for Http1 {
     fn end_answer(&mut self, _: Option<HeaderMap>) {
         // RFC 9110 §6.5.1: trailers are not passed to where they may be merged unawares.
         self.out.end();
+        self.ended = true;
     }
 
     fn poll_end_sending(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientFault>> {

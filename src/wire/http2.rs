@@ -340,6 +340,10 @@ impl Client for Http2 {
         })
     }
 
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_gone(cx)
+    }
+
     fn begin_interim(&mut self, status: u16) -> Option<&mut HeaderMap> {
         Some(self.begin_answer(status))
     }

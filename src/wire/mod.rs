@@ -145,6 +145,10 @@ pub(crate) trait Client {
     /// Ready when the client is no longer there, for when nothing else is awaited from it.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
+    /// Ready when the client has reset the stream, for when it has ended its side in order; HTTP/2
+    /// only: over HTTP/1.1 a client that is gone looks like one that has ended its side.
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
     /// Begins an interim answer (1xx); `None` when the client knows none.
     fn begin_interim(&mut self, status: u16) -> Option<&mut Self::Sink>;
 
