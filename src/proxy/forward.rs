@@ -222,6 +222,8 @@ impl Way<'_> {
         let exchange = self.begin_stream(connection, words)?;
         let mut relay = Relay::new(client, exchange, traffic, request.limits, request.policy);
         let mut again = true;
+        // Counts the request on its second connection, until its answer has ended.
+        let mut _flight = None;
         loop {
             match head(&mut relay, words).await {
                 Ok(()) => break,
@@ -231,10 +233,11 @@ impl Way<'_> {
                         return Err(ForwardError::Broken(fault));
                     }
                     let lease = pool.reconnect(server, &request.ask).await;
-                    let Carrier::Http2(connection) = lease.map_err(ForwardError::Connect)?.carrier
-                    else {
+                    let lease = lease.map_err(ForwardError::Connect)?;
+                    let Carrier::Http2(connection) = lease.carrier else {
                         return Err(ForwardError::Broken(fault));
                     };
+                    _flight = Some(lease.flight);
                     let exchange = self.begin_stream(connection, words)?;
                     relay = relay.again(|_| exchange);
                 }

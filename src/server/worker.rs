@@ -298,7 +298,9 @@ impl Worker {
                     Peer { address, negotiated: Negotiated::Plain, client_certificate: None };
                 Some((socket.plain(), peer))
             } else {
-                worker.admit_in_time(socket, address, &mut place).await
+                // Boxed, as is all that a connection needs for a while only: what it holds while it
+                // is idle is its task.
+                Box::pin(worker.admit_in_time(socket, address, &mut place)).await
             };
             let Some((stream, peer)) = admitted else { return };
             worker.serve_connection(stream, peer, place).await;
@@ -377,17 +379,17 @@ impl Worker {
         let negotiated = peer.negotiated;
         let connection = Connection::new(peer, place);
         if negotiated == Negotiated::Http2 {
-            self.serve_http2(stream, Vec::new(), guard, connection).await;
+            Box::pin(self.serve_http2(stream, Vec::new(), guard, connection)).await;
             return;
         }
         let mut http1 = Http1::new(stream, Arc::clone(&watch), self.limits.wire);
         if self.limits.h2c && negotiated == Negotiated::Plain {
-            match unless_late(&watch, http1.begins_with_http2()).await {
+            match unless_late(&watch, Box::pin(http1.begins_with_http2())).await {
                 None => return,
                 Some(false) => {}
                 Some(true) => {
                     let (stream, seen) = http1.into_parts();
-                    self.serve_http2(stream, seen, guard, connection).await;
+                    Box::pin(self.serve_http2(stream, seen, guard, connection)).await;
                     return;
                 }
             }
@@ -405,8 +407,7 @@ impl Worker {
                         Ok(()) => client.begin(&head),
                         Err(_) => client.begin_refusal(&head),
                     }
-                    // Boxed: what a connection needs for a request it should not hold while idle.
-                    Box::pin(self.desk.handle(client, connection, &head, checked)).await;
+                    self.desk.handle(client, connection, &head, checked).await;
                 }
                 Err(error) => {
                     let head = RequestHead::unreadable();

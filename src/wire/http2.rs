@@ -335,9 +335,8 @@ impl Client for Http2 {
     fn end_answer_head(&mut self, body: AnswerBody) {
         let mut ended = false;
         match body {
-            AnswerBody::Nothing => ended = true,
-            // The end of the stream says as much.
-            AnswerBody::Length(0) => ended = true,
+            // That nothing follows is said by the end of the stream.
+            AnswerBody::Nothing | AnswerBody::Length(0) => ended = true,
             AnswerBody::Declared(bytes) | AnswerBody::Length(bytes) => {
                 self.fields.insert(CONTENT_LENGTH, HeaderValue::from(bytes));
                 ended = body == AnswerBody::Declared(bytes);

@@ -1,5 +1,5 @@
 //! Client connections: sockets, time limits, and the two versions of HTTP that are spoken over
-//! them. What the rest of the gateway sees of a client is a [`Client`]: one request's body to read,
+//! them. What the rest of the gateway sees of a client is a `Client`: one request's body to read,
 //! one answer to give.
 //!
 //! Knows neither routes nor answers' contents; never buffers more than a piece.

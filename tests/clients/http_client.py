@@ -59,9 +59,14 @@ async def check(http2):
                     break
                 await client.post(f"/api/{user}/next-event", headers=AUTH)
 
-        # Many at once; each gets the own answer.
+        # Many at once; each gets the own answer. Less than the streams that the gateway allows:
+        # httpx never resets the one of the events above, and then counts wrongly.
+        places = asyncio.Semaphore(90)
+
         async def one(n):
-            answer = await client.post(f"/api/{user}/echo?{n}", headers=AUTH, content=f"body {n}")
+            async with places:
+                answer = await client.post(
+                    f"/api/{user}/echo?{n}", headers=AUTH, content=f"body {n}")
             assert answer.json()["url"].endswith(f"?{n}") and answer.json()["body"] == f"body {n}"
         await asyncio.gather(*(one(n) for n in range(200)))
 

@@ -14,7 +14,7 @@ use crate::harness::client::PATIENCE;
 use crate::harness::h2raw::{
     Fields, H2, code, data, flag, frame, headers, kind, reset, setting, settings, window_update,
 };
-use crate::harness::{Program, Request, Step, TestGateway, Upstream, pause, reply};
+use crate::harness::{Program, Request, TestGateway, Upstream, pause, reply};
 
 /// Connections that flood at once; two of those that let answers pile up, because what waits for a
 /// client is bounded for each stream, so that every connection may hold a hundred times that.
@@ -95,7 +95,7 @@ async fn floods_neither_silence_nor_swell_the_gateway() {
     let big = "x".repeat(512 << 10);
     let big = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{big}", big.len());
     let upstream = Upstream::scripted(move |seen| match seen.path() {
-        "/public/big" => vec![crate::harness::write(&big), Step::Stall],
+        "/public/big" => reply(&big),
         _ => reply("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
     })
     .await;

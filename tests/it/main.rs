@@ -11,6 +11,7 @@ mod events;
 mod framing;
 mod h2_floods;
 mod h2_frames;
+mod h2_upstreams;
 mod handover;
 mod hardening;
 mod headers;

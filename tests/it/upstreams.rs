@@ -465,3 +465,20 @@ async fn checks_come_and_go_with_a_reload() {
     gateway.reload().await.expect(200);
     assert_eq!(upstream_of(&gateway).await["servers"][0]["healthy"], Value::Null);
 }
+
+#[tokio::test]
+async fn all_who_wait_are_served_whichever_worker_they_are_at() {
+    let upstream = Upstream::echo().await;
+    let limits = "max_connections = 2\nmax_waiting = 1000\nwait_timeout = \"1h\"";
+    let gateway = in_front_of(&[quoted(&upstream.url())], limits)
+        .config("[server]\nworkers = 3")
+        .start()
+        .await;
+    let requests = (0..90).map(|n| gateway.get(&format!("/public/{n}")).send());
+    for answer in futures_util::future::join_all(requests).await {
+        answer.expect(200);
+    }
+    let state = upstream_of(&gateway).await;
+    assert_eq!((&state["waiting"], &state["overloaded"]), (&0.into(), &0.into()));
+    assert!(state["servers"][0]["connections"].as_u64() <= Some(2), "{state}");
+}

@@ -1,6 +1,6 @@
 //! The connections to one upstream: which server a request goes to, over an idle connection or a
-//! new one, and how long it waits for that. A [`Pool`] belongs to one worker; what all workers must
-//! agree on is in [`UpstreamState`].
+//! new one, and how long it waits for that. A `Pool` belongs to one worker; what all workers must
+//! agree on is in `UpstreamState`.
 //!
 //! ```text
 //! request ─▶ balance: a server that is up and has room ─▶ idle connection ───────────▶ lease
@@ -121,6 +121,13 @@ enum Choice {
     Full,
     /// All have been tried.
     Nobody,
+}
+
+/// Whether a new connection must find a place among those that a server may have.
+#[derive(Clone, Copy)]
+enum Counted {
+    Within,
+    Beyond,
 }
 
 /// The servers that a request has tried: a bit each.
@@ -251,7 +258,7 @@ impl Pool {
             if let Some(lease) = server.take(now) {
                 return Ok(lease);
             }
-            match self.open(server, ask).await {
+            match self.open(server, ask, Counted::Within).await {
                 Ok(lease) => return Ok(lease),
                 // Another worker was faster; what was there before says more.
                 Err(LeaseError::Full) => {}
@@ -261,12 +268,17 @@ impl Pool {
     }
 
     /// A new connection to `server`, or an HTTP/2 one that has room by now.
-    async fn open(&self, server: &Rc<Server>, ask: &Ask<'_>) -> Result<Lease, LeaseError> {
+    async fn open(
+        &self,
+        server: &Rc<Server>,
+        ask: &Ask<'_>,
+        counted: Counted,
+    ) -> Result<Lease, LeaseError> {
         let patience = ask.connect_timeout.unwrap_or(self.state.config.connect_timeout.0);
         let opening = async {
             match self.state.config.protocol {
                 Protocol::Http1 => {
-                    let stream = self.dial(server, patience).await?;
+                    let stream = self.dial(server, patience, counted).await?;
                     Ok(server.lease_new(Link::new(stream)))
                 }
                 Protocol::H2 | Protocol::H2c => self.open_shared(server, patience).await,
@@ -282,8 +294,16 @@ impl Pool {
         opened
     }
 
-    async fn dial(&self, server: &Rc<Server>, patience: Duration) -> Result<Stream, LeaseError> {
-        let place = server.state.take_place().ok_or(LeaseError::Full)?;
+    async fn dial(
+        &self,
+        server: &Rc<Server>,
+        patience: Duration,
+        counted: Counted,
+    ) -> Result<Stream, LeaseError> {
+        let place = match counted {
+            Counted::Within => server.state.take_place().ok_or(LeaseError::Full)?,
+            Counted::Beyond => server.state.take_place_beyond(),
+        };
         dial(&server.state, Some(place), patience).await
     }
 
@@ -299,7 +319,7 @@ impl Pool {
         if !server.may_share_more() {
             return Err(LeaseError::Full);
         }
-        let stream = self.dial(server, patience).await?;
+        let stream = self.dial(server, patience, Counted::Within).await?;
         stream.give_up_when_unacknowledged();
         let (send, connection) = h2::client::Builder::new()
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -323,7 +343,8 @@ impl Pool {
         Ok(server.add_shared(send))
     }
 
-    /// A new connection to `server`, for a request whose reused one turned out to be closed.
+    /// A new connection to `server`, for a request whose reused one turned out to be closed. It may
+    /// be one more than `max_connections`: the closed one still holds its place.
     ///
     /// # Errors
     /// The server cannot be reached, or is full.
@@ -332,7 +353,7 @@ impl Pool {
         server: &Rc<Server>,
         ask: &Ask<'_>,
     ) -> Result<Lease, LeaseError> {
-        Box::pin(self.open(server, ask)).await
+        Box::pin(self.open(server, ask, Counted::Beyond)).await
     }
 
     /// Whether something may be sent a second time; counts it when it may.

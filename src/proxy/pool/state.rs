@@ -318,6 +318,12 @@ impl ServerState {
         taken.ok().map(|_| Place(Arc::clone(self)))
     }
 
+    /// A place for a connection that replaces one which is about to be let go.
+    pub(super) fn take_place_beyond(self: &Arc<Self>) -> Place {
+        self.connections.fetch_add(1, Relaxed);
+        Place(Arc::clone(self))
+    }
+
     /// Whether there is a place for another connection.
     pub(super) fn has_place(&self) -> bool {
         let most = self.room.max_connections;

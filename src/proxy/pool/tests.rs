@@ -96,6 +96,17 @@ async fn a_connection_is_used_again_and_flights_are_counted() {
 }
 
 #[tokio::test]
+async fn a_closed_connection_is_replaced_though_its_place_is_still_taken() {
+    let (_listener, url) = silent().await;
+    let pool = pool(&[url], "max_connections = 1");
+    let closed = pool.lease(&Ask::default()).await.unwrap();
+    let replaced = pool.reconnect(&closed.server, &Ask::default()).await.unwrap();
+    assert!(!replaced.reused);
+    drop(closed);
+    assert_eq!(pool.state.report(Instant::now()).servers[0].connections, 1);
+}
+
+#[tokio::test]
 async fn beyond_the_limits_a_request_is_refused_at_once() {
     let (_listener, url) = silent().await;
     let pool = pool(&[url], "max_connections = 1\nmax_waiting = 1\nwait_timeout = \"1h\"");

@@ -710,6 +710,7 @@ fn unpadded(flags: u8, payload: &[u8]) -> &[u8] {
     &rest[..rest.len().checked_sub(usize::from(*padding)).expect("less padding than frame")]
 }
 
-fn number(bytes: &[u8]) -> u32 {
+/// The first four bytes as a number.
+pub(crate) fn number(bytes: &[u8]) -> u32 {
     bytes.iter().take(4).fold(0, |sum, byte| (sum << 8) | u32::from(*byte))
 }
