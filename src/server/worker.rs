@@ -295,10 +295,11 @@ impl Worker {
                     Peer { address, negotiated: Negotiated::Plain, client_certificate: None };
                 Some((socket.plain(), peer))
             } else {
-                worker.admit_in_time(socket, address, &mut place).await
+                Box::pin(worker.admit_in_time(socket, address, &mut place)).await
             };
             let Some((stream, peer)) = admitted else { return };
-            worker.serve_connection(stream, peer, place).await;
+            // Boxed, as its beginning was: who stalls before it must not cost what it needs.
+            Box::pin(worker.serve_connection(stream, peer, place)).await;
         });
     }
 
