@@ -1,8 +1,10 @@
-//! The admin listener: liveness, readiness, metrics, and the configuration that is live, never on
-//! the public address. It answers from what the gateway knows; all it can be asked to do is to read
-//! its configuration again.
+//! The admin listener: liveness, readiness, metrics, upstreams, and the configuration that is live,
+//! never on the public address. It answers from what the gateway knows; all it can be asked to do
+//! is to read its configuration again.
 //!
 //! Liveness never depends on a store: restarting the gateway does not bring a database back.
+
+mod upstreams;
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
@@ -24,7 +26,7 @@ use tokio::sync::Semaphore;
 use crate::gateway::Gateway;
 use crate::reload::{Attempt, Outcome, Reloader, Trigger};
 use crate::server::Scrape;
-use crate::server::tls::Expiry;
+use crate::server::tls::{Expiry, Tls};
 use crate::telemetry::{chain, metrics};
 
 /// Connections at once: probes and a few scrapers.
@@ -99,6 +101,7 @@ async fn answer<B>(sight: &Sight, request: &Request<B>) -> Response<Full<Bytes>>
             json_answer(status, &json!({"status": word, "checks": checks}))
         }
         "/metrics" => metrics_answer(sight).await,
+        "/upstreams" => json_answer(StatusCode::OK, &upstreams::document(&gateway.live.load())),
         "/config" => {
             let status = reloader.status();
             let body = json!({
@@ -116,7 +119,8 @@ async fn answer<B>(sight: &Sight, request: &Request<B>) -> Response<Full<Bytes>>
         _ => json_answer(
             StatusCode::NOT_FOUND,
             &json!({
-                "error": "there are /health/live, /health/ready, /metrics, /config and /reload"
+                "error": "there are /health/live, /health/ready, /metrics, /upstreams, /config \
+                          and /reload"
             }),
         ),
     }
@@ -179,8 +183,12 @@ async fn metrics_answer(sight: &Sight) -> Response<Full<Bytes>> {
     tally.tunnels = sight.gateway.open_tunnels();
     let mut text = String::with_capacity(16 << 10);
     metrics::write_tally(&mut text, &tally);
+    upstreams::write_metrics(&mut text, &sight.gateway.live.load());
     write_shared(&mut text, &sight.gateway, &sight.scrape);
     write_reloads(&mut text, &sight.reloader);
+    if let Some(tls) = &sight.scrape.tls {
+        write_tls(&mut text, tls);
+    }
     let mut answer = Response::new(Full::new(text.into()));
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -256,23 +264,25 @@ fn write_shared(text: &mut String, gateway: &Gateway, scrape: &Scrape) {
     if prometheus_client::encoding::text::encode_registry(text, &registry).is_err() {
         tracing::error!("the hash durations cannot be written");
     }
-    if let Some(tls) = &scrape.tls {
-        metrics::single(
-            text,
-            "tls_certificate_reload_failures_total",
-            "counter",
-            "Changes of certificate files that could not be taken.",
-            tls.failures(),
-        );
-        let name = "tls_certificate_expiry_timestamp_seconds";
-        metrics::family(text, name, "gauge", "When the certificates in use end.");
-        for Expiry { certificate, not_after } in tls.expiries() {
-            let file = metrics::escaped(&certificate.to_string_lossy());
-            let _ = writeln!(text, "portcullis_{name}{{certificate=\"{file}\"}} {not_after}");
-        }
-    }
     metrics::family(text, "build_info", "gauge", "The version that runs.");
     let _ = writeln!(text, "portcullis_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
+}
+
+/// Certificates of the public listeners.
+fn write_tls(text: &mut String, tls: &Tls) {
+    metrics::single(
+        text,
+        "tls_certificate_reload_failures_total",
+        "counter",
+        "Changes of certificate files that could not be taken.",
+        tls.failures(),
+    );
+    let name = "tls_certificate_expiry_timestamp_seconds";
+    metrics::family(text, name, "gauge", "When the certificates in use end.");
+    for Expiry { certificate, not_after } in tls.expiries() {
+        let file = metrics::escaped(&certificate.to_string_lossy());
+        let _ = writeln!(text, "portcullis_{name}{{certificate=\"{file}\"}} {not_after}");
+    }
 }
 
 /// What came of the changes of the configuration.

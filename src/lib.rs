@@ -23,10 +23,11 @@
 //!
 //! # The life of a request
 //!
-//! `wire` reads a head and looks at its raw bytes; [`gateway`] resolves the client's address, asks
-//! [`proxy::decide`] (path, route, credential, owner, roles), counts limits, has
-//! `proxy::headers` strip what clients may not say and say ours, and forwards. Own paths go to
-//! [`auth`] on another runtime. Whatever fails becomes one variant of [`problem::Error`], and one
+//! [`wire`] gets a head from a connection of either version of HTTP, read and checked by
+//! [`message`]; [`gateway`] resolves the client's address, asks [`proxy::decide`] (path, route,
+//! credential, owner, roles), counts limits, has `proxy::headers` write the upstream's request without
+//! what clients may not say and with what only we say, and `proxy::relay` moves both bodies at once.
+//! Own paths go to [`auth`] on another runtime. Whatever fails becomes one variant of [`problem::Error`], and one
 //! `match` makes that an answer.
 
 pub mod admin;

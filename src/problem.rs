@@ -18,6 +18,7 @@ use crate::limit::Decision;
 use crate::message::HeadError;
 use crate::proxy::authorize::Refusal;
 use crate::proxy::forward::ForwardError;
+use crate::proxy::pool::LeaseError;
 
 /// GoTrue's clients send this to be told codes in bodies; it is sent back.
 pub(crate) const API_VERSION: HeaderName = HeaderName::from_static("x-supabase-api-version");
@@ -311,6 +312,12 @@ fn forward_problem(error: &ForwardError) -> Problem {
             "There are too many open tunnels. Try again later.",
         )
         .retry_after(TRY_AGAIN),
+        ForwardError::Connect(LeaseError::Full) => Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "upstream_overloaded",
+            "The service behind this gateway has more to do than it can. Try again later.",
+        )
+        .retry_after(Duration::from_secs(1)),
         ForwardError::Connect(_) | ForwardError::Broken(_) | ForwardError::Unasked => Problem::new(
             StatusCode::BAD_GATEWAY,
             "upstream_unreachable",
@@ -322,6 +329,11 @@ fn forward_problem(error: &ForwardError) -> Problem {
             "The service behind this gateway did not answer in time.",
         ),
         ForwardError::BodyTooLarge => Error::BodyTooLarge.problem(),
+        ForwardError::Unsendable => Problem::new(
+            StatusCode::BAD_REQUEST,
+            "bad_request",
+            "The request target is not acceptable.",
+        ),
         ForwardError::ClientBroke | ForwardError::ClientGone => Problem::new(
             StatusCode::BAD_REQUEST,
             "bad_request",
@@ -415,15 +427,15 @@ fn refusal_problem(refusal: &Refusal) -> Problem {
             "The access token does not carry a role that this needs.",
         )
         .challenge(Some("insufficient_scope")),
-        Refusal::NoClientCertificate => Problem::new(
-            StatusCode::FORBIDDEN,
-            "client_certificate_required",
-            "This path is for clients that show a certificate.",
-        ),
         Refusal::OriginDenied => Problem::new(
             StatusCode::FORBIDDEN,
             "origin_denied",
             "This path cannot be called from a page of this origin.",
+        ),
+        Refusal::NoClientCertificate => Problem::new(
+            StatusCode::FORBIDDEN,
+            "client_certificate_required",
+            "This path is for clients that show a certificate.",
         ),
         Refusal::NoRoute | Refusal::OwnerMismatch { hidden: true } => no_route(),
         Refusal::NoToken => no_authorization(),

@@ -30,7 +30,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     problems.extend(check_verifier(config));
     problems.extend(crate::reload::examine(config));
     if let Some(tls) = &config.server.tls {
-        problems.extend(Tls::load(tls, config.server.http2).err());
+        problems.extend(Tls::load(tls, &[]).err());
     }
     let Some(live) = live.filter(|_| problems.is_empty()) else {
         return Err(sources.report(&problems).into());

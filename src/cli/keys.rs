@@ -46,6 +46,7 @@ enum Action {
     /// Accept a key no more, and so none of its tokens
     Retire {
         /// Key id, see `keys list`
+        #[arg(allow_hyphen_values = true)]
         kid: String,
     },
 }

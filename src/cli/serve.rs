@@ -1,5 +1,5 @@
 //! `portcullis serve`: runs the gateway until it is told to stop; SIGHUP has it read its
-//! configuration again, SIGUSR2 start anew and hand over.
+//! configuration again.
 
 use std::time::Duration;
 
@@ -65,8 +65,8 @@ pub(super) fn run(context: &Context) -> Result<(), Failure> {
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     let successor = loop {
         match runtime.block_on(signals.next()) {
-            Told::Reload => server.reloader().hang_up(),
             Told::Stop => break None,
+            Told::Reload => server.reloader().hang_up(),
             Told::Replace => match runtime.block_on(replaced(&server, &mut signals)) {
                 Replaced::By(id) => break Some(id),
                 Replaced::Stop => break None,
@@ -124,13 +124,9 @@ async fn replaced(server: &Server, signals: &mut Signals) -> Replaced {
                     Replaced::No
                 }
             },
-            told = signals.next() => match told {
-                Told::Reload => server.reloader().hang_up(),
-                Told::Replace => {}
-                Told::Stop => {
-                    successor.end();
-                    return Replaced::Stop;
-                }
+            told = signals.next() => if told == Told::Stop {
+                successor.end();
+                return Replaced::Stop;
             },
         }
     }
@@ -141,10 +137,10 @@ async fn replaced(server: &Server, signals: &mut Signals) -> Replaced {
 pub(super) enum Told {
     /// SIGHUP: read the configuration again.
     Reload,
-    /// SIGUSR2: start the program anew and let it take over.
-    Replace,
     /// SIGTERM, SIGINT: finish and end.
     Stop,
+    /// SIGUSR2: start the program anew and let it take over.
+    Replace,
 }
 
 /// The signals that a process is told something by. Once they are listened to, none of them ends it.
@@ -175,12 +171,12 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => Told::Stop,
             _ = self.interrupt.recv() => Told::Stop,
-            _ = self.hangup.recv() => Told::Reload,
             _ = self.replace.recv() => Told::Replace,
+            _ = self.hangup.recv() => Told::Reload,
         }
     }
 
-    /// The next one that ends the process; for all else there is no configuration, or no time.
+    /// The next one that ends the process; to read a configuration again, there is none or no time.
     pub(super) async fn stop(&mut self) {
         while self.next().await != Told::Stop {}
     }

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response};
 use jiff::Timestamp;
+use tokio::runtime::Handle;
 
 use super::exchange::Passing;
 use super::live::Live;
@@ -49,9 +50,6 @@ const NOTE_SESSIONS: Duration = Duration::from_mins(1);
 /// Most sessions noted at once by one worker.
 const MAX_NOTED_SESSIONS: usize = 100_000;
 
-/// How often idle upstream connections are looked through.
-const CLOSE_STALE: Duration = Duration::from_secs(1);
-
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
@@ -70,13 +68,10 @@ pub(crate) struct Connection {
 impl Connection {
     /// A connection from `peer`.
     pub(crate) fn new(peer: Peer, place: Place) -> Self {
-        Self {
-            peer: peer.address,
-            peer_text: peer.address.to_string().into(),
-            scheme: if peer.negotiated.over_tls() { Scheme::Https } else { Scheme::Http },
-            client_certificate: peer.client_certificate,
-            _place: place,
-        }
+        let scheme = if peer.negotiated.over_tls() { Scheme::Https } else { Scheme::Http };
+        let Peer { address, client_certificate, .. } = peer;
+        let peer_text = address.to_string().into();
+        Self { peer: address, peer_text, scheme, client_certificate, _place: place }
     }
 
     /// Whether it is encrypted.
@@ -95,7 +90,7 @@ pub(crate) struct Desk {
     tokens: RefCell<TokenCache>,
     tally: RefCell<Tally>,
     seen: RefCell<AHashSet<SessionId>>,
-    last_noted: RefCell<(Instant, Instant)>,
+    last_noted: Cell<Instant>,
     labels: Labels,
     dates: Dates,
 }
@@ -110,14 +105,22 @@ struct Labels {
 pub(super) struct Local {
     pub(super) live: Arc<Live>,
     /// In the order of `live.upstreams`.
-    pub(super) pools: Vec<Pool>,
+    pub(super) pools: Vec<Rc<Pool>>,
     routes: Vec<Label>,
     verifier: RefCell<Cache<Arc<ArcSwap<Verifier>>, Arc<Verifier>>>,
 }
 
 impl Local {
-    fn new(live: Arc<Live>) -> Self {
-        let pools = live.upstreams.iter().map(|upstream| Pool::new(&upstream.pool)).collect();
+    /// Connections of `previous` to upstreams that stay as they are stay open.
+    fn new(live: Arc<Live>, previous: Option<&Self>, control: &Handle) -> Self {
+        let pools = live.upstreams.iter().map(|upstream| {
+            let state = &upstream.state;
+            state.start(control);
+            let mut known = previous.iter().flat_map(|previous| &previous.pools);
+            let same = known.find(|pool| Arc::ptr_eq(pool.state(), state));
+            same.map_or_else(|| Rc::new(Pool::new(state)), Rc::clone)
+        });
+        let pools = pools.collect();
         let routes = live.table.routes().iter().map(|route| (*route.name).into()).collect();
         let verifier = RefCell::new(Cache::new(Arc::clone(&live.verifier)));
         Self { live, pools, routes, verifier }
@@ -148,8 +151,7 @@ impl Desk {
     /// The side of a worker that starts.
     pub(crate) fn new(gateway: Arc<Gateway>, access: AccessLog) -> Self {
         let mut live = Cache::new(Arc::clone(&gateway.live));
-        let local = Rc::new(Local::new(Arc::clone(live.load())));
-        let now = Instant::now();
+        let local = Rc::new(Local::new(Arc::clone(live.load()), None, &gateway.control));
         Self {
             access,
             request_ids: RequestIds::new(),
@@ -158,7 +160,7 @@ impl Desk {
             tokens: RefCell::new(TokenCache::new(TokenCache::DEFAULT_BYTES)),
             tally: RefCell::default(),
             seen: RefCell::default(),
-            last_noted: RefCell::new((now, now)),
+            last_noted: Cell::new(Instant::now()),
             labels: Labels { none: "".into(), own: gateway.auth_label.as_str().into() },
             dates: Dates::default(),
             gateway,
@@ -167,15 +169,7 @@ impl Desk {
 
     /// The numbers counted so far.
     pub(crate) fn tally(&self) -> Tally {
-        let mut tally = self.tally.borrow().clone();
-        let local = self.local.borrow();
-        for (upstream, pool) in local.live.upstreams.iter().zip(&local.pools) {
-            for (server, up) in pool.servers() {
-                let key = (Label::clone(&upstream.name), server.into());
-                *tally.servers_up.entry(key).or_default() += u64::from(up);
-            }
-        }
-        tally
+        self.tally.borrow().clone()
     }
 
     pub(super) fn tally_mut(&self, count: impl FnOnce(&mut Tally)) {
@@ -189,13 +183,11 @@ impl Desk {
     /// Housekeeping, ten times a second.
     pub(crate) fn tick(&self, now: Instant) {
         self.access.flush();
-        let mut last = self.last_noted.borrow_mut();
-        if now.duration_since(last.0) >= CLOSE_STALE {
-            last.0 = now;
-            self.local.borrow().pools.iter().for_each(|pool| pool.close_stale(now));
-        }
-        if now.duration_since(last.1) >= NOTE_SESSIONS {
-            last.1 = now;
+        // Also takes up a new configuration when no request does: checks of its upstreams begin,
+        // and what is gone is let go.
+        self.snapshot().pools.iter().for_each(|pool| pool.tick(now));
+        if now.duration_since(self.last_noted.get()) >= NOTE_SESSIONS {
+            self.last_noted.set(now);
             self.note_sessions();
         }
     }
@@ -344,14 +336,13 @@ impl Desk {
             let answer = live.cors.answer_preflight(fields.first(Known::Origin));
             return Ok(Answered::Own(answer.map(|()| Bytes::new())));
         }
-        let decision = match preflight_permit {
-            Some(permit) => Decision::Permit(permit),
-            None => {
-                let certificate = connection.client_certificate.as_ref();
-                decide_quietly(&live.table, &head.method, head.path(), certificate, |route| {
-                    self.credential(local, head, route, record.time)
-                })
-            }
+        let decision = if let Some(permit) = preflight_permit {
+            Decision::Permit(permit)
+        } else {
+            let certificate = connection.client_certificate.as_ref();
+            decide_quietly(&live.table, &head.method, head.path(), certificate, |route| {
+                self.credential(local, head, route, record.time)
+            })
         };
         let permit = match decision {
             Decision::Own => {
@@ -393,7 +384,8 @@ impl Desk {
         let live = cache.load();
         let mut local = self.local.borrow_mut();
         if !Arc::ptr_eq(live, &local.live) {
-            *local = Rc::new(Local::new(Arc::clone(live)));
+            let control = &self.gateway.control;
+            *local = Rc::new(Local::new(Arc::clone(live), Some(&local), control));
         }
         Rc::clone(&local)
     }

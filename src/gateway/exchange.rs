@@ -24,7 +24,7 @@ use crate::proxy::authorize::Permit;
 use crate::proxy::forward::{Ended, ForwardError, Outbound, TunnelTerms, Words, forward};
 use crate::proxy::headers::{Hop, write_response};
 use crate::proxy::origin::Answer;
-use crate::proxy::pool::Server;
+use crate::proxy::pool::{Ask, Server};
 use crate::proxy::relay::Limits;
 use crate::proxy::subprotocol;
 use crate::telemetry::tally::Label;
@@ -57,10 +57,16 @@ impl Passing<'_> {
         if matches!(head.body, BodyLength::Exactly(length) if length > route.max_body_bytes) {
             return Err(Error::BodyTooLarge);
         }
+        // Only one way of balancing asks for it, but it is there anyway.
+        let user = match self.permit.identity() {
+            Some(identity) => &*identity.subject,
+            None => record.client_text,
+        };
         let request = Outbound {
             head,
             path: self.permit.forwarded_path(head.path_bytes()),
             host: if upstream.upstream_host { None } else { head.fields().first(Known::Host) },
+            ask: Ask { user: Some(user), connect_timeout: target.connect_timeout },
             policy: &self.local.live.headers,
             limits: Limits {
                 body_bytes: route.max_body_bytes,
@@ -68,10 +74,10 @@ impl Passing<'_> {
                 response: target.response_timeout,
                 idle: target.idle_timeout,
             },
-            total: None,
+            total: target.total_timeout,
         };
         let pool = &self.local.pools[target.index];
-        record.upstream = Some(Label::clone(&upstream.name));
+        record.upstream = Some(Label::clone(&upstream.state.name));
         let traffic = Rc::clone(&record.traffic);
         let asked_at = record.elapsed();
         let mut wording = Wording { passing: self, record, limited, asked_at };
@@ -113,8 +119,8 @@ impl<C: Client> Words<C> for Wording<'_, '_, '_> {
             client: self.record.client_text,
             trusted: resolved.peer_is_trusted,
             scheme: connection.scheme,
-            client_certificate: connection.client_certificate.as_ref(),
             version: head.version,
+            client_certificate: connection.client_certificate.as_ref(),
             request_id: &self.record.request_id,
         };
         local.live.headers.write_request(head.fields(), permit, &hop, out);

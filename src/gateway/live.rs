@@ -11,9 +11,8 @@ use crate::cors::Cors;
 use crate::identity::{TrustedProxies, Verifier};
 use crate::limit::Rule;
 use crate::proxy::headers::HeaderPolicy;
-use crate::proxy::pool::PoolConfig;
+use crate::proxy::pool::UpstreamState;
 use crate::proxy::route::RouteTable;
-use crate::telemetry::tally::Label;
 
 /// One state of the configuration.
 pub struct Live {
@@ -47,10 +46,8 @@ pub struct Live {
 
 /// One upstream, compiled.
 pub(crate) struct UpstreamConfig {
-    /// Its name, for metrics.
-    pub(crate) name: Label,
-    /// Its servers and their connections.
-    pub(crate) pool: PoolConfig,
+    /// Its servers, as all workers see them.
+    pub(crate) state: Arc<UpstreamState>,
     /// Send the server's own authority as `Host`.
     pub(crate) upstream_host: bool,
 }
@@ -61,25 +58,30 @@ impl Live {
     /// # Errors
     /// Every problem found.
     pub fn compile(config: &Config) -> Result<Arc<Self>, Vec<Problem>> {
+        Self::compile_with(config, None)
+    }
+
+    /// As [`Live::compile`]; what `previous` knows of upstreams that stay as they are is kept:
+    /// which servers are up, their addresses and connections.
+    ///
+    /// # Errors
+    /// Every problem found.
+    pub fn compile_after(config: &Config, previous: &Self) -> Result<Arc<Self>, Vec<Problem>> {
+        Self::compile_with(config, Some(previous))
+    }
+
+    fn compile_with(config: &Config, previous: Option<&Self>) -> Result<Arc<Self>, Vec<Problem>> {
         let mut problems = Vec::new();
         let table = keep(RouteTable::compile(config), &mut problems);
         let cors = keep(Cors::compile(&config.cors), &mut problems);
         let headers = keep(HeaderPolicy::compile(config), &mut problems);
         let rules = keep(compile_rules(config), &mut problems);
-        let (Some(table), Some(cors), Some(headers), Some(rules)) = (table, cors, headers, rules)
+        let upstreams = keep(compile_upstreams(config, previous), &mut problems);
+        let (Some(table), Some(cors), Some(headers), Some(rules), Some(upstreams)) =
+            (table, cors, headers, rules, upstreams)
         else {
             return Err(problems);
         };
-        let upstreams = config.upstreams.iter().map(|(name, upstream)| UpstreamConfig {
-            name: name.as_str().into(),
-            pool: PoolConfig {
-                servers: upstream.servers.iter().map(|url| authority(url)).collect(),
-                connect_timeout: upstream.connect_timeout.0,
-                max_idle: upstream.max_idle_connections,
-                keep_alive: upstream.keep_alive.0,
-            },
-            upstream_host: upstream.host == HostHeader::Upstream,
-        });
         Ok(Arc::new(Self {
             table,
             rules,
@@ -91,7 +93,7 @@ impl Live {
             cors,
             verifier: Arc::new(ArcSwap::from_pointee(Verifier::believes_nothing())),
             auth_prefix: config.server.auth_prefix.clone(),
-            upstreams: upstreams.collect(),
+            upstreams,
             body_timeout: config.server.body_timeout.0,
             max_tunnels: config.server.max_tunnels,
             tunnel_idle_timeout: config.server.tunnel_idle_timeout.0,
@@ -105,6 +107,25 @@ pub(super) fn keep<T>(compiled: Result<T, Vec<Problem>>, problems: &mut Vec<Prob
     compiled.map_err(|mut found| problems.append(&mut found)).ok()
 }
 
+fn compile_upstreams(
+    config: &Config,
+    previous: Option<&Live>,
+) -> Result<Vec<UpstreamConfig>, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let known = |name: &str| {
+        let mut known = previous?.upstreams.iter().map(|upstream| &upstream.state);
+        known.find(|state| *state.name == *name)
+    };
+    let upstreams = (config.upstreams.iter())
+        .filter_map(|(name, upstream)| {
+            let state = UpstreamState::compile(name, upstream, known(name));
+            let state = keep(state.map_err(|found| vec![found]), &mut problems)?;
+            Some(UpstreamConfig { state, upstream_host: upstream.host == HostHeader::Upstream })
+        })
+        .collect();
+    if problems.is_empty() { Ok(upstreams) } else { Err(problems) }
+}
+
 fn compile_rules(config: &Config) -> Result<Vec<Rule>, Vec<Problem>> {
     let mut problems = Vec::new();
     let rules = (config.limits.0.iter())
@@ -116,29 +137,4 @@ fn compile_rules(config: &Config) -> Result<Vec<Rule>, Vec<Problem>> {
         })
         .collect();
     if problems.is_empty() { Ok(rules) } else { Err(problems) }
-}
-
-/// `host:port` of a server, which the configuration has checked to be `http://host[:port]`.
-fn authority(url: &str) -> String {
-    let rest = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
-    let has_port = rest.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
-    if has_port { rest.to_owned() } else { format!("{rest}:80") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn servers_without_a_port_mean_80() {
-        for (url, expected) in [
-            ("http://api", "api:80"),
-            ("http://api:8000", "api:8000"),
-            ("http://[::1]", "[::1]:80"),
-            ("http://[::1]:8000", "[::1]:8000"),
-            ("http://api:8000/", "api:8000"),
-        ] {
-            assert_eq!(authority(url), expected);
-        }
-    }
 }

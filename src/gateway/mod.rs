@@ -186,7 +186,7 @@ impl Gateway {
     /// Everything that is wrong with it; then nothing has changed.
     pub fn reload(&self, config: &Config) -> Result<(), Vec<Problem>> {
         let mut problems = Vec::new();
-        let live = keep(Live::compile(config), &mut problems);
+        let live = keep(Live::compile_after(config, &self.live.load()), &mut problems);
         let rules = keep(Rules::compile(config), &mut problems);
         let keys = Arc::clone(self.verifier.load().keys());
         let compiled = Verifier::compile(&config.tokens, keys, &config.issuers);

@@ -6,6 +6,8 @@ use super::fields::{Known, Line, Lines};
 /// What is wrong with a field line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LineError {
+    /// It ends without a carriage return, where that is not let pass.
+    BareLineFeed,
     /// It breaks the grammar.
     Syntax,
     /// There are more of them than allowed.
@@ -43,17 +45,22 @@ pub(super) fn is_text(bytes: &[u8]) -> bool {
 /// Reads the lines that begin at `at`, with the empty one that ends them; gives where that ends.
 /// `None` when it is not there yet.
 ///
-/// A line may end without CR: whoever may not send that is refused before this.
+/// RFC 9112 §2.2 lets a line end without CR; with `strict` it may not.
 pub(super) fn read(
     bytes: &[u8],
     mut at: usize,
     most: usize,
+    strict: bool,
 ) -> Result<Option<(Lines, usize)>, LineError> {
     let mut lines = Lines::with_capacity(16);
     loop {
         let Some(length) = memchr::memchr(b'\n', &bytes[at..]) else { return Ok(None) };
         let line = &bytes[at..at + length];
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let line = match line.strip_suffix(b"\r") {
+            Some(line) => line,
+            None if strict => return Err(LineError::BareLineFeed),
+            None => line,
+        };
         if line.is_empty() {
             return Ok(Some((lines, at + length + 1)));
         }
@@ -105,7 +112,7 @@ mod tests {
     use super::*;
 
     fn ours(bytes: &[u8]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
-        let (lines, end) = read(bytes, 0, 64).ok()??;
+        let (lines, end) = read(bytes, 0, 64, false).ok()??;
         assert_eq!(end, bytes.len());
         Some(lines.view(bytes).iter().map(|f| (f.name.to_vec(), f.value.to_vec())).collect())
     }
@@ -161,7 +168,11 @@ mod tests {
             "\tfolded",
         ] {
             let bytes = format!("{line}\r\n\r\n");
-            assert_eq!(read(bytes.as_bytes(), 0, 9).err(), Some(LineError::Syntax), "{line:?}");
+            assert_eq!(
+                read(bytes.as_bytes(), 0, 9, false).err(),
+                Some(LineError::Syntax),
+                "{line:?}"
+            );
         }
         for (line, value) in [
             ("A:b", "b"),
@@ -175,7 +186,9 @@ mod tests {
             let found = ours(bytes.as_bytes()).expect(line);
             assert_eq!(found[0].1, value.as_bytes(), "{line:?}");
         }
-        assert_eq!(read(b"A: b\r\nA: b\r\n\r\n", 0, 1).err(), Some(LineError::TooMany));
-        assert!(read(b"A: b\r\n", 0, 1).unwrap().is_none());
+        assert_eq!(read(b"A: b\r\nA: b\r\n\r\n", 0, 1, false).err(), Some(LineError::TooMany));
+        assert!(read(b"A: b\r\n", 0, 1, true).unwrap().is_none());
+        assert_eq!(read(b"A: b\n", 0, 1, true).err(), Some(LineError::BareLineFeed));
+        assert!(read(b"A: b\n\n", 0, 1, false).unwrap().is_some());
     }
 }

@@ -11,7 +11,7 @@
 use http::{HeaderMap, Method};
 
 use super::buffer::Buffer;
-use super::fields::{FieldList, Fields, Known};
+use super::fields::{FieldList, Fields, Known, Lines};
 use super::lines::{self, LineError};
 
 /// Longest request target (RFC 9112 §3 asks for at least 8000 octets).
@@ -282,6 +282,12 @@ impl HeadReader {
             buffer.consume(2);
             self.scanned = 0;
         }
+        if self.scanned == 0
+            && let Some(parsed) = Parsed::of(buffer.filled(), max_bytes)?
+        {
+            // Whole at the first look, as nearly all are.
+            return Ok(Some(parsed.into_head(buffer)));
+        }
         let Some(end) = self.find_end(buffer.filled())? else {
             if buffer.len() >= max_bytes {
                 return Err(too_large(buffer.filled()));
@@ -296,7 +302,8 @@ impl HeadReader {
         if end > max_bytes {
             return Err(too_large(buffer.filled()));
         }
-        parse(buffer.split_front(end)).map(Some)
+        let parsed = Parsed::of(&buffer.filled()[..end], max_bytes)?.ok_or(HeadError::Syntax)?;
+        Ok(Some(parsed.into_head(buffer)))
     }
 
     /// Whether bytes of a head have come.
@@ -338,24 +345,44 @@ fn look_at_start(bytes: &[u8]) -> Result<(), HeadError> {
     if end > 32 || !lines::is_token(&bytes[..end]) { Err(HeadError::Syntax) } else { Ok(()) }
 }
 
-fn parse(bytes: Vec<u8>) -> Result<RequestHead, HeadError> {
-    let end = memchr::memchr(b'\r', &bytes).ok_or(HeadError::Syntax)?;
-    let line = bytes.get(..end).filter(|_| bytes.get(end + 1) == Some(&b'\n'));
-    let RequestLine { method, target, version } = request_line(line.ok_or(HeadError::Syntax)?)?;
-    let lines = match lines::read(&bytes, end + 2, MAX_FIELDS) {
-        Ok(Some((lines, end))) if end == bytes.len() => lines,
-        Err(LineError::TooMany) => return Err(HeadError::TooLarge),
-        Ok(_) | Err(LineError::Syntax) => return Err(HeadError::Syntax),
-    };
-    Ok(RequestHead {
-        method,
-        version,
-        body: BodyLength::Exactly(0),
-        websocket: false,
-        target,
-        path_bytes: 0,
-        fields: FieldList::new(bytes, lines),
-    })
+/// A head that was read, and still lies where it was.
+struct Parsed {
+    line: RequestLine,
+    lines: Lines,
+    bytes: usize,
+}
+
+impl Parsed {
+    /// Reads the head at the front of `bytes`; `None` when it is not all there, or too large.
+    fn of(bytes: &[u8], max_bytes: usize) -> Result<Option<Self>, HeadError> {
+        let visible = &bytes[..bytes.len().min(max_bytes)];
+        let Some(end) = memchr::memchr(b'\n', visible) else { return Ok(None) };
+        let Some(line) = visible[..end].strip_suffix(b"\r") else {
+            return Err(HeadError::BareLineFeed);
+        };
+        let line = request_line(line)?;
+        match lines::read(visible, end + 1, MAX_FIELDS, true) {
+            Ok(Some((lines, bytes))) => Ok(Some(Self { line, lines, bytes })),
+            Ok(None) => Ok(None),
+            Err(LineError::BareLineFeed) => Err(HeadError::BareLineFeed),
+            Err(LineError::Syntax) => Err(HeadError::Syntax),
+            Err(LineError::TooMany) => Err(HeadError::TooLarge),
+        }
+    }
+
+    /// Takes it off the front of the buffer that it was read in.
+    fn into_head(self, buffer: &mut Buffer) -> RequestHead {
+        let RequestLine { method, target, version } = self.line;
+        RequestHead {
+            method,
+            version,
+            body: BodyLength::Exactly(0),
+            websocket: false,
+            target,
+            path_bytes: 0,
+            fields: FieldList::new(buffer.split_front(self.bytes), self.lines),
+        }
+    }
 }
 
 struct RequestLine {

@@ -70,11 +70,11 @@ impl ResponseHead {
         };
         let line = visible[..end].strip_suffix(b"\r").unwrap_or(&visible[..end]);
         let (is_1_1, status) = status_line(line).ok_or(Malformed::Head)?;
-        let (lines, length) = match lines::read(visible, end + 1, MAX_FIELDS) {
+        let (lines, length) = match lines::read(visible, end + 1, MAX_FIELDS, false) {
             Ok(Some(read)) => read,
             Ok(None) => return incomplete(),
             Err(LineError::TooMany) => return Err(Malformed::HeadTooLarge),
-            Err(LineError::Syntax) => return Err(Malformed::Head),
+            Err(LineError::Syntax | LineError::BareLineFeed) => return Err(Malformed::Head),
         };
         let fields = lines.view(visible);
         let (body, unambiguous) = framing(fields, status, method)?;

@@ -8,7 +8,7 @@ use crate::limit::Basis;
 use crate::message::Malformed;
 use crate::proxy::origin::Fault;
 use crate::proxy::path::PathError;
-use crate::proxy::pool::ConnectError;
+use crate::proxy::pool::LeaseError;
 
 fn decision(basis: Basis) -> Decision {
     Decision {
@@ -64,13 +64,15 @@ fn every_error() -> Vec<Error> {
         AuthError::WeakPassword(weakness),
     ];
     let forward = [
-        ForwardError::Connect(ConnectError::Timeout),
+        ForwardError::Connect(LeaseError::Timeout),
+        ForwardError::Connect(LeaseError::Full),
         ForwardError::Broken(Fault::Malformed(Malformed::Chunk)),
         ForwardError::Unasked,
         ForwardError::Timeout,
         ForwardError::BodyTooLarge,
         ForwardError::ClientBroke,
         ForwardError::ClientGone,
+        ForwardError::Unsendable,
         ForwardError::TooManyTunnels,
     ];
     let head = [

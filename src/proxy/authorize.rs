@@ -119,12 +119,12 @@ pub enum Refusal {
         /// Whether the answer must look like an unknown route's.
         hidden: bool,
     },
-    /// The route is for clients with a certificate only.
-    #[error("the client has shown no certificate, and the route asks for one")]
-    NoClientCertificate,
     /// The page that the request comes from may not have the route.
     #[error("the request comes from an origin that the route does not take")]
     OriginDenied,
+    /// The route is for clients with a certificate only.
+    #[error("the client has shown no certificate, and the route asks for one")]
+    NoClientCertificate,
     /// None of the route's roles.
     #[error("the caller has none of the roles that the route asks for")]
     MissingRole,

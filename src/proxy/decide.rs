@@ -98,8 +98,8 @@ pub fn status_of(refusal: &Refusal) -> u16 {
         Refusal::NoToken | Refusal::BadToken(_) => 401,
         Refusal::Denied
         | Refusal::MissingRole
-        | Refusal::NoClientCertificate
         | Refusal::OriginDenied
+        | Refusal::NoClientCertificate
         | Refusal::OwnerMismatch { hidden: false } => 403,
         Refusal::NoRoute | Refusal::OwnerMismatch { hidden: true } => 404,
         Refusal::MethodNotAllowed { .. } => 405,

@@ -8,14 +8,19 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::HeaderMap;
+
 use super::authorize::Permit;
 use super::challenge::Challenge;
 use super::headers::HeaderPolicy;
-use super::link::{Exchange, RequestLine};
+use super::link::{Exchange, Link, RequestLine};
 use super::origin::{Answer, Fault, Origin};
-use super::pool::{ConnectError, Lease, Pool, Server};
+use super::pool::{Ask, Carrier, Lease, LeaseError, Pool, Server};
 use super::relay::{Failure, Limits, Relay, Traffic};
-use crate::message::{FieldSink as _, RequestHead, Version};
+use super::stream::{self, StreamExchange, Unsendable};
+use crate::message::{FieldSink as _, Known, RequestHead, Version};
 use crate::wire::{Client, ClientFault};
 
 /// A request on its way out.
@@ -26,6 +31,8 @@ pub(crate) struct Outbound<'a> {
     pub(crate) path: &'a [u8],
     /// The client's `Host`, when the upstream gets to see it.
     pub(crate) host: Option<&'a [u8]>,
+    /// Which server would have it, and how long connecting to that may take.
+    pub(crate) ask: Ask<'a>,
     /// What of the client's trailers may pass.
     pub(crate) policy: &'a HeaderPolicy,
     /// Limits of the exchange.
@@ -76,9 +83,9 @@ pub(crate) enum Ended {
 /// Why no answer came.
 #[derive(Debug, thiserror::Error)]
 pub enum ForwardError {
-    /// The upstream cannot be reached.
-    #[error("the upstream cannot be reached")]
-    Connect(#[source] ConnectError),
+    /// The upstream cannot be reached, or takes no more.
+    #[error("there is no connection to the upstream")]
+    Connect(#[source] LeaseError),
     /// It closed the connection, or its answer is not HTTP.
     #[error("the upstream broke off or gave a bad answer")]
     Broken(#[source] Fault),
@@ -97,6 +104,9 @@ pub enum ForwardError {
     /// The client is no longer there.
     #[error("the client went away")]
     ClientGone,
+    /// HTTP/2 cannot carry its target.
+    #[error("the request target cannot be sent over HTTP/2")]
+    Unsendable,
     /// There are as many tunnels as allowed.
     #[error("there are too many tunnels")]
     TooManyTunnels,
@@ -127,54 +137,160 @@ pub(crate) async fn forward<C: Client, W: Words<C>>(
     words: &mut W,
 ) -> Result<Ended, ForwardError> {
     client.watch().limit_total(request.total);
-    let Lease { link, server, mut reused } = pool.lease().await.map_err(ForwardError::Connect)?;
-    words.asked(&server);
-    let line = RequestLine {
-        method: &request.head.method,
-        target: [request.path, request.head.query_bytes()],
-        host: request.host.unwrap_or_else(|| server.host.as_bytes()),
-        body: request.head.body,
-        websocket: request.head.websocket,
+    let lease = pool.lease(&request.ask).await.map_err(ForwardError::Connect)?;
+    words.asked(&lease.server);
+    let Lease { carrier, server, flight, reused } = lease;
+    let way = Way { pool, server: &server, request, traffic };
+    let ended = match carrier {
+        Carrier::Http1(link) => way.over_http1(link, reused, client, words).await,
+        // Boxed: what few upstreams need should not make the state of all requests larger.
+        Carrier::Http2(connection) => Box::pin(way.over_http2(connection, client, words)).await,
     };
-    let lacks_key = request.head.websocket && request.head.version == Version::Http2;
-    let challenge = lacks_key.then(Challenge::new);
-    let exchange = Exchange::new(link, &line, |out| {
-        words.request(out);
-        if let Some(challenge) = &challenge {
-            out.field(b"sec-websocket-key", challenge.key().as_bytes());
+    match &ended {
+        Ok(Ended::Whole) => server.note_success(),
+        Ok(Ended::Cut(Failure::Upstream(_) | Failure::Late))
+        | Err(ForwardError::Broken(_) | ForwardError::Timeout | ForwardError::Unasked) => {
+            flight.note_failure();
         }
-    });
-    let mut relay = Relay::new(client, exchange, traffic, request.limits, request.policy);
+        _ => {}
+    }
+    ended
+}
+
+/// Where a request goes, and what of it.
+struct Way<'a> {
+    pool: &'a Pool,
+    server: &'a Rc<Server>,
+    request: &'a Outbound<'a>,
+    traffic: &'a Traffic,
+}
+
+impl Way<'_> {
+    async fn over_http1<C: Client, W: Words<C>>(
+        &self,
+        link: Link,
+        mut reused: bool,
+        client: &mut C,
+        words: &mut W,
+    ) -> Result<Ended, ForwardError> {
+        let Self { pool, server, request, traffic } = *self;
+        let line = self.line();
+        let lacks_key = line.websocket && request.head.version == Version::Http2;
+        let challenge = lacks_key.then(Challenge::new);
+        let exchange = Exchange::new(link, &line, |out| {
+            words.request(out);
+            if let Some(challenge) = &challenge {
+                out.field(b"sec-websocket-key", challenge.key().as_bytes());
+            }
+        });
+        let mut relay = Relay::new(client, exchange, traffic, request.limits, request.policy);
+        loop {
+            match head(&mut relay, words).await {
+                Ok(()) => break,
+                Err(Failure::Upstream(fault)) => {
+                    if !reused || !relay.origin.may_go_again() || !pool.may_retry() {
+                        return Err(ForwardError::Broken(fault));
+                    }
+                    // A new connection is not reused, so this happens once.
+                    reused = false;
+                    let lease = pool.reconnect(server, &request.ask).await;
+                    let Carrier::Http1(link) = lease.map_err(ForwardError::Connect)?.carrier else {
+                        return Err(ForwardError::Broken(fault));
+                    };
+                    relay = relay.again(|exchange| exchange.again(link));
+                }
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+        let ended = finish(&mut relay, request, challenge.as_ref(), words).await?;
+        if let Ended::Whole = ended {
+            let sent = relay.request_is_sent();
+            if let Some(link) = relay.origin.finish().filter(|_| sent) {
+                server.give_back(link);
+            }
+        }
+        Ok(ended)
+    }
+
+    async fn over_http2<C: Client, W: Words<C>>(
+        &self,
+        connection: SendRequest<Bytes>,
+        client: &mut C,
+        words: &mut W,
+    ) -> Result<Ended, ForwardError> {
+        let Self { pool, server, request, traffic } = *self;
+        let exchange = self.begin_stream(connection, words)?;
+        let mut relay = Relay::new(client, exchange, traffic, request.limits, request.policy);
+        let mut again = true;
+        // Counts the request on its second connection, until its answer has ended.
+        let mut _flight = None;
+        loop {
+            match head(&mut relay, words).await {
+                Ok(()) => break,
+                Err(Failure::Upstream(fault)) => {
+                    let untouched = traffic.up.get() == 0 && stream::was_refused(&fault);
+                    if !std::mem::take(&mut again) || !untouched || !pool.may_retry() {
+                        return Err(ForwardError::Broken(fault));
+                    }
+                    let lease = pool.reconnect(server, &request.ask).await;
+                    let lease = lease.map_err(ForwardError::Connect)?;
+                    let Carrier::Http2(connection) = lease.carrier else {
+                        return Err(ForwardError::Broken(fault));
+                    };
+                    _flight = Some(lease.flight);
+                    let exchange = self.begin_stream(connection, words)?;
+                    relay = relay.again(|_| exchange);
+                }
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+        finish(&mut relay, request, None, words).await
+    }
+
+    fn begin_stream<C: Client, W: Words<C>>(
+        &self,
+        connection: SendRequest<Bytes>,
+        words: &W,
+    ) -> Result<StreamExchange, ForwardError> {
+        // A tunnel over HTTP/2 is asked for in another way than clients of HTTP/1.1 know; upstreams
+        // that have WebSockets speak HTTP/1.1 as well.
+        let line = RequestLine { websocket: false, ..self.line() };
+        let scheme = if self.server.over_tls { "https" } else { "http" };
+        let trailers = self.request.head.fields().lists(Known::Te, "trailers");
+        let write = |out: &mut HeaderMap| words.request(out);
+        StreamExchange::new(connection, &line, scheme, trailers, write).map_err(|error| match error
+        {
+            Unsendable::Target => ForwardError::Unsendable,
+            Unsendable::Connection(error) => ForwardError::Broken(Fault::Http2(error)),
+        })
+    }
+
+    fn line(&self) -> RequestLine<'_> {
+        let Outbound { head, path, host, .. } = self.request;
+        RequestLine {
+            method: &head.method,
+            target: [path, head.query_bytes()],
+            host: host.unwrap_or_else(|| self.server.host.as_bytes()),
+            body: head.body,
+            websocket: head.websocket,
+        }
+    }
+}
+
+/// Waits for the head of the answer, and passes on what comes before it.
+async fn head<C: Client, O: Origin, W: Words<C>>(
+    relay: &mut Relay<'_, C, O>,
+    words: &mut W,
+) -> Result<(), Failure> {
     loop {
-        match relay.head().await {
-            Ok(()) => {
-                if is_interim(relay.origin.answer().status) {
-                    words.interim(relay.client, &relay.origin.answer());
-                    relay.origin.take_head();
-                    continue;
-                }
-                break;
-            }
-            Err(Failure::Upstream(fault)) => {
-                if !reused || !relay.origin.may_go_again() {
-                    return Err(ForwardError::Broken(fault));
-                }
-                // A new connection is not reused, so this happens once.
-                reused = false;
-                let link = pool.connect(&server).await.map_err(ForwardError::Connect)?;
-                relay = relay.again(|exchange| exchange.again(link));
-            }
-            Err(failure) => return Err(failure.into()),
+        relay.head().await?;
+        let answer = relay.origin.answer();
+        if !is_interim(answer.status) {
+            return Ok(());
         }
+        words.interim(relay.client, &answer);
+        relay.origin.take_head();
     }
-    let ended = finish(&mut relay, request, challenge.as_ref(), words).await?;
-    if let Ended::Whole = ended {
-        let sent = relay.request_is_sent();
-        if let Some(link) = relay.origin.finish().filter(|_| sent) {
-            server.give_back(link);
-        }
-    }
-    Ok(ended)
 }
 
 /// Passes on the answer whose head has come.

@@ -61,14 +61,59 @@ pub(crate) struct Exchange {
     eager: bool,
 }
 
-/// What a request begins with.
-pub(crate) struct RequestLine<'a> {
-    pub(crate) method: &'a Method,
+/// What a request begins with, and how it is framed.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestLine<'a> {
+    /// One of the methods that are let in.
+    pub method: &'a Method,
     /// Path, and what follows it.
-    pub(crate) target: [&'a [u8]; 2],
-    pub(crate) host: &'a [u8],
-    pub(crate) body: BodyLength,
-    pub(crate) websocket: bool,
+    pub target: [&'a [u8]; 2],
+    /// Value of `Host`.
+    pub host: &'a [u8],
+    /// What follows the head.
+    pub body: BodyLength,
+    /// Asks for a tunnel (RFC 6455 §4.1).
+    pub websocket: bool,
+}
+
+impl RequestLine<'_> {
+    /// Writes the whole head as an upstream gets it, with the lines that `fields` adds between
+    /// `Host` and the framing. Gives whether the body has to go in chunks.
+    pub fn write(&self, out: &mut Vec<u8>, fields: impl FnOnce(&mut Vec<u8>)) -> bool {
+        let chunked = self.write_lines(out, fields);
+        out.extend_from_slice(b"\r\n");
+        chunked
+    }
+
+    /// All of the head but the empty line at its end.
+    fn write_lines(&self, out: &mut Vec<u8>, fields: impl FnOnce(&mut Vec<u8>)) -> bool {
+        out.reserve(1 << 10);
+        out.extend_from_slice(self.method.as_str().as_bytes());
+        out.push(b' ');
+        self.target.iter().for_each(|part| out.extend_from_slice(part));
+        out.extend_from_slice(b" HTTP/1.1\r\n");
+        out.field(b"host", self.host);
+        fields(out);
+        if self.websocket {
+            out.field(b"connection", b"upgrade");
+            out.field(b"upgrade", b"websocket");
+        }
+        match self.body {
+            BodyLength::Exactly(0)
+                if !matches!(*self.method, Method::POST | Method::PUT | Method::PATCH) =>
+            {
+                false
+            }
+            BodyLength::Exactly(length) => {
+                out.field(b"content-length", itoa::Buffer::new().format(length).as_bytes());
+                false
+            }
+            BodyLength::Streamed => {
+                out.field(b"transfer-encoding", b"chunked");
+                true
+            }
+        }
+    }
 }
 
 impl Exchange {
@@ -78,33 +123,8 @@ impl Exchange {
         line: &RequestLine<'_>,
         fields: impl FnOnce(&mut Vec<u8>),
     ) -> Self {
-        let out = link.out.begin();
-        out.reserve(1 << 10);
-        out.extend_from_slice(line.method.as_str().as_bytes());
-        out.push(b' ');
-        line.target.iter().for_each(|part| out.extend_from_slice(part));
-        out.extend_from_slice(b" HTTP/1.1\r\n");
-        out.field(b"host", line.host);
-        fields(out);
-        if line.websocket {
-            out.field(b"connection", b"upgrade");
-            out.field(b"upgrade", b"websocket");
-        }
-        let coding = match line.body {
-            BodyLength::Exactly(0)
-                if !matches!(*line.method, Method::POST | Method::PUT | Method::PATCH) =>
-            {
-                Coding::Plain
-            }
-            BodyLength::Exactly(length) => {
-                out.field(b"content-length", itoa::Buffer::new().format(length).as_bytes());
-                Coding::Plain
-            }
-            BodyLength::Streamed => {
-                out.field(b"transfer-encoding", b"chunked");
-                Coding::Chunked
-            }
-        };
+        let chunked = line.write_lines(link.out.begin(), fields);
+        let coding = if chunked { Coding::Chunked } else { Coding::Plain };
         link.out.end_head(coding);
         Self {
             link,

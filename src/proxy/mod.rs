@@ -5,7 +5,8 @@
 //! ```text
 //! path ─▶ CanonicalPath ─▶ RouteMatch ─▶ + Credential ─▶ Permit ─▶ headers ─▶ forward
 //!  path.rs    route/        authorize.rs                headers/
-//!  └──────────────── decide.rs: the four doors ─────┘
+//!  └──────────────── decide.rs: the four doors ─────┘                          │
+//!                                    link.rs (HTTP/1.1), stream.rs (HTTP/2) ◀─ relay
 //! ```
 //!
 //! [`Credential`]: crate::identity::Credential
@@ -15,7 +16,7 @@ mod challenge;
 pub mod decide;
 pub mod forward;
 pub mod headers;
-pub(crate) mod link;
+pub mod link;
 pub mod origin;
 pub mod path;
 pub mod pool;

@@ -95,7 +95,11 @@ impl Server {
     pub fn start(config: &Config, options: Options) -> Result<Self, StartError> {
         raise_open_files_limit(config.server.max_connections);
         let tls = (config.server.tls.as_ref())
-            .map(|tls| Tls::load(tls, config.server.http2))
+            .map(|tls| {
+                let both: &[&[u8]] = &[tls::HTTP2, tls::HTTP1];
+                let offered = if config.server.http2 { both } else { &both[1..] };
+                Tls::load(tls, offered)
+            })
             .transpose()
             .map_err(|problem| StartError::Config(vec![problem]))?;
         let mut inherited = options.inherited;
@@ -104,7 +108,8 @@ impl Server {
         let admin = Bound::open("admin.listen", &Listen::Tcp(config.admin.listen), &mut inherited)?;
         inherited.finish()?;
         let admin_address = tcp_address(&admin).unwrap_or(config.admin.listen);
-        let Listener::Tcp(for_admin) = admin.listener.try_clone().map_err(StartError::Threads)?
+        let Listener::Tcp(admin_listener) =
+            admin.listener.try_clone().map_err(StartError::Threads)?
         else {
             return Err(StartError::Threads(io::ErrorKind::InvalidInput.into()));
         };
@@ -172,7 +177,7 @@ impl Server {
         control.spawn(Arc::clone(&reloader).follow());
         let sight =
             admin::Sight { gateway: Arc::clone(&gateway), scrape, reloader: Arc::clone(&reloader) };
-        let admin_task = control.spawn(admin::serve(for_admin, sight));
+        let admin_task = control.spawn(admin::serve(admin_listener, sight));
         if let Some(tls) = &tls {
             control.spawn(Arc::clone(tls).watch());
         }

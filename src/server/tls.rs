@@ -36,10 +36,10 @@ use crate::wire::{Negotiated, Socket, Stream};
 const LOOK: Duration = Duration::from_secs(2);
 
 /// HTTP/1.1 in ALPN (RFC 7301 §6).
-const HTTP1: &[u8] = b"http/1.1";
+pub(super) const HTTP1: &[u8] = b"http/1.1";
 
 /// HTTP/2 in ALPN (RFC 9113 §3.2).
-const HTTP2: &[u8] = b"h2";
+pub(super) const HTTP2: &[u8] = b"h2";
 
 type Hash = [u8; 32];
 
@@ -80,14 +80,12 @@ pub(super) struct Shaken {
 }
 
 impl Tls {
-    /// Reads the files of `[server.tls]`. Clients are offered HTTP/1.1, and before it HTTP/2 if so
-    /// wanted (RFC 7301).
+    /// Reads the files of `[server.tls]`. `protocols` are offered to clients (RFC 7301), best first.
     ///
     /// # Errors
     /// Names the file that cannot be read, holds no certificate or key, or does not fit another.
-    pub fn load(written: &ServerTls, http2: bool) -> Result<Arc<Self>, Problem> {
-        let offered: &[&[u8]] = if http2 { &[HTTP2, HTTP1] } else { &[HTTP1] };
-        let protocols: Vec<Vec<u8>> = offered.iter().map(|&name| name.to_vec()).collect();
+    pub fn load(written: &ServerTls, protocols: &[&[u8]]) -> Result<Arc<Self>, Problem> {
+        let protocols: Vec<Vec<u8>> = protocols.iter().map(|&name| name.to_vec()).collect();
         let files = Files::read(written);
         let live = Live::compile(written, &protocols, &files, new_tickets()?)?;
         Ok(Arc::new(Self {
@@ -422,8 +420,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let one = pair(folder.path(), "one", &["localhost"]);
         let other = pair(folder.path(), "other", &["localhost"]);
-        assert!(Tls::load(&written(&one, &[]), true).is_ok());
-        let key_of = |written: &ServerTls| Tls::load(written, true).err().unwrap().key;
+        assert!(Tls::load(&written(&one, &[]), &[HTTP1]).is_ok());
+        let key_of = |written: &ServerTls| Tls::load(written, &[HTTP1]).err().unwrap().key;
         let alien = CertificatePair {
             certificate: one.certificate.clone(),
             private_key: other.private_key.clone(),
@@ -476,7 +474,7 @@ mod tests {
     fn changed_files_are_taken_as_a_whole_or_not_at_all() {
         let folder = tempfile::tempdir().unwrap();
         let one = pair(folder.path(), "one", &["localhost"]);
-        let tls = Tls::load(&written(&one, &[]), true).unwrap();
+        let tls = Tls::load(&written(&one, &[]), &[HTTP1]).unwrap();
         assert!(!tls.refresh().unwrap());
         let before = tls.live.load_full();
         let other = pair(folder.path(), "other", &["localhost"]);

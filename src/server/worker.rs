@@ -146,17 +146,20 @@ struct Worker {
 async fn serve(seat: Seat) -> io::Result<()> {
     let Seat { index, doors, mut orders, listeners, tls, admission, gateway, access, limits } =
         seat;
+    let tasks = TaskTracker::new();
+    let desk = Rc::new(Desk::new(Arc::clone(&gateway), access));
+    let ticker = Arc::new(Ticker::default());
     let closing = CancellationToken::new();
     let worker = Rc::new(Worker {
         index,
         doors,
-        desk: Rc::new(Desk::new(Arc::clone(&gateway), access)),
-        ticker: Arc::new(Ticker::default()),
+        desk,
+        ticker,
         tls,
         admission,
         gateway,
         limits,
-        tasks: TaskTracker::new(),
+        tasks,
         closing: closing.clone(),
         warned_of_proxy_header: Cell::new(false),
     });
@@ -295,6 +298,8 @@ impl Worker {
                     Peer { address, negotiated: Negotiated::Plain, client_certificate: None };
                 Some((socket.plain(), peer))
             } else {
+                // Boxed, as is all that a connection needs for a while only: what it holds while it
+                // is idle is its task.
                 Box::pin(worker.admit_in_time(socket, address, &mut place)).await
             };
             let Some((stream, peer)) = admitted else { return };
@@ -375,17 +380,17 @@ impl Worker {
         let negotiated = peer.negotiated;
         let connection = Connection::new(peer, place);
         if negotiated == Negotiated::Http2 {
-            self.serve_http2(stream, Vec::new(), guard, connection).await;
+            Box::pin(self.serve_http2(stream, Vec::new(), guard, connection)).await;
             return;
         }
         let mut http1 = Http1::new(stream, Arc::clone(&watch), self.limits.wire);
         if self.limits.h2c && negotiated == Negotiated::Plain {
-            match unless_late(&watch, http1.begins_with_http2()).await {
+            match unless_late(&watch, Box::pin(http1.begins_with_http2())).await {
                 None => return,
                 Some(false) => {}
                 Some(true) => {
                     let (stream, seen) = http1.into_parts();
-                    self.serve_http2(stream, seen, guard, connection).await;
+                    Box::pin(self.serve_http2(stream, seen, guard, connection)).await;
                     return;
                 }
             }
@@ -403,8 +408,7 @@ impl Worker {
                         Ok(()) => client.begin(&head),
                         Err(_) => client.begin_refusal(&head),
                     }
-                    // Boxed: what a connection needs for a request it should not hold while idle.
-                    Box::pin(self.desk.handle(client, connection, &head, checked)).await;
+                    self.desk.handle(client, connection, &head, checked).await;
                 }
                 Err(error) => {
                     let head = RequestHead::unreadable();
@@ -434,6 +438,7 @@ impl Worker {
                 let watch = Arc::clone(stream.watch());
                 let handled = desk.handle(&mut stream, &connection, &head, checked);
                 unless_late(&watch, handled).await;
+                stream.finish().await;
             });
         };
         if let Err(error) = http2::serve(stream, seen, guard, self.limits.wire, begin).await {

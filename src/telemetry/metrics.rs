@@ -79,14 +79,6 @@ pub fn write_tally(text: &mut String, tally: &Tally) {
         "upstream",
         &tally.upstream_durations,
     );
-    family(text, "upstream_server_up", "gauge", "0 while a server is passed over by every worker.");
-    for ((upstream, server), workers) in sorted(&tally.servers_up) {
-        let (upstream, server, up) = (escaped(upstream), escaped(server), u8::from(*workers > 0));
-        let _ = writeln!(
-            text,
-            "portcullis_upstream_server_up{{upstream=\"{upstream}\",server=\"{server}\"}} {up}"
-        );
-    }
 }
 
 fn histograms<'h>(
@@ -129,7 +121,7 @@ fn sorted<K: Ord, V>(map: &ahash::AHashMap<K, V>) -> Vec<(&K, &V)> {
 }
 
 /// A label value: a route's pattern, or the name of a file, may hold any visible character.
-pub fn escaped(label: &str) -> String {
+pub(crate) fn escaped(label: &str) -> String {
     label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 

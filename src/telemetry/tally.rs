@@ -52,8 +52,6 @@ pub struct Tally {
     pub rate_limited: AHashMap<Label, u64>,
     /// By outcome.
     pub logins: AHashMap<&'static str, u64>,
-    /// Workers that do not pass over a server, by upstream and server.
-    pub servers_up: AHashMap<(Label, Label), u64>,
     /// Requests that are being answered.
     pub in_flight: i64,
     /// Open client connections.
@@ -115,7 +113,6 @@ impl Tally {
         }
         sums(&mut self.rate_limited, &other.rate_limited);
         sums(&mut self.logins, &other.logins);
-        sums(&mut self.servers_up, &other.servers_up);
         for (route, theirs) in &other.routes {
             let mine = self.routes.entry(route.clone()).or_default();
             for &(method, status, requests) in &theirs.requests {

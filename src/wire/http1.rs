@@ -234,7 +234,8 @@ impl Http1 {
             }
             return;
         }
-        let shut = flushed && poll_fn(|cx| self.stream.poll_shutdown(cx)).await.is_ok();
+        let shut =
+            flushed && poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx)).await.is_ok();
         if !shut || (self.body.is_done() && self.input.is_empty() && !self.heads.has_begun()) {
             return;
         }

@@ -5,7 +5,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -15,7 +15,7 @@ use bytes::{Buf as _, Bytes};
 use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Uri};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::pace::{Watch, WatchGuard, unless_late};
@@ -42,8 +42,16 @@ const MAX_RESETS: u32 = 200;
 /// Bytes of answers that wait for a client, for one stream.
 const SEND_BUFFER: usize = 64 << 10;
 
+/// Bytes that a connection may have read before others get their turn. Frames that ask for no
+/// answer are taken as fast as they come, so without a limit a flood of them would keep the worker
+/// for tens of milliseconds at a time.
+const TURN_BYTES: usize = 32 << 10;
+
 /// How long a client may leave no room for bytes that we want to send.
 const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Time for a client to end its body, or to take its answer for a reason to, once that is out.
+const END_GRACE: Duration = Duration::from_secs(1);
 
 /// Time for a last frame to get out.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
@@ -69,7 +77,8 @@ pub(crate) async fn serve(
 ) -> Result<(), h2::Error> {
     let watch = Arc::clone(&guard.watch);
     watch.expect_head(limits.head);
-    let io = Rewound { stream, seen: Bytes::from(seen) };
+    let turn = Rc::new(Cell::new(TURN_BYTES));
+    let io = Rewound { stream, seen: Bytes::from(seen), turn: Rc::clone(&turn) };
     let mut builder = h2::server::Builder::new();
     builder
         .max_concurrent_streams(MAX_STREAMS)
@@ -88,6 +97,7 @@ pub(crate) async fn serve(
     let (mut told, mut closing) = (false, false);
     watch.expect_next(limits.idle);
     poll_fn(|cx| {
+        turn.set(TURN_BYTES);
         watch.register(cx.waker());
         if watch.is_draining() && !std::mem::replace(&mut told, true) {
             connection.graceful_shutdown();
@@ -171,6 +181,10 @@ impl Http2 {
             respond.send_reset(Reason::REFUSED_STREAM);
             return None;
         }
+        if has_foreign_scheme(&parts.uri) || has_padded_value(&parts.headers) {
+            respond.send_reset(Reason::PROTOCOL_ERROR);
+            return None;
+        }
         let target = parts.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
         let authority = parts.uri.authority().map(http::uri::Authority::as_str);
         let received = receiving.is_end_stream();
@@ -196,6 +210,24 @@ impl Http2 {
         Some((stream, head))
     }
 
+    /// Lets go of a stream whose answer was given, in a while when its body has not come to its end.
+    /// Letting go resets the stream, which RFC 9113 §8.1 allows; but clients that end a body in a
+    /// frame of its own, behind the last byte that its length speaks of, take that for a failure,
+    /// and others that are still sending lose an answer which comes together with the reset (curl
+    /// 7.88, httpx). What comes meanwhile is dropped, and at most a window of it can come, because
+    /// none is granted again.
+    pub(crate) async fn finish(mut self) {
+        if !self.answered || self.received {
+            return;
+        }
+        let rest = poll_fn(|cx| {
+            while let Some(Ok(_)) = ready!(self.receiving.poll_data(cx)) {}
+            Poll::Ready(())
+        });
+        // Too late: the stream is reset.
+        let _ = tokio::time::timeout(END_GRACE, rest).await;
+    }
+
     fn response(&mut self) -> Response<()> {
         let mut response = Response::new(());
         *response.status_mut() =
@@ -203,6 +235,21 @@ impl Http2 {
         *response.headers_mut() = std::mem::take(&mut self.fields);
         response
     }
+}
+
+/// Whether `:scheme` names something else than HTTP. Which of its two schemes is not looked at: a
+/// balancer in front says what its client spoke, and what we tell upstreams is what we see.
+fn has_foreign_scheme(uri: &Uri) -> bool {
+    uri.scheme_str().is_some_and(|scheme| {
+        !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https")
+    })
+}
+
+/// RFC 9113 §8.2.1: space around a value makes a request malformed, which `h2` does not look at.
+/// To an HTTP/1.1 upstream it would be another value.
+fn has_padded_value(headers: &HeaderMap) -> bool {
+    let space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    headers.values().map(HeaderValue::as_bytes).any(|v| space(v.first()) || space(v.last()))
 }
 
 impl Drop for Http2 {
@@ -288,9 +335,8 @@ impl Client for Http2 {
     fn end_answer_head(&mut self, body: AnswerBody) {
         let mut ended = false;
         match body {
-            AnswerBody::Nothing => ended = true,
-            // The end of the stream says as much.
-            AnswerBody::Length(0) => ended = true,
+            // That nothing follows is said by the end of the stream.
+            AnswerBody::Nothing | AnswerBody::Length(0) => ended = true,
             AnswerBody::Declared(bytes) | AnswerBody::Length(bytes) => {
                 self.fields.insert(CONTENT_LENGTH, HeaderValue::from(bytes));
                 ended = body == AnswerBody::Declared(bytes);
@@ -378,10 +424,12 @@ pub(crate) fn poll_send_data(
     Poll::Ready(Ok(taken))
 }
 
-/// A socket of which some bytes were read already.
+/// A socket of which some bytes were read already, and which is read in turns.
 struct Rewound {
     stream: Stream,
     seen: Bytes,
+    /// What may still be read in this turn.
+    turn: Rc<Cell<usize>>,
 }
 
 impl AsyncRead for Rewound {
@@ -395,7 +443,16 @@ impl AsyncRead for Rewound {
             buffer.put_slice(&self.seen.split_to(n));
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        if self.turn.get() == 0 {
+            // Not by waking ourselves: the runtime looks at its sockets only now and then while
+            // tasks are ready, but always before it goes on with tasks that have yielded.
+            let _ = pin!(tokio::task::yield_now()).poll(cx);
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        self.turn.set(self.turn.get().saturating_sub(buffer.filled().len() - before));
+        polled
     }
 }
 

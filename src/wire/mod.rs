@@ -1,5 +1,5 @@
 //! Client connections: sockets, time limits, and the two versions of HTTP that are spoken over
-//! them. What the rest of the gateway sees of a client is a [`Client`]: one request's body to read,
+//! them. What the rest of the gateway sees of a client is a `Client`: one request's body to read,
 //! one answer to give.
 //!
 //! Knows neither routes nor answers' contents; never buffers more than a piece.
@@ -9,7 +9,7 @@ pub(crate) mod http2;
 pub(crate) mod outgoing;
 pub(crate) mod pace;
 mod place;
-pub(crate) mod stream;
+mod stream;
 
 use std::cell::RefCell;
 use std::io;

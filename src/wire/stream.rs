@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use rustix::net::{RecvFlags, recv};
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
@@ -168,21 +167,15 @@ impl Stream {
     /// Has the connection end with a reset, so that nobody takes it for an orderly end.
     pub(crate) fn reset_on_close(&self) {
         let socket = match self {
-            Self::Plain(stream) => SockRef::from(stream),
-            // The system resets one that is closed with bytes unread; it knows no other way.
-            Self::Unix(_) => return,
+            Self::Plain(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
             Self::Tls(stream) => match stream.get_ref().0 {
-                Socket::Tcp(stream) => SockRef::from(stream),
-                Socket::Unix(_) => return,
+                Socket::Tcp(stream) => stream.as_fd(),
+                Socket::Unix(stream) => stream.as_fd(),
             },
         };
         // A socket that cannot be told has ended already.
-        let _ = socket.set_linger(Some(Duration::ZERO));
-    }
-
-    /// Ends our side.
-    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self).poll_shutdown(cx)
+        let _ = socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO));
     }
 }
 

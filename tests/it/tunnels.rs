@@ -1,4 +1,4 @@
-//! WebSockets: where their token may come from, from which pages, how many there may be, and when
+//! Tunnels for `WebSocket`s: where their token may come from, from which pages, how many there may be, and when
 //! they end. Over HTTP/1.1 and over HTTP/2 (RFC 8441).
 
 use std::time::Duration;
@@ -117,7 +117,7 @@ async fn a_token_may_come_as_a_subprotocol_where_the_route_says_so() {
     assert_eq!(status(shake(&gateway, "/plain/u1", &other).await), 401);
     // Only a handshake has subprotocols.
     let plain =
-        gateway.get("/socket/u1").header("sec-websocket-protocol", &format!("bearer.{token}"));
+        gateway.get("/socket/u1").header("sec-websocket-protocol", format!("bearer.{token}"));
     plain.send().await.expect_problem(401, "no_authorization");
 }
 
@@ -138,7 +138,7 @@ async fn only_pages_of_allowed_origins_get_a_tunnel() {
         assert_eq!(status(shaken), expected, "{origin:?}");
     }
     let refused = gateway.get("/socket/u1").header("origin", "https://evil.example");
-    refused.bearer(&gateway.token("u1").sign()).send().await.expect_problem(403, "origin_denied");
+    refused.bearer(gateway.token("u1").sign()).send().await.expect_problem(403, "origin_denied");
 }
 
 #[tokio::test]

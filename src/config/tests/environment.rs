@@ -53,8 +53,8 @@ servers = ["http://a:1", "http://b:1"]
     assert_eq!(limit("login_account"), Some((Rate::new(20, 3_600), LimitBy::Account)));
     let argon2 = Argon2 { memory: ByteSize::mib(20), iterations: 3, parallelism: 2 };
     assert_eq!(config.passwords.argon2, argon2);
-    assert_eq!(config.upstreams["App-1"].servers, ["http://c:1"]);
-    assert_eq!(config.upstreams["other"].servers, ["http://d:1"]);
+    assert_eq!(config.upstreams["App-1"].servers[0].url, "http://c:1");
+    assert_eq!(config.upstreams["other"].servers[0].url, "http://d:1");
     // Places follow the value that won.
     let place = |key: &str| loaded.sources.place(key);
     let variable = |name: &str| Place::Variable(name.to_owned());

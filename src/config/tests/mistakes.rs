@@ -251,8 +251,8 @@ fn each_mistake_is_named_with_its_line_and_column() {
         ),
         ("[upstreams.app]\nservers = []", "2:1: upstreams.app.servers: needs at least one server"),
         (
-            "[upstreams.app]\nservers = [\"https://a:1\"]",
-            "2:12: upstreams.app.servers[0]: TLS to upstreams is not supported in this version",
+            "[upstreams.app]\nservers = [\"https://a:1\"]\nprotocol = \"h2c\"",
+            "2:12: upstreams.app.servers[0]: protocol \"h2c\" is HTTP/2 without TLS",
         ),
         (
             "[upstreams.app]\nservers = [\"http://a:1/\"]",
@@ -273,6 +273,50 @@ fn each_mistake_is_named_with_its_line_and_column() {
         (
             "[upstreams.app]\nservers = [\"http://:80\"]",
             "2:12: upstreams.app.servers[0]: must be http://HOST:PORT",
+        ),
+        (
+            "[upstreams.app]\nservers = [\"unix:run/app.sock\"]",
+            "2:12: upstreams.app.servers[0]: a Unix socket needs an absolute path",
+        ),
+        (
+            "[upstreams.app]\nservers = [\"http://a:1\"]\nprotocol = \"h2\"",
+            "2:12: upstreams.app.servers[0]: protocol \"h2\" is HTTP/2 over TLS",
+        ),
+        (
+            "[upstreams.app]\nservers = [\"http://a:1\", \"http://a:1\"]",
+            "2:26: upstreams.app.servers[1]: is there twice",
+        ),
+        (
+            "[upstreams.app]\nservers = [{ url = \"http://a:1\", weight = 0 }]",
+            "2:12: upstreams.app.servers[0]: the weight must be from 1 to 1000",
+        ),
+        (
+            "[upstreams.app]\nservers = [{ url = \"http://a:1\", wait = 1 }]",
+            "2:34: upstreams.app.servers[0].wait: unknown key",
+        ),
+        (
+            "[upstreams.app]\nservers = [\"http://a:1\"]\nretry_budget = 1.5",
+            "3:1: upstreams.app.retry_budget: must be from 0 to 1",
+        ),
+        (
+            "[upstreams.app]\nservers = [\"http://a:1\"]\nresolve_interval = \"0s\"",
+            "3:1: upstreams.app.resolve_interval: must be at least 1s",
+        ),
+        (
+            "[upstreams.app]\nservers = [\"http://a:1\"]\nejection = { max = \"1ms\" }",
+            "3:14: upstreams.app.ejection.max: must not be shorter",
+        ),
+        (
+            "[upstreams.app]\nservers = [\"http://a:1\"]\nhealth = { path = \"healthz\" }",
+            "3:12: upstreams.app.health.path: must be a path",
+        ),
+        (
+            "[upstreams.app]\nservers = [\"http://a:1\"]\nhealth = { path = \"/\", status = [99] }",
+            "3:24: upstreams.app.health.status: must be a list of statuses",
+        ),
+        (
+            "[upstreams.app]\nservers = [\"https://a:1\"]\ntls = { certificate = \"a.pem\" }",
+            "3:1: upstreams.app.tls.private_key: is missing",
         ),
         (
             "[[routes]]\npath = \"/\"\nroles = [\"admin\", \"Big Boss\"]",
@@ -352,7 +396,7 @@ key_file = "k.pem"
 allowed_origins = [1, "https://x/", 2]
 
 [upstreams.app]
-servers = ["http://a:1/", "https://b:1"]
+servers = ["http://a:1/", "ftp://b:1"]
 "#;
     assert_refused(
         text,
@@ -381,7 +425,7 @@ servers = ["http://a:1/", "https://b:1"]
             "p.toml:23:23: cors.allowed_origins[1]: `https://x/` is not an origin",
             "p.toml:23:37: cors.allowed_origins[2]: expected a string",
             "p.toml:26:12: upstreams.app.servers[0]: must not have a path",
-            "p.toml:26:27: upstreams.app.servers[1]: TLS to upstreams",
+            "p.toml:26:27: upstreams.app.servers[1]: must be http://HOST:PORT",
             "PORTCULLIS_ADMIN__LISTEN: admin.listen: `everywhere` is not an address",
             "PORTCULLIS_SERVER__LISTN: server.listn: unknown key, did you mean \"listen\"?",
             "PORTCULLIS_SIGNUP__ENABLED: signup.enabled: expected true or false, found a string",

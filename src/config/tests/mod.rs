@@ -73,6 +73,8 @@ fn good_values_at_the_edge_are_accepted() {
          \"http://[::1]:8080\", \"capacitor://localhost\", \"*\"]",
         "[cors]\nallowed_origins = [\"http://[::1]:8080\"]\nallow_credentials = true",
         "[upstreams.\"my.app\"]\nservers = [\"http://[::1]:80\", \"http://app_1.internal:8000\"]",
+        "[upstreams.app]\nservers = [\"unix:/run/a.sock\", { url = \"https://a.example:443\", weight = 1000 }]\n\
+         health = { path = \"/healthz?deep=1\" }\nejection = { failures = 0 }\nretry_budget = 1",
         "[passwords.argon2]\nmemory = \"256MiB\"\niterations = 1",
         "[[tests]]\nrequest = \"GET /\"\nexpect = \"403\"",
         "[limits.login]\non_outage = \"deny\"",

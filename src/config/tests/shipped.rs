@@ -13,7 +13,8 @@ const EXAMPLE: &str = include_str!("../../../config/portcullis.example.toml");
 fn the_shipped_configuration_is_ready_to_run() {
     let Loaded { config, warnings, .. } = accepted(SHIPPED, &[]);
     assert_eq!(warnings, [""; 0]);
-    assert_eq!(config.upstreams["app"].servers, ["http://127.0.0.1:8000"]);
+    let servers = &config.upstreams["app"].servers;
+    assert!(servers.len() == 1 && servers[0].url == "http://127.0.0.1:8000", "{servers:?}");
     assert!(config.routes.iter().any(|route| route.path == "/api/{user_id}/{*rest}"));
     assert!(config.routes.iter().any(|route| route.access == Access::Public));
     let expected =

@@ -48,10 +48,10 @@ pub struct Hop<'a> {
     pub trusted: bool,
     /// How the request came to us.
     pub scheme: Scheme,
-    /// The subject of the certificate that the client has shown.
-    pub client_certificate: Option<&'a HeaderValue>,
     /// In which version of HTTP.
     pub version: Version,
+    /// The subject of the certificate that the client has shown.
+    pub client_certificate: Option<&'a HeaderValue>,
     /// The request's id.
     pub request_id: &'a RequestId,
 }

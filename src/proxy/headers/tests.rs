@@ -61,8 +61,8 @@ fn forwarded(path: &str, from: From, lines: &[(&str, &str)]) -> HeaderMap {
         client: "203.0.113.7",
         trusted: !matches!(from, From::Stranger),
         scheme: Scheme::Http,
-        client_certificate: None,
         version: Version::Http11,
+        client_certificate: None,
         request_id: &request_id,
     };
     let mut headers = HeaderMap::new();

@@ -180,8 +180,10 @@ impl<'c> Compiler<'c> {
         Some(RouteUpstream {
             index,
             name: name.into(),
+            connect_timeout: written.timeouts.connect.map(|time| time.0),
             response_timeout: written.timeouts.response.unwrap_or(upstream.response_timeout).0,
             idle_timeout: written.timeouts.idle.unwrap_or(upstream.idle_timeout).0,
+            total_timeout: written.timeouts.total.map(|time| time.0),
         })
     }
 

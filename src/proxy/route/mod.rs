@@ -89,10 +89,14 @@ pub struct RouteUpstream {
     pub index: usize,
     /// Its name.
     pub name: Box<str>,
+    /// Time to a connection; without it the upstream's own holds.
+    pub connect_timeout: Option<Duration>,
     /// Time to the response head.
     pub response_timeout: Duration,
     /// Silence within a response body.
     pub idle_timeout: Duration,
+    /// From the request's arrival to the end of its answer, where that has a limit.
+    pub total_timeout: Option<Duration>,
 }
 
 /// The path variable that must equal the subject.

@@ -8,9 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use portcullis::clock::Clock;
-use portcullis::config::{self, Config};
 use portcullis::reload::Source;
-use portcullis::server::{Inherited, Options, Server};
+use portcullis::server::{Options, Server};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -174,7 +173,7 @@ impl Builder {
             access_log: Some(Box::new(log.clone())),
             access_log_json: true,
             source: Some(source),
-            inherited: Inherited::default(),
+            ..Options::default()
         };
         // It waits for its own threads, which a thread of this runtime may not.
         let server = blocking(move || Server::start(&config, options)).await;

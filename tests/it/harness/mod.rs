@@ -3,7 +3,11 @@
 
 pub(crate) mod auth;
 pub(crate) mod client;
+pub(crate) mod foreign;
 pub(crate) mod gateway;
+pub(crate) mod h2raw;
+pub(crate) mod h2upstream;
+pub(crate) mod hpack;
 pub(crate) mod http;
 pub(crate) mod postgres;
 pub(crate) mod program;

@@ -1,5 +1,6 @@
 //! The program as operators run it: a child process on a configuration file, with nothing in its
-//! environment that the test did not put there.
+//! environment that the test did not put there. `PORTCULLIS_TEST_PROGRAM` names another build of
+//! it, such as the release's, for tests that print how fast it is.
 
 use std::fmt;
 use std::io::Write as _;
@@ -131,7 +132,9 @@ impl Program {
 
     /// A command, with nothing in its environment that is meant for others.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        let built = env!("CARGO_BIN_EXE_portcullis");
+        let other = std::env::var_os("PORTCULLIS_TEST_PROGRAM");
+        let mut command = Command::new(other.unwrap_or_else(|| built.into()));
         command.args(arguments).arg("--config").arg(&self.file).current_dir(self.folder());
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("PORTCULLIS_") {
@@ -183,7 +186,8 @@ impl Drop for Running {
     }
 }
 
-async fn free_address() -> SocketAddr {
+/// An address where nobody listens yet.
+pub(crate) async fn free_address() -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     listener.local_addr().expect("a bound socket")
 }

@@ -52,6 +52,8 @@ pub(crate) enum Step {
     Write(Vec<u8>),
     /// Reads the body and answers with a JSON description of the request.
     Echo,
+    /// Sends the same bytes for as long as the gateway takes them.
+    WriteForever(Vec<u8>),
     /// Waits for the test.
     Wait(Gate),
     /// Sends nothing and waits until the gateway closes the connection.
@@ -335,6 +337,10 @@ impl Exchanges<'_> {
                 self.read_piece(body).await?;
             }
             Step::Write(bytes) => self.wire.write(&bytes).await?,
+            Step::WriteForever(bytes) => loop {
+                self.wire.write(&bytes).await?;
+                tokio::task::yield_now().await;
+            },
             Step::Echo => {
                 while self.read_piece(body).await? {}
                 let answer = self.describe(body.index);
