@@ -162,10 +162,11 @@ impl Tls {
     /// # Errors
     /// It fails, or the client's certificate names nobody that can be passed on.
     pub(super) async fn accept(&self, socket: Socket) -> io::Result<Shaken> {
-        // Nothing of a handshake is allocated for a client that says nothing.
-        socket.readable().await?;
+        // Nothing of a handshake is allocated for a client that says nothing; boxed, so that no room
+        // is kept for it either.
+        socket.until_bytes().await?;
         let acceptor = TlsAcceptor::from(Arc::clone(&self.live.load().config));
-        let stream = Box::new(acceptor.accept(socket).await?);
+        let stream = Box::new(Box::pin(acceptor.accept(socket)).await?);
         let (_, connection) = stream.get_ref();
         let negotiated = match connection.alpn_protocol() {
             Some(HTTP2) => Negotiated::Http2,

@@ -300,7 +300,8 @@ impl Worker {
                 Box::pin(worker.admit_in_time(socket, address, &mut place)).await
             };
             let Some((stream, peer)) = admitted else { return };
-            worker.serve_connection(stream, peer, place).await;
+            // Boxed, as its beginning was: who stalls before it must not cost what it needs.
+            Box::pin(worker.serve_connection(stream, peer, place)).await;
         });
     }
 

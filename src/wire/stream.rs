@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::HeaderValue;
+use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
@@ -101,6 +102,22 @@ impl Socket {
     }
 
     /// Waits until there are bytes, or the end, without any memory to put them in.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub(crate) async fn until_bytes(&self) -> io::Result<()> {
+        loop {
+            self.readable().await?;
+            let look = |socket: BorrowedFd<'_>| Ok(recv(socket, &mut [0; 1], RecvFlags::PEEK)?);
+            match self.try_read_with(look) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                looked => return looked.map(drop),
+            }
+        }
+    }
+
+    /// Waits until a read is worth a try: the runtime takes a new connection for readable, whether
+    /// it is or not.
     ///
     /// # Errors
     /// When the runtime is going down.

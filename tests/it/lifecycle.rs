@@ -316,8 +316,8 @@ struct Program {
 impl Program {
     /// A program in front of `upstream`, with `config` added.
     async fn new(upstream: &Upstream, config: &str) -> Self {
-        // Bound and let go: the program is told a number, so it cannot choose one itself.
-        let ports = [free_address().await, free_address().await];
+        // The program is told a number, so it cannot choose one itself.
+        let ports = crate::harness::program::free_addresses().await;
         let builder = TestGateway::builder()
             .upstream("app", upstream)
             .known_secret()
@@ -391,11 +391,6 @@ impl Drop for Running {
             let _ = child.wait();
         }
     }
-}
-
-async fn free_address() -> SocketAddr {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    listener.local_addr().expect("a bound socket")
 }
 
 fn program(arguments: &[&str]) -> Command {

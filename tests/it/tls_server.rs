@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use crate::harness::{
-    Authority, Builder, Secure, TestGateway, Upstream, Visitor, patiently, pause,
+    Authority, Builder, Program, Secure, TestGateway, Upstream, Visitor, patiently, pause,
 };
 
 /// A gateway whose first certificate is for `api.example`, with `more` in `[server.tls]`.
@@ -342,4 +342,48 @@ async fn stalled_handshakes_are_many_and_cheap() {
     let secure = Secure::begin(&connector, "api.example", stream).await.expect("room");
     assert!(secure.last("/public/a").await.starts_with("HTTP/1.1 200 "));
     drop(stalled);
+}
+
+#[tokio::test]
+async fn explain_knows_of_client_certificates() {
+    let authority = Authority::new();
+    let (builder, _upstream) = with_tls(&authority, "client_certificates = \"optional\"").await;
+    let ca = builder.folder().join("clients.pem");
+    authority.write(&ca);
+    let builder = builder.config(&format!("[server.tls]\nclient_ca = {ca:?}")).config(ROUTES);
+    let program = Program::of(builder.config(
+        "[[tests]]\nrequest = \"GET /machines/a\"\nexpect = 403\n\
+         [[tests]]\nrequest = \"GET /machines/a\"\nclient_certificate = \"CN=a\"\nexpect = \"allow\"",
+    ))
+    .await;
+    program.run(&["check"]).await.expect(0);
+    let refused = program.run(&["explain", "GET", "/machines/a"]).await.expect(1);
+    assert!(refused.stdout.contains("refused: 403 no_client_certificate"), "{refused}");
+    let shown = ["explain", "GET", "/machines/a", "--client-certificate", "CN=printer", "--json"];
+    let told = &program.run(&shown).await.expect(0).json_lines()[0];
+    assert_eq!(told["decision"], "allow", "{told}");
+    let steps = told["steps"].as_array().expect("a list");
+    assert!(
+        steps
+            .iter()
+            .any(|step| step["step"] == "client" && step["why"] == "the client is `CN=printer`"),
+        "{told}"
+    );
+}
+
+#[tokio::test]
+async fn both_versions_of_http_are_offered_with_every_certificate() {
+    let authority = Authority::new();
+    for (config, offered, agreed) in [
+        ("", &[&b"h2"[..], b"http/1.1"][..], Some(&b"h2"[..])),
+        ("", &[b"http/1.1"], Some(b"http/1.1")),
+        ("", &[], None),
+        ("[server]\nhttp2 = false", &[b"h2", b"http/1.1"], Some(b"http/1.1")),
+    ] {
+        let (builder, _upstream) = with_tls(&authority, "").await;
+        let gateway = builder.config(config).start().await;
+        let connector = authority.visitor().offering(offered).connector();
+        let secure = Secure::begin(&connector, "api.example", connect(&gateway).await).await;
+        assert_eq!(secure.expect("a handshake").agreed(), agreed, "{config} {offered:?}");
+    }
 }

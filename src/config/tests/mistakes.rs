@@ -137,6 +137,34 @@ fn each_mistake_is_named_with_its_line_and_column() {
         ("[server]\nauth_prefix = \"/%61\"", "2:1: server.auth_prefix: must be made of A-Z, a-z"),
         ("[server]\nworkers = 5000", "2:1: server.workers: must be at most 1024"),
         ("[server]\nmax_connections = 0", "2:1: server.max_connections: must be at least 1"),
+        (
+            "[server]\nlisten = [\"unix:\"]",
+            "2:11: server.listen[0]: `unix:` needs the name of a file",
+        ),
+        (
+            "[server]\nlisten = [\"unix:/a\", \"unix:/a\"]",
+            "2:22: server.listen[1]: unix:/a is there twice",
+        ),
+        (
+            "[server]\nmax_connections_per_address = 0",
+            "2:1: server.max_connections_per_address: must be at least 1",
+        ),
+        (
+            "[server]\nhandshake_timeout = \"0s\"",
+            "2:1: server.handshake_timeout: must be longer than 0s",
+        ),
+        (
+            "[server.tls]\ncertificate = \"c\"\nprivate_key = \"k\"\nclient_certificates = \"require\"",
+            "1:9: server.tls.client_ca: is missing: client_certificates needs the authorities",
+        ),
+        (
+            "[server.tls]\ncertificate = \"c\"\nprivate_key = \"k\"\nclient_ca = \"ca\"",
+            "4:1: server.tls.client_ca: is of no use while client_certificates is off",
+        ),
+        (
+            "[server.tls]\ncertificate = \"c\"\nprivate_key = \"k\"\nmin_version = \"1.1\"",
+            "4:1: server.tls.min_version: `1.1` is unknown; expected one of 1.2, 1.3",
+        ),
         ("[server]\nheader_timeout = \"0s\"", "2:1: server.header_timeout: must be longer than 0s"),
         ("[server]\nmax_header_bytes = \"512\"", "2:1: server.max_header_bytes: must be from 1KiB"),
         (

@@ -116,7 +116,7 @@ impl Nginx {
     /// Starts one, in a single process, with connections that it closes after a few requests and
     /// bodies that it takes up to 1 MiB.
     async fn with(locations: &str) -> Self {
-        let (folder, address) = (server_folder(), super::program::free_address().await);
+        let (folder, address) = (server_folder(), super::program::free_addresses().await[0]);
         let root = folder.join("www");
         std::fs::create_dir(&root).expect("the folder is ours");
         let at = folder.display();

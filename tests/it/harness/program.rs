@@ -39,7 +39,7 @@ impl Program {
     /// Writes the configuration file. The program is told its ports, so it cannot choose them: they
     /// are bound here for a moment and let go.
     pub(crate) async fn of(builder: Builder) -> Self {
-        let (public, admin) = (free_address().await, free_address().await);
+        let [public, admin] = free_addresses().await;
         let builder = builder
             .config(&format!("[server]\nlisten = [\"{public}\"]\n[admin]\nlisten = \"{admin}\""));
         let file = builder.folder().join("portcullis.toml");
@@ -186,8 +186,10 @@ impl Drop for Running {
     }
 }
 
-/// An address where nobody listens yet.
-pub(crate) async fn free_address() -> SocketAddr {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    listener.local_addr().expect("a bound socket")
+/// Two addresses that nobody listens on. Both are bound at once: the system may give the same port
+/// again as soon as it is let go.
+pub(crate) async fn free_addresses() -> [SocketAddr; 2] {
+    let bind = || tokio::net::TcpListener::bind("127.0.0.1:0");
+    let (one, two) = (bind().await.expect("a free port"), bind().await.expect("a free port"));
+    [one, two].map(|listener| listener.local_addr().expect("a bound socket"))
 }

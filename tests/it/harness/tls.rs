@@ -75,6 +75,7 @@ impl Authority {
         Visitor {
             roots: self.certificate.der().clone(),
             versions: rustls::ALL_VERSIONS,
+            offers: Vec::new(),
             shows: None,
         }
     }
@@ -96,6 +97,7 @@ impl Pair {
 pub(crate) struct Visitor {
     roots: CertificateDer<'static>,
     versions: &'static [&'static SupportedProtocolVersion],
+    offers: Vec<Vec<u8>>,
     shows: Option<(CertificateDer<'static>, Vec<u8>)>,
 }
 
@@ -103,6 +105,11 @@ impl Visitor {
     /// Speaks TLS 1.2 only.
     pub(crate) fn old(self) -> Self {
         Self { versions: &OLD, ..self }
+    }
+
+    /// Offers these protocols (RFC 7301).
+    pub(crate) fn offering(self, protocols: &[&[u8]]) -> Self {
+        Self { offers: protocols.iter().map(|name| name.to_vec()).collect(), ..self }
     }
 
     /// Shows a certificate when asked for one.
@@ -120,7 +127,7 @@ impl Visitor {
             .with_protocol_versions(self.versions)
             .expect("versions")
             .with_root_certificates(roots);
-        let config = match &self.shows {
+        let mut config = match &self.shows {
             None => builder.with_no_client_auth(),
             Some((certificate, key)) => builder
                 .with_client_auth_cert(
@@ -129,6 +136,7 @@ impl Visitor {
                 )
                 .expect("a pair"),
         };
+        config.alpn_protocols.clone_from(&self.offers);
         TlsConnector::from(Arc::new(config))
     }
 }
@@ -152,6 +160,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Secure<S> {
     pub(crate) fn server_certificate(&self) -> &CertificateDer<'static> {
         let shown = self.0.get_ref().1.peer_certificates();
         shown.and_then(<[_]>::first).expect("servers show one")
+    }
+
+    /// The protocol that was agreed on.
+    pub(crate) fn agreed(&self) -> Option<&[u8]> {
+        self.0.get_ref().1.alpn_protocol()
     }
 
     /// Whether an earlier session was taken up again.
