@@ -318,12 +318,17 @@ fn forward_problem(error: &ForwardError) -> Problem {
             "The service behind this gateway has more to do than it can. Try again later.",
         )
         .retry_after(Duration::from_secs(1)),
+        ForwardError::NoTunnel => Problem::new(
+            StatusCode::BAD_GATEWAY,
+            "upstream_unreachable",
+            "The service behind this gateway has no WebSocket here.",
+        ),
         ForwardError::Connect(_) | ForwardError::Broken(_) | ForwardError::Unasked => Problem::new(
             StatusCode::BAD_GATEWAY,
             "upstream_unreachable",
             "The service behind this gateway cannot be reached.",
         ),
-        ForwardError::Timeout => Problem::new(
+        ForwardError::Timeout | ForwardError::OverTime => Problem::new(
             StatusCode::GATEWAY_TIMEOUT,
             "upstream_timeout",
             "The service behind this gateway did not answer in time.",

@@ -237,15 +237,16 @@ impl Reloader {
     /// for; it goes on, and [`status`](Self::status) tells its end.
     pub async fn reload(self: &Arc<Self>, trigger: Trigger) -> Option<Attempt> {
         let this = Arc::clone(self);
-        let ended = async {
-            let turn = Arc::clone(&self.turn).lock_owned().await;
+        // A task of its own, so that it goes on, or gets its turn, when nobody waits any more.
+        let ended = tokio::spawn(async move {
+            let turn = Arc::clone(&this.turn).lock_owned().await;
             let attempt = tokio::task::spawn_blocking(move || {
                 let _turn = turn;
                 this.attempt(trigger)
             });
             attempt.await
-        };
-        match tokio::time::timeout(PATIENCE, ended).await {
+        });
+        match tokio::time::timeout(PATIENCE, ended).await.map(Result::flatten) {
             Ok(Ok(attempt)) => Some(attempt),
             Ok(Err(error)) => {
                 tracing::error!(%error, "a reload broke off; the old configuration stays");

@@ -276,10 +276,8 @@ impl Desk {
             }
         }
         self.write_ours(live, record, false, out);
-        let is_grpc = parts.headers.contains_key("grpc-status");
         client.end_answer_head(match parts.status.as_u16() {
             204 | 304 => AnswerBody::Nothing,
-            _ if is_grpc => AnswerBody::Nothing,
             _ if is_head => AnswerBody::Declared(declared),
             _ => AnswerBody::Length(body.len() as u64),
         });

@@ -30,7 +30,7 @@ use crate::proxy::subprotocol;
 use crate::telemetry::tally::Label;
 use crate::wire::{AnswerBody, Client};
 
-/// Longest silence in the body of an account request; they are small.
+/// Time for the body of an account request; they are small.
 const ACCOUNT_BODY_TIME: Duration = Duration::from_secs(10);
 
 /// A request that is passed to an upstream.
@@ -279,7 +279,6 @@ async fn read_account_body<C: Client>(client: &mut C, record: &Record<'_>) -> Re
                 client.watch().keep_expecting_client(ACCOUNT_BODY_TIME);
                 return Poll::Pending;
             };
-            client.watch().client_acted();
             match piece {
                 Ok(Piece::Data(n)) => {
                     if bytes.len() + n > MAX_BODY_BYTES {
@@ -295,6 +294,7 @@ async fn read_account_body<C: Client>(client: &mut C, record: &Record<'_>) -> Re
         }
     })
     .await?;
+    client.watch().client_acted();
     Ok(bytes.freeze())
 }
 

@@ -109,6 +109,7 @@ impl<'a> Record<'a> {
         self.reason = match failure {
             Failure::Upstream(_) => "upstream_broke_off",
             Failure::Late => "upstream_fell_silent",
+            Failure::OverTime => "over_time",
             Failure::TooLarge => "body_too_large",
             Failure::Client(_) | Failure::TooSlow => "client_closed",
         };

@@ -79,11 +79,6 @@ impl Decoder {
         }
     }
 
-    /// Whether it is read chunk by chunk.
-    pub fn is_chunked(&self) -> bool {
-        !matches!(self.0, State::Length(_) | State::Done | State::UntilClose)
-    }
-
     /// What the end of the connection means here: the body's end, or a cut.
     pub fn ends_with_connection(&self) -> bool {
         matches!(self.0, State::UntilClose | State::Done)

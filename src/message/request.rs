@@ -231,6 +231,9 @@ impl RequestHead {
     /// The first thing that is wrong with it.
     pub fn check(&mut self, over_tls: bool) -> Result<(), HeadError> {
         let fields = self.fields.view();
+        if fields.iter().len() > MAX_FIELDS {
+            return Err(HeadError::TooLarge);
+        }
         self.body = match self.version {
             Version::Http2 => check_http2(fields, self.body)?,
             version => body_length(fields, version)?,
@@ -251,7 +254,9 @@ impl RequestHead {
             }
         }
         if self.version == Version::Http11 && fields.has(Known::Upgrade) {
-            self.websocket = is_websocket_upgrade(fields);
+            // RFC 6455 §4.1: a GET, behind which the tunnel's own bytes begin.
+            let bare = self.method == Method::GET && self.body == BodyLength::Exactly(0);
+            self.websocket = bare && is_websocket_upgrade(fields);
         }
         Ok(())
     }

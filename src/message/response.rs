@@ -18,6 +18,9 @@ const MAX_FIELDS: usize = 128;
 /// What is wrong with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
+    /// There is a body where none may be.
+    #[error("a body follows an answer that has none")]
+    Body,
     /// A chunk does not begin with its size, or does not end where that says.
     #[error("a chunk is malformed")]
     Chunk,
@@ -86,11 +89,6 @@ impl ResponseHead {
     pub fn fields<'a>(&'a self, bytes: &'a [u8]) -> Fields<'a> {
         self.lines.view(bytes)
     }
-
-    /// Whether another head follows: `103 Early Hints` and kin (RFC 9110 §15.2).
-    pub fn is_interim(&self) -> bool {
-        self.status < 200 && self.status != 101
-    }
 }
 
 /// `HTTP-version SP status-code SP [reason]` (RFC 9112 §4); the last space is often left out.
@@ -106,6 +104,11 @@ fn status_line(line: &[u8]) -> Option<(bool, u16)> {
     let status = digit(a)? * 100 + digit(b)? * 10 + digit(c)?;
     let reason_fits = matches!(reason.first(), None | Some(b' ')) && lines::is_text(reason);
     (reason_fits && status >= 100).then_some((is_1_1, status))
+}
+
+/// Whether another head follows: `103 Early Hints` and kin (RFC 9110 §15.2).
+pub fn is_interim(status: u16) -> bool {
+    status < 200 && status != 101
 }
 
 /// Whether an answer has no body whatever its fields say (RFC 9110 §6.4.1).

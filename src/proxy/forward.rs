@@ -17,11 +17,15 @@ use super::challenge::Challenge;
 use super::headers::HeaderPolicy;
 use super::link::{Exchange, Link, RequestLine};
 use super::origin::{Answer, Fault, Origin};
-use super::pool::{Ask, Carrier, Lease, LeaseError, Pool, Server};
+use super::pool::{Ask, Carrier, Flight, Lease, LeaseError, Pool, Server};
 use super::relay::{Failure, Limits, Relay, Traffic};
 use super::stream::{self, StreamExchange, Unsendable};
-use crate::message::{FieldSink as _, Known, RequestHead, Version};
+use crate::message::response::is_interim;
+use crate::message::{BodyLength, FieldSink as _, Known, Malformed, RequestHead, Version};
 use crate::wire::{Client, ClientFault};
+
+/// Most interim answers before the answer.
+const MAX_INTERIM: usize = 32;
 
 /// A request on its way out.
 pub(crate) struct Outbound<'a> {
@@ -92,9 +96,15 @@ pub enum ForwardError {
     /// It agreed to an upgrade that was not asked for.
     #[error("the upstream switched protocols without being asked")]
     Unasked,
+    /// It has no tunnel where the client asked for one.
+    #[error("the upstream did not switch protocols")]
+    NoTunnel,
     /// It did not answer in time.
     #[error("the upstream did not answer in time")]
     Timeout,
+    /// The whole exchange took too long.
+    #[error("the request was not answered in its time")]
+    OverTime,
     /// The client's body is too large.
     #[error("the request body is larger than allowed")]
     BodyTooLarge,
@@ -117,6 +127,7 @@ impl From<Failure> for ForwardError {
         match failure {
             Failure::Upstream(fault) => Self::Broken(fault),
             Failure::Late => Self::Timeout,
+            Failure::OverTime => Self::OverTime,
             Failure::Client(ClientFault::Gone) => Self::ClientGone,
             Failure::Client(ClientFault::Malformed) | Failure::TooSlow => Self::ClientBroke,
             Failure::TooLarge => Self::BodyTooLarge,
@@ -141,12 +152,22 @@ pub(crate) async fn forward<C: Client, W: Words<C>>(
     words.asked(&lease.server);
     let Lease { carrier, server, flight, reused } = lease;
     let way = Way { pool, server: &server, request, traffic };
-    let ended = match carrier {
-        Carrier::Http1(link) => way.over_http1(link, reused, client, words).await,
+    match carrier {
+        Carrier::Http1(link) => {
+            let ended = way.over_http1(link, reused, client, words).await;
+            note_end(&ended, &server, &flight);
+            ended
+        }
         // Boxed: what few upstreams need should not make the state of all requests larger.
-        Carrier::Http2(connection) => Box::pin(way.over_http2(connection, client, words)).await,
-    };
-    match &ended {
+        Carrier::Http2(connection) => {
+            Box::pin(way.over_http2((connection, reused), flight, client, words)).await
+        }
+    }
+}
+
+/// Tells the pool what became of an exchange. What a client or a limit ended is nobody's fault.
+fn note_end(ended: &Result<Ended, ForwardError>, server: &Server, flight: &Flight) {
+    match ended {
         Ok(Ended::Whole) => server.note_success(),
         Ok(Ended::Cut(Failure::Upstream(_) | Failure::Late))
         | Err(ForwardError::Broken(_) | ForwardError::Timeout | ForwardError::Unasked) => {
@@ -154,7 +175,6 @@ pub(crate) async fn forward<C: Client, W: Words<C>>(
         }
         _ => {}
     }
-    ended
 }
 
 /// Where a request goes, and what of it.
@@ -173,7 +193,7 @@ impl Way<'_> {
         client: &mut C,
         words: &mut W,
     ) -> Result<Ended, ForwardError> {
-        let Self { pool, server, request, traffic } = *self;
+        let Self { pool, server, request, .. } = *self;
         let line = self.line();
         let lacks_key = line.websocket && request.head.version == Version::Http2;
         let challenge = lacks_key.then(Challenge::new);
@@ -183,7 +203,7 @@ impl Way<'_> {
                 out.field(b"sec-websocket-key", challenge.key().as_bytes());
             }
         });
-        let mut relay = Relay::new(client, exchange, traffic, request.limits, request.policy);
+        let mut relay = self.relay(client, exchange);
         loop {
             match head(&mut relay, words).await {
                 Ok(()) => break,
@@ -214,37 +234,53 @@ impl Way<'_> {
 
     async fn over_http2<C: Client, W: Words<C>>(
         &self,
-        connection: SendRequest<Bytes>,
+        (connection, reused): (SendRequest<Bytes>, bool),
+        flight: Flight,
         client: &mut C,
         words: &mut W,
     ) -> Result<Ended, ForwardError> {
         let Self { pool, server, request, traffic } = *self;
         let exchange = self.begin_stream(connection, words)?;
-        let mut relay = Relay::new(client, exchange, traffic, request.limits, request.policy);
+        let mut relay = self.relay(client, exchange);
+        let mut flight = flight;
         let mut again = true;
-        // Counts the request on its second connection, until its answer has ended.
-        let mut _flight = None;
         loop {
             match head(&mut relay, words).await {
                 Ok(()) => break,
                 Err(Failure::Upstream(fault)) => {
-                    let untouched = traffic.up.get() == 0 && stream::was_refused(&fault);
+                    // RFC 9110 §9.2.2; RFC 9113 §8.7 for what the server says it did not begin.
+                    let harmless = request.head.method.is_idempotent()
+                        && request.head.body == BodyLength::Exactly(0)
+                        && reused
+                        && stream::was_closed(&fault);
+                    let untouched = traffic.up.get() == 0
+                        && !relay.origin.has_answered()
+                        && (stream::was_refused(&fault) || harmless);
                     if !std::mem::take(&mut again) || !untouched || !pool.may_retry() {
                         return Err(ForwardError::Broken(fault));
                     }
+                    // It takes no more; the next one must be another.
+                    flight.retire();
                     let lease = pool.reconnect(server, &request.ask).await;
                     let lease = lease.map_err(ForwardError::Connect)?;
                     let Carrier::Http2(connection) = lease.carrier else {
                         return Err(ForwardError::Broken(fault));
                     };
-                    _flight = Some(lease.flight);
+                    flight = lease.flight;
                     let exchange = self.begin_stream(connection, words)?;
                     relay = relay.again(|_| exchange);
                 }
                 Err(failure) => return Err(failure.into()),
             }
         }
-        finish(&mut relay, request, None, words).await
+        let ended = finish(&mut relay, request, None, words).await;
+        note_end(&ended, server, &flight);
+        ended
+    }
+
+    fn relay<'c, C: Client, O: Origin>(&'c self, client: &'c mut C, origin: O) -> Relay<'c, C, O> {
+        let Outbound { head, limits, policy, .. } = self.request;
+        Relay::new(client, origin, self.traffic, *limits, policy, head.body)
     }
 
     fn begin_stream<C: Client, W: Words<C>>(
@@ -282,7 +318,7 @@ async fn head<C: Client, O: Origin, W: Words<C>>(
     relay: &mut Relay<'_, C, O>,
     words: &mut W,
 ) -> Result<(), Failure> {
-    loop {
+    for _ in 0..MAX_INTERIM {
         relay.head().await?;
         let answer = relay.origin.answer();
         if !is_interim(answer.status) {
@@ -291,6 +327,7 @@ async fn head<C: Client, O: Origin, W: Words<C>>(
         words.interim(relay.client, &answer);
         relay.origin.take_head();
     }
+    Err(Failure::Upstream(Fault::Malformed(Malformed::Interim)))
 }
 
 /// Passes on the answer whose head has come.
@@ -315,6 +352,13 @@ async fn finish<C: Client, O: Origin, W: Words<C>>(
         drop(terms.place);
         return Ok(Ended::Whole);
     }
+    if request.head.websocket
+        && request.head.version == Version::Http2
+        && (200..300).contains(&answer.status)
+    {
+        // To whoever asked with CONNECT, any 2xx says that the tunnel stands (RFC 8441 §5).
+        return Err(ForwardError::NoTunnel);
+    }
     let no_body = crate::message::response::has_no_body(answer.status, &request.head.method);
     let declared = if no_body { relay.origin.declared_length() } else { None };
     words.answer(relay.client, &answer, declared);
@@ -326,8 +370,4 @@ async fn finish<C: Client, O: Origin, W: Words<C>>(
             Ok(Ended::Cut(failure))
         }
     }
-}
-
-fn is_interim(status: u16) -> bool {
-    status < 200 && status != 101
 }

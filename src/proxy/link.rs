@@ -11,16 +11,13 @@ use tokio::io::AsyncWrite as _;
 
 use super::origin::{Answer, Fault, Origin};
 use super::pool::Stream;
-use crate::message::{BodyLength, Buffer, Decoder, FieldSink as _, Framed, Malformed, Piece};
+use crate::message::{BodyLength, Buffer, Decoder, FieldSink as _, Framed, Piece};
 use crate::message::{ResponseHead, response};
 use crate::wire::outgoing::{Coding, Outgoing};
 use crate::wire::{SMALL_READ, poll_fill};
 
 /// A body with more bytes than this to come is read in large pieces.
 const LARGE_BODY: u64 = 8 << 10;
-
-/// Most interim answers before the answer.
-const MAX_INTERIM: usize = 32;
 
 /// An open connection, between two exchanges or in one.
 pub(crate) struct Link {
@@ -55,7 +52,6 @@ pub(crate) struct Exchange {
     /// Whether anything was read.
     answered: bool,
     has_body: bool,
-    interims: usize,
     tunnel: bool,
     /// Whether the last read gave as much as it could.
     eager: bool,
@@ -135,7 +131,6 @@ impl Exchange {
             begun: false,
             answered: false,
             has_body: line.body != BodyLength::Exactly(0),
-            interims: 0,
             tunnel: false,
             eager: false,
         }
@@ -199,12 +194,6 @@ impl Origin for Exchange {
                 let parsed = ResponseHead::parse(self.link.input.filled(), &self.method);
                 if let Some(head) = parsed.map_err(Fault::Malformed)? {
                     self.body = head.body.clone();
-                    if head.is_interim() {
-                        self.interims += 1;
-                        if self.interims > MAX_INTERIM {
-                            return Poll::Ready(Err(Fault::Malformed(Malformed::Interim)));
-                        }
-                    }
                     self.head = Some(head);
                     return Poll::Ready(Ok(()));
                 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::headers::HeaderPolicy;
 use super::origin::{Fault, Origin};
-use crate::message::Piece;
+use crate::message::{BodyLength, Piece};
 use crate::wire::pace::{Moment, Watch};
 use crate::wire::{Client, ClientFault};
 
@@ -57,6 +57,9 @@ pub(crate) enum Failure {
     /// It kept us waiting.
     #[error("the upstream kept us waiting")]
     Late,
+    /// The route's time for the whole exchange is over; nobody in particular is to blame.
+    #[error("the exchange took too long")]
+    OverTime,
     /// The client's fault.
     #[error("the client broke off")]
     Client(#[source] ClientFault),
@@ -77,8 +80,13 @@ pub(crate) struct Relay<'a, C, O> {
     traffic: &'a Traffic,
     limits: Limits,
     policy: &'a HeaderPolicy,
+    has_body: bool,
     upload: Upload,
-    began: Moment,
+    /// The answer has begun: how fast the rest of the request comes is between the two ends.
+    answering: bool,
+    /// Since when the client has owed a piece of its body, and for how long it did before.
+    silent_since: Option<Moment>,
+    waited: Duration,
 }
 
 /// Where the request's body stands.
@@ -102,20 +110,34 @@ impl<'a, C: Client, O: Origin> Relay<'a, C, O> {
         traffic: &'a Traffic,
         limits: Limits,
         policy: &'a HeaderPolicy,
+        body: BodyLength,
     ) -> Self {
-        let began = client.watch().moment();
-        let upload = if client.has_body_left() {
-            Upload::Open
-        } else {
+        // The head decides, not what the client may be sending: what follows the handshake of a
+        // tunnel is no body, and must not reach an upstream that has not agreed to the tunnel.
+        let upload = if body == BodyLength::Exactly(0) {
             origin.end_request(None);
             Upload::Flushing
+        } else {
+            Upload::Open
         };
-        Self { client, origin, traffic, limits, policy, upload, began }
+        Self {
+            client,
+            origin,
+            traffic,
+            limits,
+            policy,
+            has_body: body != BodyLength::Exactly(0),
+            upload,
+            answering: false,
+            silent_since: None,
+            waited: Duration::ZERO,
+        }
     }
 
     /// The same exchange, begun once more with what `again` makes of the upstream.
     pub(crate) fn again(self, again: impl FnOnce(O) -> O) -> Self {
-        let upload = if self.upload == Upload::Open { Upload::Open } else { Upload::Flushing };
+        // With a body it goes again only when none of that was taken.
+        let upload = if self.has_body { Upload::Open } else { Upload::Flushing };
         Self { origin: again(self.origin), upload, ..self }
     }
 
@@ -141,6 +163,10 @@ impl<'a, C: Client, O: Origin> Relay<'a, C, O> {
         }
         if uploaded.is_ready() {
             self.client.watch().keep_expecting_upstream(self.limits.response);
+            // An interim answer may wait to be sent.
+            if let Poll::Ready(Err(fault)) = self.client.poll_flush(cx) {
+                return Poll::Ready(Err(Failure::Client(fault)));
+            }
             if self.client.poll_gone(cx).is_ready() {
                 return Poll::Ready(Err(Failure::Client(ClientFault::Gone)));
             }
@@ -150,6 +176,8 @@ impl<'a, C: Client, O: Origin> Relay<'a, C, O> {
 
     /// Passes the answer's body on to its end, and the request's body as long as that takes.
     pub(crate) async fn body(&mut self) -> Result<(), Failure> {
+        self.answering = true;
+        self.client.watch().client_acted();
         poll_fn(|cx| self.poll_both(cx)).await
     }
 
@@ -171,7 +199,11 @@ impl<'a, C: Client, O: Origin> Relay<'a, C, O> {
     }
 
     fn unless_late(&self) -> Poll<Result<(), Failure>> {
-        if self.client.watch().upstream_is_late() {
+        let watch = self.client.watch();
+        if watch.is_over_time() {
+            return Poll::Ready(Err(Failure::OverTime));
+        }
+        if watch.upstream_is_late() {
             return Poll::Ready(Err(Failure::Late));
         }
         Poll::Pending
@@ -188,7 +220,7 @@ impl<'a, C: Client, O: Origin> Relay<'a, C, O> {
                         Poll::Ready(Err(_)) => Upload::GivenUp,
                         Poll::Pending => return self.await_upstream(),
                     };
-                    self.client.watch().upstream_acted();
+                    self.upstream_acted();
                 }
                 Upload::Open => ready!(self.poll_upload_piece(cx))?,
             }
@@ -199,16 +231,25 @@ impl<'a, C: Client, O: Origin> Relay<'a, C, O> {
         let Poll::Ready(piece) = self.client.poll_body(cx) else {
             // What waits goes out before the wait; a head without its body is one to answer.
             if let Poll::Ready(Err(_)) = self.origin.poll_flush(cx) {
-                self.upload = Upload::GivenUp;
+                self.give_up_upload();
                 return Poll::Ready(Ok(()));
             }
-            // The next move is the client's; the upstream cannot be blamed meanwhile.
-            let watch = self.client.watch();
-            watch.upstream_acted();
-            watch.keep_expecting_client(self.limits.silence);
+            if !self.answering {
+                // The next move is the client's; the upstream cannot be blamed meanwhile.
+                let watch = self.client.watch();
+                watch.upstream_acted();
+                watch.keep_expecting_client(self.limits.silence);
+                self.silent_since.get_or_insert_with(|| watch.moment());
+            }
             return Poll::Pending;
         };
-        self.client.watch().client_acted();
+        if !self.answering {
+            let watch = self.client.watch();
+            watch.client_acted();
+            if let Some(since) = self.silent_since.take() {
+                self.waited += watch.since(since);
+            }
+        }
         match piece.map_err(Failure::Client)? {
             Piece::End => {
                 let trailers = self.client.take_trailers();
@@ -226,15 +267,15 @@ impl<'a, C: Client, O: Origin> Relay<'a, C, O> {
                 let taken = match self.origin.poll_send(cx, &self.client.piece()[..most]) {
                     Poll::Ready(Ok(taken)) => taken,
                     Poll::Ready(Err(_)) => {
-                        self.upload = Upload::GivenUp;
+                        self.give_up_upload();
                         return Poll::Ready(Ok(()));
                     }
                     Poll::Pending => return self.await_upstream(),
                 };
                 self.client.take_piece(taken);
                 self.traffic.up.set(up + taken as u64);
-                self.client.watch().upstream_acted();
-                if is_too_slow(up + taken as u64, self.client.watch().since(self.began)) {
+                self.upstream_acted();
+                if !self.answering && is_too_slow(up + taken as u64, self.waited) {
                     return Poll::Ready(Err(Failure::TooSlow));
                 }
             }
@@ -243,8 +284,23 @@ impl<'a, C: Client, O: Origin> Relay<'a, C, O> {
     }
 
     fn await_upstream(&self) -> Poll<Result<(), Failure>> {
-        self.client.watch().keep_expecting_upstream(self.limits.response);
+        if !self.answering {
+            self.client.watch().keep_expecting_upstream(self.limits.response);
+        }
         Poll::Pending
+    }
+
+    /// The upstream took something. While it answers, only its answer counts.
+    fn upstream_acted(&self) {
+        if !self.answering {
+            self.client.watch().upstream_acted();
+        }
+    }
+
+    /// The upstream takes no more; what the client sends from now on nobody waits for.
+    fn give_up_upload(&mut self) {
+        self.upload = Upload::GivenUp;
+        self.client.watch().client_acted();
     }
 
     /// Moves the answer's body on.
@@ -340,6 +396,10 @@ impl<'a, C: Client, O: Origin> Relay<'a, C, O> {
             ready!(self.origin.poll_end_sending(cx)).map_err(|_| Broken)?;
             *ending = Ending::Ended;
         }
+        // It has said that it sends no more; that it is gone it may still say.
+        if self.client.poll_reset(cx).is_ready() {
+            return Poll::Ready(Err(Broken));
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -389,6 +449,7 @@ enum Ending {
 #[derive(Debug)]
 struct Broken;
 
-fn is_too_slow(bytes: u64, elapsed: Duration) -> bool {
-    elapsed > RATE_GRACE && bytes < LEAST_RATE * elapsed.as_secs()
+/// `waited` is the time for which the client owed a piece.
+fn is_too_slow(bytes: u64, waited: Duration) -> bool {
+    waited > RATE_GRACE && bytes < LEAST_RATE * waited.as_secs()
 }

@@ -10,11 +10,12 @@ use bytes::{Buf as _, Bytes};
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, TE};
-use http::{Request, Uri, Version};
+use http::{Method, Request, Uri, Version};
 
 use super::link::RequestLine;
 use super::origin::{Answer, Fault, Origin};
-use crate::message::{BodyLength, FieldList, Piece};
+use crate::message::response::has_no_body;
+use crate::message::{BodyLength, FieldList, Malformed, Piece};
 use crate::wire::http2::poll_send_data;
 
 /// One request and its answer.
@@ -28,6 +29,9 @@ pub(crate) struct StreamExchange {
     length: Option<u64>,
     piece: Bytes,
     data_ended: bool,
+    method: Method,
+    /// The answer has no body, whatever the server sends.
+    bodiless: bool,
     trailers: Option<HeaderMap>,
     ended: bool,
 }
@@ -89,9 +93,16 @@ impl StreamExchange {
             length: None,
             piece: Bytes::new(),
             data_ended: false,
+            method: line.method.clone(),
+            bodiless: false,
             trailers: None,
             ended: empty,
         })
+    }
+
+    /// Whether anything of an answer has come.
+    pub(crate) fn has_answered(&self) -> bool {
+        self.status != 0
     }
 
     fn take_answer(&mut self, status: http::StatusCode, headers: &HeaderMap) {
@@ -106,6 +117,12 @@ impl StreamExchange {
 pub(crate) fn was_refused(fault: &Fault) -> bool {
     let Fault::Http2(error) = fault else { return false };
     error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM)
+}
+
+/// Whether the connection was closed before it said anything to a request.
+pub(crate) fn was_closed(fault: &Fault) -> bool {
+    let Fault::Http2(error) = fault else { return false };
+    error.is_go_away() || error.is_io()
 }
 
 fn broken(error: h2::Error) -> io::Error {
@@ -143,7 +160,10 @@ impl Origin for StreamExchange {
         let (parts, receiving) = response.into_parts();
         self.take_answer(parts.status, &parts.headers);
         self.data_ended = receiving.is_end_stream();
-        self.length = if self.data_ended { Some(0) } else { self.declared };
+        self.bodiless = has_no_body(self.status, &self.method);
+        // A length of 0 may still be followed by trailers.
+        let length = self.declared.filter(|&length| length > 0);
+        self.length = if self.data_ended { Some(0) } else { length };
         self.receiving = Some(receiving);
         Poll::Ready(Ok(()))
     }
@@ -171,6 +191,10 @@ impl Origin for StreamExchange {
                 Some(piece) => self.piece = piece.map_err(Fault::Http2)?,
                 None => self.data_ended = true,
             }
+        }
+        if self.bodiless {
+            // To a client of HTTP/1.1 it would be the next answer.
+            return Poll::Ready(Err(Fault::Malformed(Malformed::Body)));
         }
         Poll::Ready(Ok(Piece::Data(self.piece.len())))
     }

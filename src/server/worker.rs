@@ -29,12 +29,9 @@ use crate::wire::http1::Http1;
 use crate::wire::http2::{self, Http2};
 use crate::wire::pace::{Ticker, WatchGuard, unless_late};
 use crate::wire::{
-    Client as _, Negotiated, NoneLeft, Peer, Place, Share, Shares, Socket, StdSocket, Stream,
-    WireLimits,
+    Client as _, FIRST_HEAD_GRACE, Negotiated, NoneLeft, Peer, Place, Share, Shares, Socket,
+    StdSocket, Stream, WireLimits,
 };
-
-/// How long a connection that has not begun may stay open in a drain.
-const FIRST_HEAD_GRACE: Duration = Duration::from_secs(1);
 
 /// Pause after a failed accept: running out of files does not end by trying harder.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

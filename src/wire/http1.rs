@@ -17,7 +17,10 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use super::outgoing::{Coding, Outgoing};
 use super::pace::Watch;
 use super::stream::Stream;
-use super::{AnswerBody, Client, ClientFault, SMALL_READ, WireLimits, poll_fill, with_scratch};
+use super::{
+    AnswerBody, Client, ClientFault, FIRST_HEAD_GRACE, SMALL_READ, WRITE_TIMEOUT, WireLimits,
+    poll_fill, with_scratch,
+};
 use crate::message::request::HeadReader;
 use crate::message::{
     BodyLength, Buffer, Decoder, FieldSink as _, Framed, HeadError, Piece, RequestHead, Version,
@@ -29,17 +32,11 @@ const LARGE_BODY: u64 = 8 << 10;
 /// Bytes of further requests that are read while one is being answered.
 const MAX_AHEAD: usize = 16 << 10;
 
-/// How long a client may leave no room for bytes that we want to write.
-const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
-
 /// How long, and how much, is read on after a connection was closed with its client still sending:
 /// a socket that is closed over unread bytes is reset, and the reset destroys an answer that the
 /// client has not read yet (RFC 9112 §9.6).
 const LINGER: Duration = Duration::from_secs(1);
 const MAX_LINGER_BYTES: usize = 4 << 20;
-
-/// How long a connection without a request may stay open in a drain.
-const FIRST_HEAD_GRACE: Duration = Duration::from_secs(1);
 
 /// One connection.
 pub(crate) struct Http1 {
@@ -68,6 +65,8 @@ pub(crate) struct Http1 {
     aborted: bool,
     /// The answer ends with the connection.
     until_close: bool,
+    /// All of the answer has gone to `out`.
+    ended: bool,
 }
 
 impl Http1 {
@@ -93,6 +92,7 @@ impl Http1 {
             tunnel: false,
             aborted: false,
             until_close: false,
+            ended: false,
         }
     }
 
@@ -105,9 +105,13 @@ impl Http1 {
                 if seen.len() >= PREFACE.len() || !PREFACE.starts_with(seen) {
                     return Poll::Ready(seen.starts_with(PREFACE));
                 }
-                match ready!(self.poll_fill(cx, false)) {
-                    Ok(1..) => {}
-                    Ok(0) | Err(_) => return Poll::Ready(false),
+                match self.poll_fill(cx, false) {
+                    Poll::Ready(Ok(1..)) => {}
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(false),
+                    Poll::Pending if self.watch.is_draining() && self.may_close_now() => {
+                        return Poll::Ready(false);
+                    }
+                    Poll::Pending => return Poll::Pending,
                 }
             }
         })
@@ -143,7 +147,7 @@ impl Http1 {
             }
             match self.poll_fill(cx, false) {
                 Poll::Ready(Ok(1..)) => {
-                    if !std::mem::replace(&mut self.touched, true) || self.watch.is_idle() {
+                    if self.watch.is_idle() {
                         self.watch.expect_head(self.limits.head);
                     }
                 }
@@ -209,7 +213,12 @@ impl Http1 {
         self.out.rest();
         self.input.rest();
         self.watch.upstream_acted();
-        self.watch.expect_next(self.limits.idle);
+        if self.input.is_empty() {
+            self.watch.expect_next(self.limits.idle);
+        } else {
+            // The next head has begun already.
+            self.watch.expect_head(self.limits.head);
+        }
         self.keep_alive && !self.watch.is_draining()
     }
 
@@ -228,11 +237,10 @@ impl Http1 {
     pub(crate) async fn close(&mut self) {
         let flushed = poll_fn(|cx| self.poll_flush(cx)).await.is_ok();
         if self.aborted {
-            if self.until_close {
-                // An orderly end would make what was cut off look whole.
-                self.stream.reset_on_close();
-            }
             return;
+        }
+        if flushed && self.until_close && self.ended {
+            self.stream.reset_on_close(false);
         }
         let shut =
             flushed && poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx)).await.is_ok();
@@ -262,6 +270,7 @@ impl Http1 {
     fn poll_fill(&mut self, cx: &mut Context<'_>, large: bool) -> Poll<io::Result<usize>> {
         let read = ready!(poll_fill(&mut self.stream, cx, &mut self.input, large))?;
         self.eager = read >= SMALL_READ;
+        self.touched = true;
         Poll::Ready(Ok(read))
     }
 
@@ -342,10 +351,6 @@ impl Client for Http1 {
         self.body.take(&mut self.input, n);
     }
 
-    fn has_body_left(&self) -> bool {
-        !self.body.is_done()
-    }
-
     fn discard_body(&mut self) {
         if !self.drop_rest_of_body() {
             self.keep_alive = false;
@@ -367,6 +372,10 @@ impl Client for Http1 {
                 Ok(0) | Err(_) => return Poll::Ready(()),
             }
         }
+        Poll::Pending
+    }
+
+    fn poll_reset(&mut self, _: &mut Context<'_>) -> Poll<()> {
         Poll::Pending
     }
 
@@ -397,6 +406,8 @@ impl Client for Http1 {
             AnswerBody::Streamed if self.version == Version::Http10 => {
                 self.keep_alive = false;
                 self.until_close = true;
+                // However it is cut off, an orderly end would make it look whole.
+                self.stream.reset_on_close(true);
                 self.out.extend()
             }
             AnswerBody::Streamed => {
@@ -443,6 +454,7 @@ impl Client for Http1 {
     fn end_answer(&mut self, _: Option<HeaderMap>) {
         // RFC 9110 §6.5.1: trailers are not passed to where they may be merged unawares.
         self.out.end();
+        self.ended = true;
     }
 
     fn poll_end_sending(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientFault>> {

@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::pace::{Watch, WatchGuard, unless_late};
 use super::stream::Stream;
-use super::{AnswerBody, Client, ClientFault, WireLimits};
+use super::{AnswerBody, Client, ClientFault, WRITE_TIMEOUT, WireLimits};
 use crate::message::{BodyLength, Piece, RequestHead};
 
 /// Streams at once.
@@ -40,15 +40,12 @@ const MAX_PENDING_RESETS: usize = 200;
 const MAX_RESETS: u32 = 200;
 
 /// Bytes of answers that wait for a client, for one stream.
-const SEND_BUFFER: usize = 64 << 10;
+const SEND_BUFFER: usize = 32 << 10;
 
 /// Bytes that a connection may have read before others get their turn. Frames that ask for no
 /// answer are taken as fast as they come, so without a limit a flood of them would keep the worker
 /// for tens of milliseconds at a time.
 const TURN_BYTES: usize = 32 << 10;
-
-/// How long a client may leave no room for bytes that we want to send.
-const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Time for a client to end its body, or to take its answer for a reason to, once that is out.
 const END_GRACE: Duration = Duration::from_secs(1);
@@ -78,7 +75,12 @@ pub(crate) async fn serve(
     let watch = Arc::clone(&guard.watch);
     watch.expect_head(limits.head);
     let turn = Rc::new(Cell::new(TURN_BYTES));
-    let io = Rewound { stream, seen: Bytes::from(seen), turn: Rc::clone(&turn) };
+    let io = Rewound {
+        stream,
+        seen: Bytes::from(seen),
+        turn: Rc::clone(&turn),
+        watch: Arc::clone(&watch),
+    };
     let mut builder = h2::server::Builder::new();
     builder
         .max_concurrent_streams(MAX_STREAMS)
@@ -162,7 +164,12 @@ pub(crate) struct Http2 {
     fields: HeaderMap,
     watch: WatchGuard,
     ends: Rc<Ends>,
+    /// Waits for leave to send its body (RFC 9110 §10.1.1).
+    owes_continue: bool,
+    /// The answer has ended.
     answered: bool,
+    /// The client has given up.
+    gone: bool,
 }
 
 impl Http2 {
@@ -205,7 +212,9 @@ impl Http2 {
             fields: HeaderMap::new(),
             watch: watch.sibling(),
             ends: Rc::clone(ends),
+            owes_continue: head.expects_continue() && !received,
             answered: false,
+            gone: false,
         };
         Some((stream, head))
     }
@@ -226,6 +235,12 @@ impl Http2 {
         });
         // Too late: the stream is reset.
         let _ = tokio::time::timeout(END_GRACE, rest).await;
+    }
+
+    /// Notes that the client has given up.
+    fn went(&mut self) -> ClientFault {
+        self.gone = true;
+        ClientFault::Gone
     }
 
     fn response(&mut self) -> Response<()> {
@@ -254,7 +269,8 @@ fn has_padded_value(headers: &HeaderMap) -> bool {
 
 impl Drop for Http2 {
     fn drop(&mut self) {
-        let count = if self.answered { &self.ends.answered } else { &self.ends.reset };
+        let whole = self.answered && !self.gone;
+        let count = if whole { &self.ends.answered } else { &self.ends.reset };
         count.set(count.get().saturating_add(1));
     }
 }
@@ -271,10 +287,19 @@ impl Client for Http2 {
             if self.received {
                 return Poll::Ready(Ok(Piece::End));
             }
-            match ready!(self.receiving.poll_data(cx)) {
-                Some(Ok(piece)) => self.piece = piece,
-                Some(Err(_)) => return Poll::Ready(Err(ClientFault::Gone)),
-                None => self.received = true,
+            match self.receiving.poll_data(cx) {
+                Poll::Ready(Some(Ok(piece))) => self.piece = piece,
+                Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(self.went())),
+                Poll::Ready(None) => self.received = true,
+                Poll::Pending => {
+                    if std::mem::take(&mut self.owes_continue) {
+                        let mut leave = Response::new(());
+                        *leave.status_mut() = StatusCode::CONTINUE;
+                        // A stream that takes no more is noticed when it is answered.
+                        let _ = self.respond.send_informational(leave);
+                    }
+                    return Poll::Pending;
+                }
             }
         }
         Poll::Ready(Ok(Piece::Data(self.piece.len())))
@@ -288,10 +313,6 @@ impl Client for Http2 {
         self.piece.advance(n.min(self.piece.len()));
         // Fails only for a stream that has ended, which will be seen with the next piece.
         let _ = self.receiving.flow_control().release_capacity(n);
-    }
-
-    fn has_body_left(&self) -> bool {
-        !self.received
     }
 
     fn discard_body(&mut self) {
@@ -310,10 +331,17 @@ impl Client for Http2 {
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.sending {
+        let reset = match &mut self.sending {
             Some(sending) => sending.poll_reset(cx).map(drop),
             None => self.respond.poll_reset(cx).map(drop),
-        }
+        };
+        reset.map(|()| {
+            self.went();
+        })
+    }
+
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_gone(cx)
     }
 
     fn begin_interim(&mut self, status: u16) -> Option<&mut HeaderMap> {
@@ -333,6 +361,7 @@ impl Client for Http2 {
     }
 
     fn end_answer_head(&mut self, body: AnswerBody) {
+        self.owes_continue = false;
         let mut ended = false;
         match body {
             // That nothing follows is said by the end of the stream.
@@ -350,7 +379,10 @@ impl Client for Http2 {
         }
         let response = self.response();
         self.answered = ended;
-        self.sending = self.respond.send_response(response, ended).ok();
+        match self.respond.send_response(response, ended) {
+            Ok(sending) => self.sending = Some(sending),
+            Err(_) => self.gone = true,
+        }
     }
 
     fn poll_send(
@@ -359,19 +391,19 @@ impl Client for Http2 {
         piece: &[u8],
     ) -> Poll<Result<usize, ClientFault>> {
         let watch = &self.watch.watch;
-        let Some(sending) = &mut self.sending else { return Poll::Ready(Err(ClientFault::Gone)) };
+        let Some(sending) = &mut self.sending else { return Poll::Ready(Err(self.went())) };
         let sent = poll_send_data(sending, cx, piece);
         if sent.is_pending() {
             watch.keep_expecting_room(WRITE_TIMEOUT);
         } else {
             watch.room_found();
         }
-        sent.map_err(|_| ClientFault::Gone)
+        sent.map_err(|_| self.went())
     }
 
     fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ClientFault>> {
         // The connection's task sends what it was given.
-        Poll::Ready(if self.sending.is_some() { Ok(()) } else { Err(ClientFault::Gone) })
+        Poll::Ready(if self.gone { Err(ClientFault::Gone) } else { Ok(()) })
     }
 
     fn end_answer(&mut self, trailers: Option<HeaderMap>) {
@@ -430,6 +462,19 @@ struct Rewound {
     seen: Bytes,
     /// What may still be read in this turn.
     turn: Rc<Cell<usize>>,
+    /// Of the connection: its client may not leave what we write unread for ever, even when no
+    /// stream is left that would wait for it.
+    watch: Arc<Watch>,
+}
+
+impl Rewound {
+    fn note_write<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        match written {
+            Poll::Ready(_) => self.watch.room_found(),
+            Poll::Pending => self.watch.keep_expecting_room(WRITE_TIMEOUT),
+        }
+        written
+    }
 }
 
 impl AsyncRead for Rewound {
@@ -462,7 +507,8 @@ impl AsyncWrite for Rewound {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.note_write(written)
     }
 
     fn poll_write_vectored(
@@ -470,7 +516,8 @@ impl AsyncWrite for Rewound {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.note_write(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -478,7 +525,8 @@ impl AsyncWrite for Rewound {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.note_write(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -49,7 +49,7 @@ pub(crate) fn poll_fill<S: AsyncRead + Unpin>(
     large: bool,
 ) -> Poll<io::Result<usize>> {
     /// Room for a piece of a large body.
-    const LARGE_BYTES: usize = 128 << 10;
+    const LARGE_BYTES: usize = 64 << 10;
     if large && !input.is_unused() {
         return poll_read_buf(Pin::new(stream), cx, input.to_fill(LARGE_BYTES));
     }
@@ -68,6 +68,13 @@ pub(crate) fn poll_fill<S: AsyncRead + Unpin>(
         Poll::Ready(Ok(read.filled().len()))
     })
 }
+
+/// How long a client may leave no room for bytes that we want to send.
+pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// How long a connection that has not begun may stay open in a drain: its first request may be on
+/// its way, and would be lost.
+pub(crate) const FIRST_HEAD_GRACE: Duration = Duration::from_secs(1);
 
 /// Limits that a connection keeps by itself.
 #[derive(Clone, Copy, Debug)]
@@ -125,9 +132,6 @@ pub(crate) trait Client {
     /// Takes so many bytes of the piece.
     fn take_piece(&mut self, n: usize);
 
-    /// Whether the request's body has not been read to its end.
-    fn has_body_left(&self) -> bool;
-
     /// What is left of the request's body is not wanted. When it is not here already, the
     /// connection ends with the answer: nobody may take those bytes for a request.
     fn discard_body(&mut self);
@@ -140,6 +144,10 @@ pub(crate) trait Client {
 
     /// Ready when the client is no longer there, for when nothing else is awaited from it.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Ready when the client has reset the stream, for when it has ended its side in order; HTTP/2
+    /// only: over HTTP/1.1 a client that is gone looks like one that has ended its side.
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
     /// Begins an interim answer (1xx); `None` when the client knows none.
     fn begin_interim(&mut self, status: u16) -> Option<&mut Self::Sink>;

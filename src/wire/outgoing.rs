@@ -34,6 +34,8 @@ pub(crate) struct Outgoing {
     coding: Coding,
     /// Bytes of a large chunk that was begun.
     chunk_left: usize,
+    /// Something of the message was written, whether or not it is still here.
+    touched: bool,
 }
 
 impl Outgoing {
@@ -41,6 +43,7 @@ impl Outgoing {
     pub(crate) fn begin(&mut self) -> &mut Vec<u8> {
         self.coding = Coding::Plain;
         self.chunk_left = 0;
+        self.touched = false;
         self.append()
     }
 
@@ -60,9 +63,9 @@ impl Outgoing {
         self.written == self.out.len()
     }
 
-    /// Whether anything of what is there was written.
+    /// Whether anything of the message was written.
     pub(crate) fn is_touched(&self) -> bool {
-        self.written > 0
+        self.touched
     }
 
     /// Whether a message may follow: no chunk is half written.
@@ -118,6 +121,7 @@ impl Outgoing {
             }
             let of_out = written.min(rest.len());
             self.written += of_out;
+            self.touched = true;
             let taken = written - of_out;
             if taken > 0 {
                 if chunked {
@@ -133,7 +137,8 @@ impl Outgoing {
 
     /// Adds what ends the body.
     pub(crate) fn end(&mut self) {
-        if self.coding == Coding::Chunked {
+        // Told again, it must not end a second time.
+        if std::mem::take(&mut self.coding) == Coding::Chunked {
             self.append().extend_from_slice(b"0\r\n\r\n");
         }
     }
@@ -151,6 +156,7 @@ impl Outgoing {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written += written;
+            self.touched = true;
         }
         // Sockets have nothing to flush; TLS does.
         Pin::new(stream).poll_flush(cx)

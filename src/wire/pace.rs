@@ -197,12 +197,17 @@ impl Watch {
 
     /// Whether the upstream kept us waiting for too long.
     pub(crate) fn upstream_is_late(&self) -> bool {
-        self.upstream_deadline() <= self.ticker.now.load(Relaxed)
+        self.upstream.load(Relaxed) <= self.ticker.now.load(Relaxed)
     }
 
     /// A watch of its own for something that is done at the same time.
     pub(crate) fn sibling(&self) -> WatchGuard {
         self.ticker.watch()
+    }
+
+    /// Whether the exchange as a whole took too long.
+    pub(crate) fn is_over_time(&self) -> bool {
+        self.total.load(Relaxed) <= self.ticker.now.load(Relaxed)
     }
 
     /// Whether the worker is going down.
@@ -238,11 +243,7 @@ impl Watch {
     }
 
     fn first_deadline(&self) -> Tick {
-        self.client_deadline().min(self.upstream_deadline())
-    }
-
-    fn upstream_deadline(&self) -> Tick {
-        self.upstream.load(Relaxed).min(self.total.load(Relaxed))
+        self.client_deadline().min(self.upstream.load(Relaxed)).min(self.total.load(Relaxed))
     }
 
     fn client_deadline(&self) -> Tick {

@@ -147,8 +147,8 @@ impl Socket {
 }
 
 impl Stream {
-    /// Has the connection end with a reset, so that nobody takes it for an orderly end.
-    pub(crate) fn reset_on_close(&self) {
+    /// Has the connection end with a reset, or in order as it does by itself.
+    pub(crate) fn reset_on_close(&self, reset: bool) {
         let socket = match self {
             Self::Plain(stream) => stream.as_fd(),
             Self::Unix(stream) => stream.as_fd(),
@@ -158,7 +158,7 @@ impl Stream {
             },
         };
         // A socket that cannot be told has ended already.
-        let _ = socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+        let _ = socket2::SockRef::from(&socket).set_linger(reset.then_some(Duration::ZERO));
     }
 }
 

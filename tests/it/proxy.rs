@@ -797,3 +797,83 @@ async fn a_token_is_read_once_and_its_bytes_stay_out_of_the_upstream() {
         assert!(!String::from_utf8_lossy(&seen.raw).contains(&token));
     }
 }
+
+#[tokio::test]
+async fn a_chunked_answer_that_is_read_slowly_ends_once() {
+    let large = "x".repeat(60_000);
+    let upstream = Upstream::scripted(move |seen| {
+        if seen.path() == "/public/small" {
+            return reply(OK);
+        }
+        let chunk = format!("ea60\r\n{large}\r\n");
+        reply(format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{}0\r\n\r\n",
+            chunk.repeat(200)
+        ))
+    })
+    .await;
+    let gateway = TestGateway::in_front_of(&upstream).await;
+    let mut client = gateway.connect().await;
+    client.send("GET /public/large HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    // The gateway's socket fills; it is woken now and then by its clock, and must not end the body
+    // each time.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let answer = client.answer().await;
+    assert_eq!((answer.body.len(), answer.end), (12_000_000, End::Complete));
+    let again = gateway.get("/public/small").send_over(&mut client).await;
+    assert_eq!((again.status, &*again.body), (200, &b"ok"[..]));
+}
+
+#[tokio::test]
+async fn early_hints_do_not_wait_for_the_answer() {
+    let gate = Gate::new();
+    let waiting = gate.clone();
+    let upstream = Upstream::scripted(move |_| {
+        vec![
+            Step::ReadBody,
+            write("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"),
+            Step::Wait(waiting.clone()),
+            write(OK),
+        ]
+    })
+    .await;
+    let gateway = TestGateway::in_front_of(&upstream).await;
+    let mut client = gateway.connect().await;
+    client.send("GET /public/a HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"\r\n\r\n") {
+        assert!(patiently("the hints", client.wire.fill()).await.expect("the connection stands"));
+        seen.extend(client.wire.take_buffered());
+    }
+    assert!(seen.starts_with(b"HTTP/1.1 103 "), "{}", String::from_utf8_lossy(&seen));
+    gate.open();
+    client.answer().await.expect(200);
+}
+
+#[tokio::test]
+async fn a_refusal_to_a_grpc_client_of_http_1_has_an_end() {
+    let upstream = Upstream::echo().await;
+    let gateway = TestGateway::in_front_of(&upstream).await;
+    let mut client = gateway.connect().await;
+    for _ in 0..2 {
+        let call = gateway.post("/private/svc/Call").header("Content-Type", "application/grpc");
+        let answer = call.send_over(&mut client).await;
+        assert_eq!((answer.status, answer.end), (200, End::Complete));
+        assert_eq!(answer.header("grpc-status"), Some("16"));
+    }
+}
+
+#[tokio::test]
+async fn a_request_with_a_body_is_sent_once() {
+    // The server closes when the connection is used again, after it has read the head.
+    let upstream = Upstream::scripted(dies_when_reused()).await;
+    let gateway = TestGateway::in_front_of(&upstream).await;
+    gateway.get("/public/a").send().await.expect(200);
+    let chunked = "POST /public/b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let mut client = gateway.connect().await;
+    client.send(chunked).await;
+    upstream.until("the second request", |seen| seen.len() > 1).await;
+    client.send("0\r\n\r\n").await;
+    client.answer().await.expect_problem(502, "upstream_unreachable");
+    assert_eq!(upstream.count(), 2);
+}

@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Response;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use crate::harness::{Step, TestGateway, Upstream, patiently};
+use crate::harness::{Step, TestGateway, Upstream, patiently, reply};
 
 const ROUTES: &str = r#"
 [[routes]]
@@ -267,4 +267,52 @@ async fn a_websocket_passes_over_http2() {
     assert_eq!(echo, b"\x81\x02hi");
     drop((sending, receiving));
     upstream.until_disconnected().await;
+}
+
+#[tokio::test]
+async fn nothing_passes_over_http2_before_the_upstream_has_agreed() {
+    let upstream = Upstream::scripted(|seen| match seen.path() {
+        "/open" => reply("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"),
+        // To a CONNECT, any 2xx would say that the tunnel stands.
+        _ => reply("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
+    })
+    .await;
+    let gateway = gateway(&upstream, "[server]\nh2c = true").await;
+    let smuggled = Bytes::from_static(b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n");
+    let (answer, mut sending) = shake_over_http2(&gateway, "/open", None).await;
+    // The stream may have ended with its answer.
+    let _ = sending.send_data(smuggled.clone(), true);
+    assert_eq!(answer.status(), 404);
+
+    let stream = TcpStream::connect(gateway.address).await.expect("the gateway accepts");
+    let (mut client, connection) = h2::client::handshake(stream).await.expect("a handshake");
+    tokio::spawn(connection);
+    let enabled = async {
+        while !client.is_extended_connect_protocol_enabled() {
+            client = client.clone().ready().await.expect("the connection stands");
+            tokio::task::yield_now().await;
+        }
+    };
+    patiently("the setting", enabled).await;
+    for target in ["/open", "/plain/u1"] {
+        let request = http::Request::builder()
+            .method("CONNECT")
+            .uri(format!("http://{}{target}", gateway.address))
+            .header("sec-websocket-version", "13")
+            .header("authorization", format!("Bearer {}", gateway.token("u1").sign()))
+            .extension(h2::ext::Protocol::from_static("websocket"))
+            .body(())
+            .expect("a request");
+        let (answer, mut sending) = client.send_request(request, false).expect("a stream");
+        // Together with the request, before anybody can have answered.
+        sending.send_data(smuggled.clone(), false).expect("room");
+        let answer = patiently("an answer", answer).await.expect("an answer");
+        assert_eq!(answer.status(), if target == "/open" { 404 } else { 502 }, "{target}");
+        drop(sending);
+    }
+    for seen in upstream.seen() {
+        assert!(!String::from_utf8_lossy(&seen.raw).contains("smuggled"), "{seen:?}");
+        assert_eq!(seen.body, b"");
+    }
+    assert_eq!(upstream.count(), 3);
 }

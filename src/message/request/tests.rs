@@ -133,6 +133,7 @@ fn a_websocket_is_asked_for_by_both_fields() {
     assert!(!ask(&["Host: a", "Upgrade: websocket"]));
     assert!(!ask(&["Host: a", "Upgrade: h2c", "Connection: upgrade"]));
     assert!(!ask(&["Host: a", "Upgrade: websocket, h2c", "Connection: upgrade"]));
+    assert!(!ask(&["Host: a", "Upgrade: websocket", "Connection: upgrade", "Content-Length: 1"]));
     let twice = ["Host: a", "Upgrade: websocket", "Upgrade: websocket", "Connection: upgrade"];
     assert!(!ask(&twice));
 }

@@ -48,9 +48,10 @@ use crate::config::{Balance, Protocol};
 const LOOK_THROUGH: Duration = Duration::from_secs(1);
 
 /// Flow-control windows of an HTTP/2 connection and of each answer on it: what a server may send
-/// before it is read.
-const CONNECTION_WINDOW: u32 = 1 << 20;
-const STREAM_WINDOW: u32 = 256 << 10;
+/// before it is read. That of the connection is the largest there is: a client that does not read its
+/// answer must not hold up those of others, and the number of answers bounds what waits.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+const STREAM_WINDOW: u32 = 64 << 10;
 
 /// Bytes of a request body that are kept for one answer's stream while the server takes none.
 const SEND_BUFFER: usize = 64 << 10;

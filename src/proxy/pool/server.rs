@@ -246,13 +246,18 @@ impl Flight {
         Self { server, shared }
     }
 
+    /// The shared connection takes no more requests; those that run go on.
+    pub(crate) fn retire(&self) {
+        if let Some(shared) = &self.shared {
+            shared.retired.set(true);
+        }
+    }
+
     /// As [`Server::note_failure`]; and if the request went over a shared connection, that takes
     /// no more: it may be dead without anybody having noticed.
     pub(crate) fn note_failure(&self) {
         self.server.note_failure();
-        if let Some(shared) = &self.shared {
-            shared.retired.set(true);
-        }
+        self.retire();
     }
 }
 
