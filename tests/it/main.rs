@@ -7,6 +7,7 @@ mod admin;
 mod cli;
 mod cors;
 mod crash;
+mod differential;
 mod events;
 mod framing;
 mod h2_floods;

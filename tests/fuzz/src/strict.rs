@@ -86,6 +86,11 @@ pub fn field(line: &[u8]) -> Result<(&[u8], &[u8]), &'static str> {
 /// Extensions and trailers may hold any text, as whoever passes them over need not read them.
 pub fn chunks(bytes: &[u8]) -> Result<Option<(Vec<u8>, usize)>, &'static str> {
     let mut body = Vec::new();
+    Ok(chunks_into(bytes, &mut body)?.map(|taken| (body, taken)))
+}
+
+/// As [`chunks`], and what can be read of a body that is none or not whole.
+pub fn chunks_into(bytes: &[u8], body: &mut Vec<u8>) -> Result<Option<usize>, &'static str> {
     let mut rest = bytes;
     loop {
         let Some((line, after)) = whole_line(rest)? else { return Ok(None) };
@@ -106,6 +111,7 @@ pub fn chunks(bytes: &[u8]) -> Result<Option<(Vec<u8>, usize)>, &'static str> {
         }
         let size = usize::try_from(size).map_err(|_| "size")?;
         if rest.len() < size {
+            body.extend_from_slice(rest);
             return Ok(None);
         }
         body.extend_from_slice(&rest[..size]);
@@ -120,7 +126,7 @@ pub fn chunks(bytes: &[u8]) -> Result<Option<(Vec<u8>, usize)>, &'static str> {
         let Some((line, after)) = whole_line(rest)? else { return Ok(None) };
         rest = after;
         if line.is_empty() {
-            return Ok(Some((body, bytes.len() - rest.len())));
+            return Ok(Some(bytes.len() - rest.len()));
         }
         field(line)?;
     }
@@ -139,12 +145,15 @@ fn decimal(text: &[u8]) -> Option<u64> {
     if plain { std::str::from_utf8(text).ok()?.parse().ok() } else { None }
 }
 
-/// A line up to its CRLF, and what follows. A CR or LF anywhere else is an error.
-fn take_line(bytes: &[u8]) -> Result<(&[u8], &[u8]), &'static str> {
+/// A line without its end, and what follows.
+type Line<'a> = (&'a [u8], &'a [u8]);
+
+/// A line up to its CRLF. A CR or LF anywhere else is an error.
+fn take_line(bytes: &[u8]) -> Result<Line<'_>, &'static str> {
     whole_line(bytes)?.ok_or("no line end")
 }
 
-fn whole_line(bytes: &[u8]) -> Result<Option<(&[u8], &[u8])>, &'static str> {
+fn whole_line(bytes: &[u8]) -> Result<Option<Line<'_>>, &'static str> {
     let Some(end) = bytes.iter().position(|&b| b == b'\r' || b == b'\n') else { return Ok(None) };
     match &bytes[end..] {
         [b'\r', b'\n', rest @ ..] => Ok(Some((&bytes[..end], rest))),
