@@ -209,12 +209,8 @@ async fn there_are_as_many_tunnels_as_allowed() {
     patiently("a place", again).await;
 }
 
-/// A WebSocket of RFC 8441 as two streams of bytes.
-async fn shake_over_http2(
-    gateway: &TestGateway,
-    target: &str,
-    token: Option<&str>,
-) -> (http::Response<h2::RecvStream>, h2::SendStream<Bytes>) {
+/// An HTTP/2 connection whose server has said that it takes extended CONNECT.
+async fn connect_http2(gateway: &TestGateway) -> h2::client::SendRequest<Bytes> {
     let stream = TcpStream::connect(gateway.address).await.expect("the gateway accepts");
     let (mut client, connection) = h2::client::handshake(stream).await.expect("a handshake");
     tokio::spawn(connection);
@@ -225,6 +221,11 @@ async fn shake_over_http2(
         }
     };
     patiently("the setting", enabled).await;
+    client
+}
+
+/// The handshake of RFC 8441.
+fn extended_connect(gateway: &TestGateway, target: &str, token: Option<&str>) -> http::Request<()> {
     let mut request = http::Request::builder()
         .method("CONNECT")
         .uri(format!("http://{}{target}", gateway.address))
@@ -236,6 +237,17 @@ async fn shake_over_http2(
         let value = format!("Bearer {token}").parse().expect("a value");
         request.headers_mut().insert("authorization", value);
     }
+    request
+}
+
+/// A WebSocket of RFC 8441 as two streams of bytes.
+async fn shake_over_http2(
+    gateway: &TestGateway,
+    target: &str,
+    token: Option<&str>,
+) -> (http::Response<h2::RecvStream>, h2::SendStream<Bytes>) {
+    let mut client = connect_http2(gateway).await;
+    let request = extended_connect(gateway, target, token);
     let (answer, sending) = client.send_request(request, false).expect("a stream");
     (patiently("an answer", answer).await.expect("an answer"), sending)
 }
@@ -284,25 +296,10 @@ async fn nothing_passes_over_http2_before_the_upstream_has_agreed() {
     let _ = sending.send_data(smuggled.clone(), true);
     assert_eq!(answer.status(), 404);
 
-    let stream = TcpStream::connect(gateway.address).await.expect("the gateway accepts");
-    let (mut client, connection) = h2::client::handshake(stream).await.expect("a handshake");
-    tokio::spawn(connection);
-    let enabled = async {
-        while !client.is_extended_connect_protocol_enabled() {
-            client = client.clone().ready().await.expect("the connection stands");
-            tokio::task::yield_now().await;
-        }
-    };
-    patiently("the setting", enabled).await;
+    let mut client = connect_http2(&gateway).await;
+    let token = gateway.token("u1").sign();
     for target in ["/open", "/plain/u1"] {
-        let request = http::Request::builder()
-            .method("CONNECT")
-            .uri(format!("http://{}{target}", gateway.address))
-            .header("sec-websocket-version", "13")
-            .header("authorization", format!("Bearer {}", gateway.token("u1").sign()))
-            .extension(h2::ext::Protocol::from_static("websocket"))
-            .body(())
-            .expect("a request");
+        let request = extended_connect(&gateway, target, Some(&token));
         let (answer, mut sending) = client.send_request(request, false).expect("a stream");
         // Together with the request, before anybody can have answered.
         sending.send_data(smuggled.clone(), false).expect("room");
