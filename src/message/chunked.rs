@@ -4,12 +4,17 @@
 use super::buffer::Buffer;
 use super::response::Malformed;
 
-/// Longest line of a chunk's size with its extensions, and longest trailer section.
-pub const MAX_LINE_BYTES: usize = 16 << 10;
+/// Longest line of a chunk's size, and most bytes of extensions and trailers in one body. They are
+/// dropped: without a bound a body of a few bytes could cost any amount of reading.
+pub const MAX_DROPPED_BYTES: usize = 16 << 10;
 
 /// Where in a body the reading stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decoder(State);
+pub struct Decoder {
+    state: State,
+    /// Bytes of extensions and trailers so far.
+    dropped: usize,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
@@ -21,8 +26,8 @@ enum State {
     ChunkData(u64),
     /// Before the line end after a chunk's data.
     ChunkEnd,
-    /// After the last chunk; so many bytes of trailers were dropped.
-    Trailers(usize),
+    /// After the last chunk.
+    Trailers,
     /// To the end of the connection.
     UntilClose,
     /// Nothing more.
@@ -52,27 +57,31 @@ pub enum Piece {
 impl Decoder {
     /// A body of so many bytes.
     pub fn length(bytes: u64) -> Self {
-        Self(if bytes == 0 { State::Done } else { State::Length(bytes) })
+        Self::begin(if bytes == 0 { State::Done } else { State::Length(bytes) })
     }
 
     /// A body in chunks.
     pub fn chunked() -> Self {
-        Self(State::ChunkSize)
+        Self::begin(State::ChunkSize)
     }
 
     /// A body that ends with its connection; also a tunnel, whose bytes are nobody's messages.
     pub fn until_close() -> Self {
-        Self(State::UntilClose)
+        Self::begin(State::UntilClose)
+    }
+
+    fn begin(state: State) -> Self {
+        Self { state, dropped: 0 }
     }
 
     /// Whether the body has ended.
     pub fn is_done(&self) -> bool {
-        self.0 == State::Done
+        self.state == State::Done
     }
 
     /// Bytes to come, when that is known.
     pub fn remaining(&self) -> Option<u64> {
-        match self.0 {
+        match self.state {
             State::Length(bytes) => Some(bytes),
             State::Done => Some(0),
             _ => None,
@@ -81,7 +90,7 @@ impl Decoder {
 
     /// What the end of the connection means here: the body's end, or a cut.
     pub fn ends_with_connection(&self) -> bool {
-        matches!(self.0, State::UntilClose | State::Done)
+        matches!(self.state, State::UntilClose | State::Done)
     }
 
     /// Looks at the front of `buffer`; framing there is taken off, trailers are dropped.
@@ -90,7 +99,7 @@ impl Decoder {
     /// [`Malformed::Chunk`]
     pub fn look(&mut self, buffer: &mut Buffer) -> Result<Framed, Malformed> {
         loop {
-            match &mut self.0 {
+            match &mut self.state {
                 State::Done => return Ok(Framed::End),
                 _ if buffer.is_empty() => return Ok(Framed::NeedMore),
                 State::UntilClose => return Ok(Framed::Data(buffer.len())),
@@ -101,7 +110,7 @@ impl Decoder {
                 State::ChunkEnd => match buffer.filled() {
                     [b'\r', b'\n', ..] => {
                         buffer.consume(2);
-                        self.0 = State::ChunkSize;
+                        self.state = State::ChunkSize;
                     }
                     [b'\r'] => return Ok(Framed::NeedMore),
                     _ => return Err(Malformed::Chunk),
@@ -110,41 +119,47 @@ impl Decoder {
                     let Some(line) = line_length(buffer.filled())? else {
                         return Ok(Framed::NeedMore);
                     };
-                    let size = chunk_size(&buffer.filled()[..line])?;
+                    let (size, extensions) = chunk_size(&buffer.filled()[..line])?;
                     buffer.consume(line + 2);
-                    self.0 = if size == 0 { State::Trailers(0) } else { State::ChunkData(size) };
+                    self.drop_bytes(extensions)?;
+                    self.state = if size == 0 { State::Trailers } else { State::ChunkData(size) };
                 }
-                State::Trailers(dropped) => {
+                State::Trailers => {
                     let Some(line) = line_length(buffer.filled())? else {
                         return Ok(Framed::NeedMore);
                     };
-                    *dropped += line + 2;
-                    if *dropped > MAX_LINE_BYTES || !is_trailer(&buffer.filled()[..line]) {
+                    if !is_trailer(&buffer.filled()[..line]) {
                         return Err(Malformed::Chunk);
                     }
                     buffer.consume(line + 2);
+                    self.drop_bytes(line + 2)?;
                     if line == 0 {
-                        self.0 = State::Done;
+                        self.state = State::Done;
                     }
                 }
             }
         }
     }
 
+    fn drop_bytes(&mut self, n: usize) -> Result<(), Malformed> {
+        self.dropped += n;
+        if self.dropped > MAX_DROPPED_BYTES { Err(Malformed::Chunk) } else { Ok(()) }
+    }
+
     /// Takes `n` bytes that [`Decoder::look`] showed off the front of `buffer`.
     pub fn take(&mut self, buffer: &mut Buffer, n: usize) {
         buffer.consume(n);
-        match &mut self.0 {
+        match &mut self.state {
             State::Length(left) => {
                 *left -= (n as u64).min(*left);
                 if *left == 0 {
-                    self.0 = State::Done;
+                    self.state = State::Done;
                 }
             }
             State::ChunkData(left) => {
                 *left -= (n as u64).min(*left);
                 if *left == 0 {
-                    self.0 = State::ChunkEnd;
+                    self.state = State::ChunkEnd;
                 }
             }
             _ => {}
@@ -154,17 +169,17 @@ impl Decoder {
 
 /// Length of the first line without its CRLF; `None` when it is not there in full.
 fn line_length(buffer: &[u8]) -> Result<Option<usize>, Malformed> {
-    match memchr::memchr(b'\n', &buffer[..buffer.len().min(MAX_LINE_BYTES)]) {
+    match memchr::memchr(b'\n', &buffer[..buffer.len().min(MAX_DROPPED_BYTES)]) {
         Some(end) if end > 0 && buffer[end - 1] == b'\r' => Ok(Some(end - 1)),
         Some(_) => Err(Malformed::Chunk),
-        None if buffer.len() >= MAX_LINE_BYTES => Err(Malformed::Chunk),
+        None if buffer.len() >= MAX_DROPPED_BYTES => Err(Malformed::Chunk),
         None => Ok(None),
     }
 }
 
-/// `1*HEXDIG [chunk-ext]` (RFC 9112 §7.1). Extensions are passed over, but hold no control bytes: a
-/// lone CR there is a line end to some.
-fn chunk_size(line: &[u8]) -> Result<u64, Malformed> {
+/// `1*HEXDIG [chunk-ext]` (RFC 9112 §7.1): the size, and the bytes of the extensions. They are passed
+/// over, but hold no control bytes: a lone CR there is a line end to some.
+fn chunk_size(line: &[u8]) -> Result<(u64, usize), Malformed> {
     let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
     let (digits, rest) = line.split_at(digits);
     let extension = rest.trim_ascii_start();
@@ -176,7 +191,8 @@ fn chunk_size(line: &[u8]) -> Result<u64, Malformed> {
         return Err(Malformed::Chunk);
     }
     let text = std::str::from_utf8(digits).map_err(|_| Malformed::Chunk)?;
-    u64::from_str_radix(text, 16).map_err(|_| Malformed::Chunk)
+    let size = u64::from_str_radix(text, 16).map_err(|_| Malformed::Chunk)?;
+    Ok((size, rest.len()))
 }
 
 /// A field line (RFC 9112 §7.1.2), or the empty one at the end. It is dropped, but what is none

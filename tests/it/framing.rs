@@ -331,6 +331,19 @@ async fn bad_chunks_leave_the_upstreams_request_unfinished() {
     assert!(!smuggled(&upstream));
 }
 
+/// No line is too long here; only all extensions together are.
+#[tokio::test]
+async fn extensions_cannot_go_on_without_end() {
+    let upstream = Upstream::echo().await;
+    let gateway = gateway(&upstream).await;
+    let chunks = format!("1;{}\r\na\r\n", "e".repeat(8 << 10)).repeat(3);
+    let head = "POST /public/a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let transcript = gateway.raw(format!("{head}{chunks}0\r\n\r\n{SMUGGLED}")).await;
+    upstream.until_disconnected().await;
+    assert!(matches!(transcript.statuses()[..], [] | [400]), "{:?}", transcript.statuses());
+    assert!(transcript.closed && !upstream.seen().iter().any(|seen| seen.complete));
+}
+
 #[tokio::test]
 async fn good_chunks_in_odd_forms_pass() {
     let upstream = Upstream::echo().await;

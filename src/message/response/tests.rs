@@ -1,5 +1,5 @@
 use super::*;
-use crate::message::chunked::MAX_LINE_BYTES;
+use crate::message::chunked::MAX_DROPPED_BYTES;
 use crate::message::{Buffer, Framed};
 
 /// Reads one answer, byte by byte or at once, and what is left over.
@@ -138,7 +138,21 @@ fn heads_and_trailers_are_bounded() {
     assert_eq!(read(many.as_bytes(), &Method::GET, 4096), Err(Malformed::HeadTooLarge));
     let trailers = format!(
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n{}\r\n",
-        "A: b\r\n".repeat(MAX_LINE_BYTES)
+        "A: b\r\n".repeat(MAX_DROPPED_BYTES)
     );
     assert_eq!(read(trailers.as_bytes(), &Method::GET, 4096), Err(Malformed::Chunk));
+}
+
+#[test]
+fn extensions_are_bounded_over_all_chunks() {
+    let answer = |chunks: usize| {
+        let chunk = format!("1;{}\r\na\r\n", "e".repeat(1023));
+        format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{}0\r\n\r\n",
+            chunk.repeat(chunks)
+        )
+    };
+    let (_, body, ..) = read(answer(15).as_bytes(), &Method::GET, 4096).unwrap();
+    assert_eq!(body, b"a".repeat(15));
+    assert_eq!(read(answer(17).as_bytes(), &Method::GET, 4096), Err(Malformed::Chunk));
 }
