@@ -1,0 +1,107 @@
+//! What happened.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::{SessionId, UserId, words};
+
+/// Something that happened to an account, or was tried.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// `UUIDv7`.
+    pub id: Uuid,
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    pub kind: EventKind,
+    /// How it went.
+    pub outcome: Outcome,
+    /// Why, as a stable `snake_case` word.
+    pub reason: Option<String>,
+    /// Who did it, when it is not the user: `cli`, or another user's id.
+    pub actor: Option<String>,
+    /// Whose account, when known.
+    pub user_id: Option<UserId>,
+    /// The address that was tried, cleaned (see [`clean_text`](super::clean_text)).
+    pub email: Option<String>,
+    /// Which session.
+    pub session_id: Option<SessionId>,
+    /// From where.
+    pub address: Option<IpAddr>,
+    /// What the client called itself, cleaned.
+    pub user_agent: Option<String>,
+    /// The request's `X-Request-Id`, cleaned.
+    pub request_id: Option<String>,
+}
+
+/// An event with its place in its writer's gapless row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredEvent {
+    /// The process that wrote it.
+    pub writer: Uuid,
+    /// 1, 2, 3, … for each writer: a gap is a lost event.
+    pub number: i64,
+    /// The event.
+    pub event: Event,
+}
+words! {
+    /// Kinds of events.
+    EventKind {
+        /// A route refused a role, a bad token, or everybody.
+        AccessDenied = "access_denied",
+        /// A login.
+        Login = "login",
+        /// A refused login.
+        LoginFailed = "login_failed",
+        /// A session was ended by its user.
+        Logout = "logout",
+        /// A role let somebody act on another user's path.
+        OwnerOverride = "owner_override",
+        /// A path named somebody else.
+        OwnerMismatch = "owner_mismatch",
+        /// The password was changed.
+        PasswordChanged = "password_changed",
+        /// A password change was refused.
+        PasswordChangeFailed = "password_change_failed",
+        /// A limit was reached.
+        RateLimited = "rate_limited",
+        /// A used refresh token came back.
+        RefreshReuse = "refresh_reuse",
+        /// An administrator set roles.
+        RolesChanged = "roles_changed",
+        /// A session was ended by an administrator.
+        SessionRevoked = "session_revoked",
+        /// An account was made.
+        Signup = "signup",
+        /// A refused sign-up.
+        SignupFailed = "signup_failed",
+        /// A signing key was made, imported or retired.
+        SigningKeyChanged = "signing_key_changed",
+        /// A session was refreshed.
+        TokenRefreshed = "token_refreshed",
+        /// An administrator marked an address as confirmed.
+        UserConfirmed = "user_confirmed",
+        /// An account was made by an administrator.
+        UserCreated = "user_created",
+        /// An account was deleted.
+        UserDeleted = "user_deleted",
+        /// An account was disabled.
+        UserDisabled = "user_disabled",
+        /// An account was enabled again.
+        UserEnabled = "user_enabled",
+        /// The user changed the own metadata.
+        UserUpdated = "user_updated",
+    }
+}
+
+words! {
+    /// How it went.
+    Outcome {
+        /// It was done.
+        Success = "success",
+        /// It was refused.
+        Failure = "failure",
+    }
+}

@@ -1,0 +1,93 @@
+//! The nouns: users, sessions, tokens at rest, events. Plain values that every room may hold;
+//! they know neither HTTP nor SQL.
+
+mod account;
+mod event;
+mod session;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+pub use account::{
+    Account, Email, InvalidEmail, InvalidUserId, PasswordHash, User, UserId, is_role_name,
+};
+pub use event::{Event, EventKind, Outcome, StoredEvent};
+pub use session::{EndReason, EndedSession, Session, SessionId, SigningKey, TokenDigest};
+
+/// A JSON object.
+pub type JsonObject = Map<String, Value>;
+
+/// A `UUIDv7` at `now`: rows that are written in order lie in order.
+pub fn uuid_v7(now: Timestamp) -> Uuid {
+    let ms = u64::try_from(now.as_millisecond()).unwrap_or(0);
+    uuid::Builder::from_unix_timestamp_millis(ms, &crate::clock::random_bytes()).into_uuid()
+}
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
+
+        impl $name {
+            /// Every variant.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The word in the database and in answers.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)+ }
+            }
+
+            /// Reads the word in the database.
+            pub fn from_word(word: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|known| known.as_str() == word)
+            }
+        }
+    };
+}
+use words;
+
+/// Makes text from a client fit to be stored: clean UTF-8 without control characters (NUL breaks
+/// PostgreSQL text, escape sequences break terminals), at most `max` bytes, cut between characters.
+pub fn clean_text(raw: &[u8], max: usize) -> String {
+    let mut clean = String::with_capacity(raw.len().min(max));
+    for c in String::from_utf8_lossy(raw).chars() {
+        let c = if is_unprintable(c) { char::REPLACEMENT_CHARACTER } else { c };
+        if clean.len() + c.len_utf8() > max {
+            break;
+        }
+        clean.push(c);
+    }
+    clean
+}
+
+/// Control characters, and format characters that change how the text around them is shown (a
+/// right-to-left override makes one address look like another).
+pub fn is_unprintable(c: char) -> bool {
+    let format = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    c.is_control() || format
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_text_has_no_control_characters_and_no_torn_letters() {
+        assert_eq!(clean_text(b"curl/8\x00\x1b[31m", 100), "curl/8\u{fffd}\u{fffd}[31m");
+        assert_eq!(clean_text("äöü".as_bytes(), 5), "äö");
+        assert_eq!(clean_text(b"\xff", 10), "\u{fffd}");
+        assert_eq!(clean_text("a\u{202e}b".as_bytes(), 10), "a\u{fffd}b");
+    }
+
+    #[test]
+    fn words_are_read_back() {
+        for &kind in EventKind::ALL {
+            assert_eq!(EventKind::from_word(kind.as_str()), Some(kind));
+        }
+        for reason in EndReason::ALL {
+            assert_eq!(EndReason::from_word(reason.as_str()), Some(reason));
+        }
+    }
+}

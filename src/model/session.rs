@@ -1,0 +1,122 @@
+//! Logins that last, and the keys that sign their tokens.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::UserId;
+use crate::config::Algorithm;
+
+/// A session's id; `UUIDv4`, as it is near a credential.
+pub type SessionId = Uuid;
+/// A login that lasts until it is ended, goes unused, or reaches its limit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Session {
+    /// Named by every access token of the session.
+    pub id: SessionId,
+    /// Whose it is.
+    pub user_id: UserId,
+    /// When the password was checked.
+    pub created_at: Timestamp,
+    /// Last refresh or use, to five minutes.
+    pub last_seen_at: Timestamp,
+    /// No refresh after this time.
+    pub expires_at: Timestamp,
+    /// The `exp` of the last access token issued in it: how long an end must be remembered.
+    pub access_expires_at: Timestamp,
+    /// Where the login came from.
+    pub address: Option<IpAddr>,
+    /// What the login called itself.
+    pub user_agent: Option<String>,
+    /// When it ended before its time, and why.
+    pub ended: Option<(Timestamp, EndReason)>,
+}
+
+/// Why a session ended before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndReason {
+    /// Its user or an administrator disabled the account.
+    Disabled,
+    /// The account is gone.
+    Deleted,
+    /// Logout.
+    Logout,
+    /// Another session changed the password.
+    PasswordChanged,
+    /// A used refresh token was shown again.
+    RefreshReuse,
+    /// An administrator ended it.
+    Revoked,
+}
+
+impl EndReason {
+    /// Every reason.
+    pub const ALL: [Self; 6] = [
+        Self::Disabled,
+        Self::Deleted,
+        Self::Logout,
+        Self::PasswordChanged,
+        Self::RefreshReuse,
+        Self::Revoked,
+    ];
+
+    /// The word in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Disabled => "disabled",
+            Self::Deleted => "deleted",
+            Self::Logout => "logout",
+            Self::PasswordChanged => "password_changed",
+            Self::RefreshReuse => "refresh_reuse",
+            Self::Revoked => "revoked",
+        }
+    }
+
+    /// Reads the word in the database.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == word)
+    }
+}
+
+/// SHA-256 of a refresh token: all that the database knows of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TokenDigest(pub [u8; 32]);
+
+/// A session that was ended before its tokens were: its access tokens are refused until `until`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndedSession {
+    /// The session.
+    pub id: SessionId,
+    /// When the last of its access tokens has expired by itself.
+    pub until: Timestamp,
+}
+
+/// A key pair that signs or signed access tokens, as the database keeps it.
+#[derive(Clone)]
+pub struct SigningKey {
+    /// Key id: RFC 7638 thumbprint of the public key.
+    pub kid: String,
+    /// What the key is for, and nothing else.
+    pub algorithm: Algorithm,
+    /// PKCS#8 DER.
+    pub private_key: zeroize::Zeroizing<Vec<u8>>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// The newest key whose time has come signs.
+    pub active_from: Timestamp,
+    /// Not accepted from this time on; `None` = no end in sight.
+    pub retire_at: Option<Timestamp>,
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SigningKey")
+            .field("kid", &self.kid)
+            .field("algorithm", &self.algorithm)
+            .field("active_from", &self.active_from)
+            .field("retire_at", &self.retire_at)
+            .finish_non_exhaustive()
+    }
+}
