@@ -1,48 +1,27 @@
-//! What the use cases decide, without SQL: both backends ask here, so that they cannot disagree.
+//! Whether a shown refresh token is traded.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::Value;
 
-use super::cases::{Refresh, Rotation, UserUpdate};
-use crate::model::{JsonObject, Session, User};
-
-/// For how long what is over stays readable: sessions, used refresh tokens.
-pub(super) const KEEP_OVER: Duration = Duration::from_hours(30 * 24);
-
-/// For how long an end is told after its tokens expired. Verifiers forgive clock differences
-/// (`tokens.leeway`), so a token lives a little longer than its `exp`; an hour is beyond any leeway
-/// in use and costs a few rows.
-pub(super) const KEEP_REVOCATION: Duration = Duration::from_hours(1);
-
-/// A time as both databases hold it: whole microseconds.
-pub(super) fn whole_micros(time: Timestamp) -> Timestamp {
-    // The library's range of microseconds ends before its last second does.
-    Timestamp::from_microsecond(time.as_microsecond())
-        .or_else(|_| Timestamp::from_second(time.as_second()))
-        .unwrap_or(Timestamp::MIN)
-}
-
-/// `time` minus `by`, not before the first time there is.
-pub(super) fn before(time: Timestamp, by: Duration) -> Timestamp {
-    time.checked_sub(by).map_or(Timestamp::MIN, whole_micros)
-}
+use super::whole_micros;
+use crate::model::{Session, User};
+use crate::store::cases::{Refresh, Rotation};
 
 /// A refresh token as it was found, with what hangs on it. The session's row is locked.
-pub(super) struct ShownToken {
-    pub(super) user: User,
-    pub(super) session: Session,
+pub(in crate::store) struct ShownToken {
+    pub(in crate::store) user: User,
+    pub(in crate::store) session: Session,
     /// When it was traded and for what.
-    pub(super) used: Option<(Timestamp, Vec<u8>)>,
+    pub(in crate::store) used: Option<(Timestamp, Vec<u8>)>,
     /// Whether the token that it was traded for was traded in turn.
-    pub(super) successor_used: bool,
+    pub(in crate::store) successor_used: bool,
 }
 
 /// What to do about a shown refresh token.
 #[expect(clippy::large_enum_variant, reason = "one for each refresh, taken apart at once")]
 #[derive(Debug, PartialEq)]
-pub(super) enum Verdict {
+pub(in crate::store) enum Verdict {
     /// Trade it.
     Rotate,
     /// Give out the same successor again.
@@ -56,7 +35,7 @@ pub(super) enum Verdict {
 /// Judges a refresh token. A client that never saw the answer to its refresh (lost connection, two
 /// tabs at once) shows the old token again; as long as nobody used the successor, or for
 /// `reuse_window`, that is no theft.
-pub(super) fn judge(token: &ShownToken, r: &Rotation) -> Verdict {
+pub(in crate::store) fn judge(token: &ShownToken, r: &Rotation) -> Verdict {
     let now = whole_micros(r.now);
     let session = &token.session;
     if let Some((_, reason)) = session.ended {
@@ -84,55 +63,12 @@ fn is_longer(from: Timestamp, to: Timestamp, limit: Duration) -> bool {
     Duration::try_from(to.duration_since(from)).is_ok_and(|passed| passed > limit)
 }
 
-/// The user's metadata after the update; `None` when it would be too long.
-pub(super) fn merged_metadata(old: &JsonObject, update: &UserUpdate) -> Option<JsonObject> {
-    let mut merged = old.clone();
-    let Some(patch) = &update.metadata_patch else { return Some(merged) };
-    for (key, value) in storable(patch) {
-        if value.is_null() {
-            merged.remove(&key);
-        } else {
-            merged.insert(key, value);
-        }
-    }
-    let length = Value::Object(merged.clone()).to_string().len();
-    (length <= update.max_metadata_bytes).then_some(merged)
-}
-
-/// The object without NUL characters, which PostgreSQL cannot hold (U+FFFD stands for them, as in
-/// [`crate::model::clean_text`]).
-pub(super) fn storable(object: &JsonObject) -> JsonObject {
-    object.iter().map(|(key, value)| (without_nul(key), storable_value(value))).collect()
-}
-
-fn storable_value(value: &Value) -> Value {
-    match value {
-        Value::String(text) => Value::String(without_nul(text)),
-        Value::Array(values) => values.iter().map(storable_value).collect(),
-        Value::Object(object) => Value::Object(storable(object)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
-    }
-}
-
-fn without_nul(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
-}
-
-/// Roles as they are stored: sorted, without repeats.
-pub(super) fn sorted_roles(roles: &[String]) -> Vec<String> {
-    let mut sorted = roles.to_vec();
-    sorted.sort_unstable();
-    sorted.dedup();
-    sorted
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
     use uuid::Uuid;
 
     use super::*;
-    use crate::model::{EndReason, Event, EventKind, Outcome, TokenDigest};
+    use crate::model::{EndReason, Event, EventKind, JsonObject, Outcome, TokenDigest};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -261,40 +197,6 @@ mod tests {
             let mut token = token();
             change(&mut token);
             assert_eq!(judge(&token, &rotation(at(*second))), *verdict, "{name}");
-        }
-    }
-
-    #[test]
-    fn every_time_can_be_stored() {
-        for time in [Timestamp::MIN, Timestamp::UNIX_EPOCH, at(0), Timestamp::MAX] {
-            let stored = whole_micros(time);
-            let read = Timestamp::from_microsecond(stored.as_microsecond());
-            assert_eq!(read.ok(), Some(stored));
-            assert!(time.duration_since(stored).abs() < jiff::SignedDuration::from_secs(1));
-        }
-    }
-
-    #[test]
-    fn metadata_merges_at_the_top_level_and_null_deletes() {
-        let object = |value: Value| value.as_object().unwrap().clone();
-        let update = |patch: Value, max| UserUpdate {
-            metadata_patch: Some(object(patch)),
-            max_metadata_bytes: max,
-            new_password: None,
-            keep_session: Uuid::nil(),
-        };
-        let old = object(json!({"a": 1, "b": {"c": 2}}));
-        let cases = [
-            (json!({}), 100, Some(json!({"a": 1, "b": {"c": 2}}))),
-            (json!({"b": {"d": 3}}), 100, Some(json!({"a": 1, "b": {"d": 3}}))),
-            (json!({"a": null, "x": null}), 100, Some(json!({"b": {"c": 2}}))),
-            (json!({"a": null, "b": null}), 2, Some(json!({}))),
-            (json!({"b": null}), 6, None),
-            (json!({"a": null, "b": ["\0"]}), 100, Some(json!({"b": ["\u{fffd}"]}))),
-        ];
-        for (patch, max, merged) in cases {
-            let found = merged_metadata(&old, &update(patch.clone(), max));
-            assert_eq!(found.map(Value::Object), merged, "{patch}");
         }
     }
 }
