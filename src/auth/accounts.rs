@@ -30,8 +30,8 @@ use crate::identity::refresh::RefreshToken;
 use crate::identity::token::{IssueOptions, issue};
 use crate::identity::{Revocations, Verifier};
 use crate::model::{
-    Account, Email, EndReason, EndedSession, Event, EventKind, JsonObject, Outcome, PasswordHash,
-    Session, SessionId, StoredEvent, User, UserId, clean_text, uuid_v7,
+    Account, AuthMethod, Email, EndReason, EndedSession, Event, EventKind, JsonObject, Outcome,
+    PasswordHash, Proof, Session, SessionId, StoredEvent, User, UserId, clean_text, uuid_v7,
 };
 use crate::store::{self, Store, StoreError};
 
@@ -86,6 +86,8 @@ impl Accounts {
             id: UserId::generate(now),
             email: email.address().to_owned(),
             email_confirmed_at: None,
+            new_email: None,
+            invited_at: None,
             roles: Vec::new(),
             app_metadata: JsonObject::new(),
             user_metadata,
@@ -363,6 +365,9 @@ impl Accounts {
             max_metadata_bytes: MAX_METADATA_BYTES,
             new_password,
             keep_session: bearer.session_id,
+            nonce: None,
+            new_email: None,
+            parcels: Vec::new(),
         };
         match self
             .store
@@ -376,7 +381,9 @@ impl Accounts {
             }
             store::UpdateUser::NotFound => Err(AuthError::SessionNotFound),
             // Somebody else changed it in these few milliseconds: what was proved is out of date.
-            store::UpdateUser::PasswordChangedMeanwhile => Err(AuthError::ReauthenticationNeeded),
+            store::UpdateUser::PasswordChangedMeanwhile | store::UpdateUser::NonceRefused => {
+                Err(AuthError::ReauthenticationNeeded)
+            }
             store::UpdateUser::MetadataTooLarge => Err(InputError::metadata_too_large().into()),
         }
     }
@@ -477,6 +484,7 @@ impl Accounts {
             access_expires_at: self.access_expires_at(now),
             address: Some(origin.address),
             user_agent: origin.user_agent.clone(),
+            methods: vec![Proof::new(AuthMethod::Password, now)],
             ended: None,
         };
         (store::NewLogin { session, refresh: refresh_token.digest() }, refresh_token)
@@ -504,7 +512,6 @@ impl Accounts {
             audience: &self.tokens.audience,
             lifetime: self.tokens.access_lifetime.0,
             jti: random_uuid(),
-            method: "password",
         };
         let access = issue(signer, &user, session, &options, now)
             .map_err(|error| AuthError::Internal(error.into()))?;

@@ -161,6 +161,8 @@ mod tests {
             id: "u-1".parse().unwrap(),
             email: "Ann@example.com".to_owned(),
             email_confirmed_at: None,
+            new_email: None,
+            invited_at: None,
             roles: vec!["admin".to_owned()],
             app_metadata: serde_json::Map::new(),
             user_metadata: json!({"name": "Ann"}).as_object().unwrap().clone(),
@@ -222,6 +224,7 @@ mod tests {
             access_expires_at: at("2026-01-02T00:00:00Z"),
             address: Some([192, 0, 2, 1].into()),
             user_agent: None,
+            methods: Vec::new(),
             ended: None,
         };
         let shown = sessions(&[session(1), session(2)], id(2));

@@ -174,6 +174,8 @@ async fn create(
         id: id.unwrap_or_else(|| UserId::generate(now)),
         email: email.address().to_owned(),
         email_confirmed_at: confirmed.then_some(now),
+        new_email: None,
+        invited_at: None,
         roles,
         app_metadata: crate::model::JsonObject::new(),
         user_metadata: crate::model::JsonObject::new(),

@@ -40,6 +40,18 @@ impl FromStr for UserId {
     }
 }
 
+impl serde::Serialize for UserId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for UserId {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        super::from_text(from, "user id", |text| text.parse().ok())
+    }
+}
+
 impl fmt::Display for UserId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -98,6 +110,18 @@ impl FromStr for Email {
     }
 }
 
+impl serde::Serialize for Email {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.address)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Email {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        super::from_text(from, "e-mail address", |text| text.parse().ok())
+    }
+}
+
 impl fmt::Debug for Email {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Email(..)")
@@ -118,6 +142,10 @@ pub struct User {
     pub email: String,
     /// When the address was proved to be the user's; `None` = not yet.
     pub email_confirmed_at: Option<Timestamp>,
+    /// The address that the user wants instead, not yet proved.
+    pub new_email: Option<String>,
+    /// When an administrator invited the owner of the address.
+    pub invited_at: Option<Timestamp>,
     /// Sorted, without repeats; each `[a-z0-9_-]{1,64}`. Written by administrators only.
     pub roles: Vec<String>,
     /// What administrators noted; without `roles`, which are merged in where it is shown.

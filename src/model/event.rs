@@ -51,37 +51,61 @@ words! {
     EventKind {
         /// A route refused a role, a bad token, or everybody.
         AccessDenied = "access_denied",
+        /// A mail to confirm an address was asked for.
+        ConfirmationRequested = "confirmation_requested",
+        /// A change of address was refused.
+        EmailChangeFailed = "email_change_failed",
+        /// The user wants another address.
+        EmailChangeRequested = "email_change_requested",
+        /// The address was changed.
+        EmailChanged = "email_changed",
+        /// An administrator invited somebody.
+        Invited = "invited",
+        /// A mailed link or code was refused.
+        LinkRefused = "link_refused",
+        /// A mailed link or code was used; with a session it was a login.
+        LinkUsed = "link_used",
         /// A login.
         Login = "login",
         /// A refused login.
         LoginFailed = "login_failed",
         /// A session was ended by its user.
         Logout = "logout",
-        /// A role let somebody act on another user's path.
-        OwnerOverride = "owner_override",
+        /// A link to log in was asked for.
+        MagicLinkRequested = "magic_link_requested",
+        /// A mail was given up.
+        MailFailed = "mail_failed",
+        /// A mail was handed to its server.
+        MailSent = "mail_sent",
         /// A path named somebody else.
         OwnerMismatch = "owner_mismatch",
-        /// The password was changed.
-        PasswordChanged = "password_changed",
+        /// A role let somebody act on another user's path.
+        OwnerOverride = "owner_override",
         /// A password change was refused.
         PasswordChangeFailed = "password_change_failed",
+        /// The password was changed.
+        PasswordChanged = "password_changed",
         /// A limit was reached.
         RateLimited = "rate_limited",
+        /// A code to show again who has the session was asked for.
+        ReauthenticationRequested = "reauthentication_requested",
+        /// A link for a forgotten password was asked for.
+        RecoveryRequested = "recovery_requested",
         /// A used refresh token came back.
         RefreshReuse = "refresh_reuse",
         /// An administrator set roles.
         RolesChanged = "roles_changed",
         /// A session was ended by an administrator.
         SessionRevoked = "session_revoked",
+        /// A signing key was made, imported or retired.
+        SigningKeyChanged = "signing_key_changed",
         /// An account was made.
         Signup = "signup",
         /// A refused sign-up.
         SignupFailed = "signup_failed",
-        /// A signing key was made, imported or retired.
-        SigningKeyChanged = "signing_key_changed",
         /// A session was refreshed.
         TokenRefreshed = "token_refreshed",
-        /// An administrator marked an address as confirmed.
+        /// An address was proved by a link, or marked as confirmed by an administrator.
         UserConfirmed = "user_confirmed",
         /// An account was made by an administrator.
         UserCreated = "user_created",

@@ -3,6 +3,8 @@
 
 mod account;
 mod event;
+mod letter;
+mod link;
 mod session;
 
 use jiff::Timestamp;
@@ -13,7 +15,11 @@ pub use account::{
     Account, Email, InvalidEmail, InvalidUserId, PasswordHash, User, UserId, is_role_name,
 };
 pub use event::{Event, EventKind, Outcome, StoredEvent};
-pub use session::{EndReason, EndedSession, Session, SessionId, SigningKey, TokenDigest};
+pub use letter::{Letter, LetterKind, LetterOrigin};
+pub use link::{Challenge, ChallengeMethod, InvalidChallenge, Purpose, is_pkce_text};
+pub use session::{
+    AuthMethod, EndReason, EndedSession, Proof, Session, SessionId, SigningKey, TokenDigest,
+};
 
 /// A JSON object.
 pub type JsonObject = Map<String, Value>;
@@ -43,9 +49,34 @@ macro_rules! words {
                 Self::ALL.iter().copied().find(|known| known.as_str() == word)
             }
         }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                crate::model::from_text(from, stringify!($name), Self::from_word)
+            }
+        }
     };
 }
-use words;
+pub(crate) use words;
+
+/// Reads a text that has a meaning; `what` names what it should be. The text itself is not repeated
+/// in the error, as it may be a secret.
+pub(crate) fn from_text<'de, D: serde::Deserializer<'de>, T>(
+    from: D,
+    what: &'static str,
+    parse: impl FnOnce(&str) -> Option<T>,
+) -> Result<T, D::Error> {
+    use serde::de::{Deserialize as _, Error as _};
+
+    let text = std::borrow::Cow::<'de, str>::deserialize(from)?;
+    parse(&text).ok_or_else(|| D::Error::custom(format_args!("no known {what}")))
+}
 
 /// Makes text from a client fit to be stored: clean UTF-8 without control characters (NUL breaks
 /// PostgreSQL text, escape sequences break terminals), at most `max` bytes, cut between characters.
@@ -89,5 +120,12 @@ mod tests {
         for reason in EndReason::ALL {
             assert_eq!(EndReason::from_word(reason.as_str()), Some(reason));
         }
+        for &purpose in Purpose::ALL {
+            assert_eq!(Purpose::from_word(purpose.as_str()), Some(purpose));
+            let json = serde_json::to_string(&purpose).unwrap();
+            assert_eq!(json, format!("\"{}\"", purpose.as_str()));
+            assert_eq!(serde_json::from_str::<Purpose>(&json).unwrap(), purpose);
+        }
+        assert!(serde_json::from_str::<Purpose>("\"boredom\"").is_err());
     }
 }

@@ -4,9 +4,10 @@ use std::fmt;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::UserId;
+use super::{UserId, words};
 use crate::config::Algorithm;
 
 /// A session's id; `UUIDv4`, as it is near a credential.
@@ -18,7 +19,7 @@ pub struct Session {
     pub id: SessionId,
     /// Whose it is.
     pub user_id: UserId,
-    /// When the password was checked.
+    /// When it began: the password was checked, or a link used.
     pub created_at: Timestamp,
     /// Last refresh or use, to five minutes.
     pub last_seen_at: Timestamp,
@@ -30,13 +31,47 @@ pub struct Session {
     pub address: Option<IpAddr>,
     /// What the login called itself.
     pub user_agent: Option<String>,
+    /// What its user proved, newest first; never empty. The token's `amr`.
+    pub methods: Vec<Proof>,
     /// When it ended before its time, and why.
     pub ended: Option<(Timestamp, EndReason)>,
+}
+
+words! {
+    /// How a user showed who it is: the words of Supabase Auth for `amr` (RFC 8176 has others).
+    AuthMethod {
+        /// A link or code that agreed to a change of address.
+        EmailChange = "email_change",
+        /// An invitation.
+        Invite = "invite",
+        /// Another link or code by mail.
+        Otp = "otp",
+        /// The password.
+        Password = "password",
+    }
+}
+
+/// One proof that a session's user gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// How.
+    pub method: AuthMethod,
+    /// When, in Unix seconds.
+    pub timestamp: i64,
+}
+
+impl Proof {
+    /// A proof given at `at`.
+    pub fn new(method: AuthMethod, at: Timestamp) -> Self {
+        Self { method, timestamp: at.as_second() }
+    }
 }
 
 /// Why a session ended before its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndReason {
+    /// Somebody else proved to be the owner of the address, which had not been proved before.
+    AddressProved,
     /// Its user or an administrator disabled the account.
     Disabled,
     /// The account is gone.
@@ -53,7 +88,8 @@ pub enum EndReason {
 
 impl EndReason {
     /// Every reason.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
+        Self::AddressProved,
         Self::Disabled,
         Self::Deleted,
         Self::Logout,
@@ -65,6 +101,7 @@ impl EndReason {
     /// The word in the database.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::AddressProved => "address_proved",
             Self::Disabled => "disabled",
             Self::Deleted => "deleted",
             Self::Logout => "logout",
@@ -80,7 +117,7 @@ impl EndReason {
     }
 }
 
-/// SHA-256 of a refresh token: all that the database knows of it.
+/// SHA-256 of a refresh token, or of the token in a link: all that the database knows of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TokenDigest(pub [u8; 32]);
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::links::{CodeMac, NewEmail};
+use super::outbox::NewParcel;
 use crate::model::{
     Email, EndReason, EndedSession, Event, EventKind, JsonObject, Outcome, PasswordHash, Session,
     SessionId, TokenDigest, User, UserId,
@@ -150,6 +152,14 @@ pub struct UserUpdate {
     pub new_password: Option<(PasswordHash, Option<PasswordHash>)>,
     /// The session that stays when the password changes.
     pub keep_session: SessionId,
+    /// A code of [`Purpose::Reauthentication`](crate::model::Purpose::Reauthentication) of
+    /// `keep_session` that allows this and is used up by it; see
+    /// [`Store::check_nonce`](super::Store::check_nonce).
+    pub nonce: Option<CodeMac>,
+    /// Another address, once it has agreed; takes the place of an earlier wish.
+    pub new_email: Option<NewEmail>,
+    /// Letters about the change.
+    pub parcels: Vec<NewParcel>,
 }
 
 /// How a user's change ended.
@@ -169,6 +179,8 @@ pub enum UpdateUser {
     PasswordChangedMeanwhile,
     /// The merged metadata is too long; nothing was stored.
     MetadataTooLarge,
+    /// The nonce was used meanwhile, or is none; nothing was stored.
+    NonceRefused,
 }
 
 /// Which events to list; every condition that is given must hold.

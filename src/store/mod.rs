@@ -8,12 +8,15 @@
 //! ```text
 //! Store ─┬─ Postgres   pool of connections, row locks          postgres/
 //!        └─ Sqlite     one writing thread, a few that read     sqlite/
-//!              └─ cases (in, out) · rules (decisions) · record (rows) · migrate · url
+//!              └─ cases, links, outbox (in, out) · rules (decisions) · record (rows)
+//!                 migrate · url
 //! ```
 
 mod cases;
 mod error;
+mod links;
 mod migrate;
+mod outbox;
 mod postgres;
 mod record;
 mod rules;
@@ -29,6 +32,11 @@ pub use cases::{
     RevocationCursor, Rotation, Sessions, SignUp, UpdateUser, UserUpdate,
 };
 pub use error::{Cause, StoreError};
+pub use links::{
+    CodeMac, Consent, LinkOwner, LinkUse, NewEmail, NewLink, NewSession, PkceCode, PutLink, Shown,
+    TradePkce, UseLink,
+};
+pub use outbox::{Claimed, NewParcel, OutboxState, Parcel, ParcelKind};
 pub use postgres::Postgres;
 pub use sqlite::Sqlite;
 
@@ -56,6 +64,7 @@ macro_rules! either {
         }
     };
 }
+use either;
 
 /// The database as a whole.
 #[expect(clippy::missing_errors_doc, reason = "the same for all methods: see Store")]
@@ -116,9 +125,10 @@ impl Store {
         either!(self, backend => backend.pool_status())
     }
 
-    /// Deletes what nobody asks for any more: revocations whose tokens have expired, and sessions
-    /// and used refresh tokens 30 days after their end. In many small transactions. Returns the
-    /// number of rows.
+    /// Deletes what nobody asks for any more: revocations whose tokens have expired, sessions and
+    /// used refresh tokens 30 days after their end, links that have expired (those of sign-ups a
+    /// week later), parcels 30 days after they were given up. In many small transactions. Returns
+    /// the number of rows.
     pub async fn prune(&self, now: Timestamp) -> Result<u64, StoreError> {
         either!(self, backend => backend.prune(now).await)
     }
@@ -178,7 +188,9 @@ impl Store {
         either!(self, backend => backend.log_in(user, checked, rehashed, login, event).await)
     }
 
-    /// Changes a user's own metadata, password, or both. A new password ends the other sessions.
+    /// Changes a user's own metadata, password, or wish for another address; all or nothing. A new
+    /// password ends the other sessions, every link that was mailed, and an earlier wish for
+    /// another address.
     pub async fn update_user(
         &self,
         user: &UserId,
@@ -379,7 +391,14 @@ mod tests {
     #[test]
     fn calls_may_move_between_threads() {
         fn is_send<T: Send>(_: T) {}
-        fn all(store: &Store, user: &UserId, event: &Event, r: &Rotation, login: &NewLogin) {
+        fn all(
+            store: &Store,
+            user: &UserId,
+            event: &Event,
+            r: &Rotation,
+            login: &NewLogin,
+            session: &NewSession,
+        ) {
             let now = r.now;
             is_send(store.migrate());
             is_send(store.log_in(user, &PasswordHash(String::new()), None, login, event));
@@ -388,7 +407,9 @@ mod tests {
             is_send(store.ended_sessions(&mut RevocationCursor::default(), now));
             is_send(store.new_events(&mut EventCursor::default()));
             is_send(store.prune(now));
+            is_send(store.trade_pkce(r.shown, "", session, now, event));
+            is_send(store.claim(ParcelKind::Mail, now, r.idle, 1));
         }
-        let _: fn(&Store, &UserId, &Event, &Rotation, &NewLogin) = all;
+        let _: fn(&Store, &UserId, &Event, &Rotation, &NewLogin, &NewSession) = all;
     }
 }

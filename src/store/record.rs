@@ -4,37 +4,41 @@
 use std::net::IpAddr;
 
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::error::StoreError;
+use super::outbox::{Claimed, OutboxState, Parcel, ParcelKind};
+use super::rules::{FoundLink, Owner, Side};
 use crate::config::Algorithm;
 use crate::model::{
-    EndReason, EndedSession, Event, EventKind, JsonObject, Outcome, Session, SigningKey,
-    StoredEvent, User, UserId,
+    AuthMethod, Challenge, ChallengeMethod, EndReason, EndedSession, Event, EventKind, JsonObject,
+    Outcome, PasswordHash, Proof, Purpose, Session, SigningKey, StoredEvent, TokenDigest, User,
+    UserId,
 };
 
 /// Columns of [`user`], from the table under the name `u`.
 macro_rules! user_columns {
     () => {
         "u.id, u.email, u.email_confirmed_at, u.roles, u.app_metadata, u.user_metadata, \
-         u.last_sign_in_at, u.disabled_until, u.created_at, u.updated_at"
+         u.last_sign_in_at, u.disabled_until, u.created_at, u.updated_at, u.new_email, u.invited_at"
     };
 }
 
 /// How many columns [`user`] reads.
-pub(super) const USER_WIDTH: usize = 10;
+pub(super) const USER_WIDTH: usize = 12;
 
 /// Columns of [`session`], from the table under the name `s`.
 macro_rules! session_columns {
     () => {
         "s.id, s.user_id, s.created_at, s.last_seen_at, s.expires_at, s.access_expires_at, \
-         s.address, s.user_agent, s.ended_at, s.ended_reason"
+         s.address, s.user_agent, s.ended_at, s.ended_reason, s.methods"
     };
 }
 
 /// How many columns [`session`] reads.
-pub(super) const SESSION_WIDTH: usize = 10;
+pub(super) const SESSION_WIDTH: usize = 11;
 
 /// Columns of [`event`], from the table under the name `e`.
 macro_rules! event_columns {
@@ -54,7 +58,27 @@ macro_rules! key_columns {
     };
 }
 
+/// Columns of [`owner`], from the table under the name `u`.
+macro_rules! owner_columns {
+    () => {
+        concat!(
+            $crate::store::record::user_columns!(),
+            ", u.email_key, u.new_email_key, u.new_email_agreed"
+        )
+    };
+}
+
+/// Columns of [`link`], from the table under the name `t`.
+macro_rules! link_columns {
+    () => {
+        "t.user_id, t.purpose, t.digest, t.email_key, t.code, t.redirect_to, t.code_challenge, \
+         t.code_challenge_method, t.password_hash, t.user_metadata, t.session_id, t.created_at, \
+         t.expires_at"
+    };
+}
+
 pub(super) use {event_columns, key_columns, session_columns, user_columns};
+pub(super) use {link_columns, owner_columns};
 
 /// A value of another type than its column has.
 pub(super) struct WrongType;
@@ -143,8 +167,22 @@ impl<'a, R: Record> Reader<'a, R> {
         }
     }
 
-    fn strings(&self, column: usize) -> Result<Vec<String>, StoreError> {
+    fn maybe_object(&self, column: usize) -> Result<Option<JsonObject>, StoreError> {
+        match self.maybe(column, R::json)? {
+            None => Ok(None),
+            Some(Value::Object(object)) => Ok(Some(object)),
+            Some(_) => Err(self.corrupt(column)),
+        }
+    }
+
+    fn list<T: DeserializeOwned>(&self, column: usize) -> Result<Vec<T>, StoreError> {
         serde_json::from_value(self.must(column, R::json)?).map_err(|_| self.corrupt(column))
+    }
+
+    /// 32 bytes that may be null.
+    fn maybe_digest(&self, column: usize) -> Result<Option<[u8; 32]>, StoreError> {
+        let bytes = self.maybe(column, R::bytes)?;
+        bytes.map(|b| b.try_into().map_err(|_| self.corrupt(column))).transpose()
     }
 }
 
@@ -159,13 +197,15 @@ pub(super) fn user<R: Record>(record: &R, c: usize) -> Result<User, StoreError> 
         id: r.parsed(c, user_id)?,
         email: r.must(c + 1, R::text)?,
         email_confirmed_at: r.maybe(c + 2, R::time)?,
-        roles: r.strings(c + 3)?,
+        roles: r.list(c + 3)?,
         app_metadata: r.object(c + 4)?,
         user_metadata: r.object(c + 5)?,
         last_sign_in_at: r.maybe(c + 6, R::time)?,
         disabled_until: r.maybe(c + 7, R::time)?,
         created_at: r.must(c + 8, R::time)?,
         updated_at: r.must(c + 9, R::time)?,
+        new_email: r.maybe(c + 10, R::text)?,
+        invited_at: r.maybe(c + 11, R::time)?,
     })
 }
 
@@ -178,6 +218,74 @@ pub(super) fn password_hash<R: Record>(
     Reader::keyed_by_text(record, "users", key).maybe(c, R::text)
 }
 
+/// Reads [`owner_columns`] from column `c` on.
+pub(super) fn owner<R: Record>(record: &R, c: usize) -> Result<Owner, StoreError> {
+    let r = Reader::keyed_by_text(record, "users", c);
+    let user = user(record, c)?;
+    let c = c + USER_WIDTH;
+    Ok(Owner {
+        user,
+        email_key: r.must(c, R::text)?,
+        new_email_key: r.maybe(c + 1, R::text)?,
+        agreed: r.maybe_parsed(c + 2, Side::from_word)?,
+    })
+}
+
+/// Reads [`link_columns`] from column `c` on.
+pub(super) fn link<R: Record>(record: &R, c: usize) -> Result<FoundLink, StoreError> {
+    let r = Reader::keyed_by_text(record, "one_time_tokens", c);
+    let method = r.maybe_parsed(c + 7, ChallengeMethod::from_word)?;
+    let challenge = match (r.maybe(c + 6, R::text)?, method) {
+        (None, None) => None,
+        (Some(text), Some(method)) => {
+            Some(Challenge::new(method, &text).map_err(|_| r.corrupt(c + 6))?)
+        }
+        _ => return Err(r.corrupt(c + 7)),
+    };
+    Ok(FoundLink {
+        user_id: r.parsed(c, user_id)?,
+        purpose: r.parsed(c + 1, Purpose::from_word)?,
+        digest: TokenDigest(r.maybe_digest(c + 2)?.ok_or_else(|| r.corrupt(c + 2))?),
+        email_key: r.must(c + 3, R::text)?,
+        code: r.maybe_digest(c + 4)?,
+        redirect_to: r.maybe(c + 5, R::text)?,
+        challenge,
+        password: r.maybe(c + 8, R::text)?.map(PasswordHash),
+        user_metadata: r.maybe_object(c + 9)?,
+        session_id: r.maybe(c + 10, R::uuid)?,
+        created_at: r.must(c + 11, R::time)?,
+        expires_at: r.must(c + 12, R::time)?,
+    })
+}
+
+/// Reads `id`, `payload`, `attempts`, `created_at` of a parcel of this kind.
+pub(super) fn claimed<R: Record>(record: &R, kind: ParcelKind) -> Result<Claimed, StoreError> {
+    let r = Reader::keyed_by_uuid(record, "outbox", 0);
+    let attempt = u32::try_from(r.must(2, R::number)?).map_err(|_| r.corrupt(2))?;
+    Ok(Claimed {
+        id: r.must(0, R::uuid)?,
+        // One that nobody can read must not keep the others from being sent.
+        parcel: record.json(1).ok().flatten().and_then(|p| Parcel::from_payload(kind, p)),
+        attempt,
+        created_at: r.must(3, R::time)?,
+    })
+}
+
+/// Reads `kind`, the number that wait, the number given up, and the oldest that waits,
+/// from column `c` on.
+pub(super) fn outbox_state<R: Record>(record: &R, c: usize) -> Result<OutboxState, StoreError> {
+    let r = Reader::keyed_by_text(record, "outbox", c);
+    let count = |column| -> Result<u64, StoreError> {
+        u64::try_from(r.must(column, R::number)?).map_err(|_| r.corrupt(column))
+    };
+    Ok(OutboxState {
+        kind: r.parsed(c, ParcelKind::from_word)?,
+        waiting: count(c + 1)?,
+        failed: count(c + 2)?,
+        oldest: r.maybe(c + 3, R::time)?,
+    })
+}
+
 /// Reads [`session_columns`] from column `c` on.
 pub(super) fn session<R: Record>(record: &R, c: usize) -> Result<Session, StoreError> {
     let r = Reader::keyed_by_uuid(record, "sessions", c);
@@ -188,15 +296,22 @@ pub(super) fn session<R: Record>(record: &R, c: usize) -> Result<Session, StoreE
         (Some(at), Some(reason)) => Some((at, reason)),
         _ => return Err(r.corrupt(c + 9)),
     };
+    let created_at = r.must(c + 2, R::time)?;
+    let mut methods: Vec<Proof> = r.list(c + 10)?;
+    if methods.is_empty() {
+        // Sessions from before there were other ways.
+        methods.push(Proof::new(AuthMethod::Password, created_at));
+    }
     Ok(Session {
         id: r.must(c, R::uuid)?,
         user_id: r.parsed(c + 1, user_id)?,
-        created_at: r.must(c + 2, R::time)?,
+        created_at,
         last_seen_at: r.must(c + 3, R::time)?,
         expires_at: r.must(c + 4, R::time)?,
         access_expires_at: r.must(c + 5, R::time)?,
         address: r.maybe(c + 6, R::address)?,
         user_agent: r.maybe(c + 7, R::text)?,
+        methods,
         ended,
     })
 }

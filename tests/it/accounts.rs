@@ -430,6 +430,8 @@ async fn hashes_of_the_replaced_back_end_verify_and_become_argon2id() {
             id: id.clone(),
             email: email.address().to_owned(),
             email_confirmed_at: Some(now),
+            new_email: None,
+            invited_at: None,
             roles: vec!["editor".to_owned()],
             app_metadata: JsonObject::new(),
             user_metadata: JsonObject::new(),

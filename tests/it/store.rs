@@ -15,7 +15,8 @@ use jiff::Timestamp;
 use portcullis::clock;
 use portcullis::config::Storage;
 use portcullis::model::{
-    Event, EventKind, JsonObject, Outcome, PasswordHash, Session, TokenDigest, User, UserId,
+    AuthMethod, Event, EventKind, JsonObject, Outcome, PasswordHash, Proof, Session, TokenDigest,
+    User, UserId,
 };
 use portcullis::store::{
     EventFilter, NewAccount, NewLogin, Refresh, RevocationCursor, Rotation, SignUp, Store,
@@ -145,6 +146,8 @@ fn account(name: &str) -> NewAccount {
             id,
             email: email.address().to_owned(),
             email_confirmed_at: None,
+            new_email: None,
+            invited_at: None,
             roles: Vec::new(),
             app_metadata: JsonObject::new(),
             user_metadata: object(serde_json::json!({"name": name})),
@@ -178,6 +181,7 @@ fn login(user: &UserId, second: i64) -> NewLogin {
             access_expires_at: at(second + HOUR),
             address: Some("2001:db8::1".parse().unwrap()),
             user_agent: Some("test/1".to_owned()),
+            methods: vec![Proof::new(AuthMethod::Password, at(second))],
             ended: None,
         },
         refresh: digest(),

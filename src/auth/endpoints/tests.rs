@@ -296,6 +296,8 @@ async fn a_bcrypt_hash_logs_in_and_is_replaced() {
         id: "1001".parse().unwrap(),
         email: email.address().to_owned(),
         email_confirmed_at: Some(now),
+        new_email: None,
+        invited_at: None,
         roles: vec!["admin".to_owned()],
         app_metadata: serde_json::Map::new(),
         user_metadata: serde_json::Map::new(),

@@ -7,7 +7,7 @@ use super::*;
 use crate::config::{Algorithm, Tokens};
 use crate::identity::keys::{KeySet, generate};
 use crate::identity::token::{IssueOptions, issue};
-use crate::model::{EndedSession, JsonObject, Session, User};
+use crate::model::{AuthMethod, EndedSession, JsonObject, Proof, Session, User};
 
 const NOW: i64 = 1_800_000_000;
 
@@ -39,6 +39,8 @@ impl World {
             id: "u-1".parse().unwrap(),
             email: "ann@example.com".to_owned(),
             email_confirmed_at: None,
+            new_email: None,
+            invited_at: None,
             roles: Vec::new(),
             app_metadata: JsonObject::new(),
             user_metadata: JsonObject::new(),
@@ -56,6 +58,7 @@ impl World {
             access_expires_at: at(NOW),
             address: None,
             user_agent: None,
+            methods: vec![Proof::new(AuthMethod::Password, at(NOW))],
             ended: None,
         };
         let options = IssueOptions {
@@ -63,7 +66,6 @@ impl World {
             audience: &tokens.audience,
             lifetime: Duration::from_mins(10),
             jti: Uuid::from_u128(1),
-            method: "password",
         };
         let signer = self.verifier.keys().signer(at(NOW)).unwrap();
         issue(signer, &user, &session, &options, at(NOW)).unwrap().token

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::identity::jws::MAX_TOKEN_BYTES;
 use crate::identity::keys::{KeyError, Signer};
-use crate::model::{JsonObject, Session, SessionId, User};
+use crate::model::{JsonObject, Proof, Session, SessionId, User};
 
 /// What a token says beside its user and session.
 #[derive(Clone, Copy, Debug)]
@@ -25,8 +25,6 @@ pub struct IssueOptions<'a> {
     pub lifetime: Duration,
     /// `jti`, a fresh random UUID.
     pub jti: Uuid,
-    /// How the user logged in (`amr`), for example `password`.
-    pub method: &'a str,
 }
 
 /// A signed access token. Prints nothing of it.
@@ -77,14 +75,8 @@ struct Claims<'a> {
     app_metadata: JsonObject,
     user_metadata: &'a JsonObject,
     aal: &'a str,
-    amr: [Method<'a>; 1],
+    amr: &'a [Proof],
     is_anonymous: bool,
-}
-
-#[derive(Serialize)]
-struct Method<'a> {
-    method: &'a str,
-    timestamp: i64,
 }
 
 /// Signs a token for `user` in `session`, good from `now`.
@@ -116,7 +108,7 @@ pub fn issue(
         app_metadata: user.public_app_metadata(),
         user_metadata: &user.user_metadata,
         aal: "aal1",
-        amr: [Method { method: options.method, timestamp: session.created_at.as_second() }],
+        amr: &session.methods,
         is_anonymous: false,
     };
     let mut token = String::with_capacity(1024);

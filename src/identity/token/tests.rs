@@ -16,7 +16,7 @@ use super::*;
 use crate::config::Interval;
 use crate::identity::jws::MAX_TOKEN_BYTES;
 use crate::identity::keys::{Signer, generate};
-use crate::model::{JsonObject, Session, SigningKey, User};
+use crate::model::{AuthMethod, JsonObject, Proof, Session, SigningKey, User};
 use Rejection::{
     Algorithm as WrongAlgorithm, Claim, Expired, Header, IssuerNotAccepted, Malformed, NotYetValid,
     Signature, TooLong, UnknownKey, WrongAudience, WrongIssuer,
@@ -307,6 +307,8 @@ fn user() -> User {
         id: "u-1001".parse().unwrap(),
         email: "ann@example.com".to_owned(),
         email_confirmed_at: None,
+        new_email: None,
+        invited_at: None,
         roles: vec!["admin".to_owned()],
         app_metadata: JsonObject::new(),
         user_metadata: json!({"name": "Ann"}).as_object().unwrap().clone(),
@@ -327,6 +329,7 @@ fn session() -> Session {
         access_expires_at: at(NOW),
         address: None,
         user_agent: None,
+        methods: vec![Proof::new(AuthMethod::Password, at(NOW - 1000))],
         ended: None,
     }
 }
@@ -336,7 +339,6 @@ const OPTIONS: IssueOptions<'_> = IssueOptions {
     audience: "authenticated",
     lifetime: Duration::from_hours(1),
     jti: Uuid::from_u128(7),
-    method: "password",
 };
 
 #[test]

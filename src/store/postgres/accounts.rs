@@ -5,12 +5,15 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio_postgres::Row;
 
+use super::links::CHANGE_OF_ADDRESS;
 use super::{Db, Fault, Postgres};
-use crate::model::{Account, Email, EndReason, EndedSession, Event, PasswordHash, User, UserId};
+use crate::model::{
+    Account, Email, EndReason, EndedSession, Event, PasswordHash, Purpose, User, UserId,
+};
 use crate::store::cases::{LogIn, NewAccount, NewLogin, Sessions, SignUp, UpdateUser, UserUpdate};
 use crate::store::error::StoreError;
 use crate::store::record::{self, USER_WIDTH, user_columns};
-use crate::store::rules::{merged_metadata, sorted_roles, storable, whole_micros};
+use crate::store::rules::{is_nonce, merged_metadata, sorted_roles, storable, whole_micros};
 
 impl Postgres {
     pub(in crate::store) async fn sign_up(
@@ -159,6 +162,26 @@ impl Postgres {
             let Some(metadata) = merged_metadata(&old.user_metadata, update) else {
                 return Ok(UpdateUser::MetadataTooLarge);
             };
+            let now = whole_micros(now);
+            if let Some(code) = &update.nonce {
+                let link = db.link_of(user, Purpose::Reauthentication).await?;
+                match link.filter(|link| is_nonce(link, update.keep_session, code, now)) {
+                    Some(link) => db.delete_link(&link).await?,
+                    None => return Ok(UpdateUser::NonceRefused),
+                }
+            }
+            let mut ended = Vec::new();
+            if update.new_password.is_some() {
+                let others = Sessions::Others(update.keep_session);
+                ended = db.end_sessions(user, others, EndReason::PasswordChanged, now).await?;
+                // Whoever can read the mail, or asked for another address, may be why.
+                db.delete_links(user, &[]).await?;
+                db.set_new_email(user, None, now).await?;
+            }
+            if let Some(new) = &update.new_email {
+                db.delete_links(user, &CHANGE_OF_ADDRESS).await?;
+                db.set_new_email(user, Some(new), now).await?;
+            }
             let sql = concat!(
                 "-- update_user
                  UPDATE users AS u
@@ -170,16 +193,11 @@ impl Postgres {
             );
             let password = update.new_password.as_ref().map(|(new, _)| new.0.as_str());
             let metadata = Value::Object(metadata);
-            let now = whole_micros(now);
             let changed = db
                 .one(sql, &[&user.as_str(), &metadata, &password, &now], |row| record::user(row, 0))
                 .await?;
             let Some(changed) = changed else { return Ok(UpdateUser::NotFound) };
-            let mut ended = Vec::new();
-            if password.is_some() {
-                let others = Sessions::Others(update.keep_session);
-                ended = db.end_sessions(user, others, EndReason::PasswordChanged, now).await?;
-            }
+            db.post(&update.parcels).await?;
             db.record(events).await?;
             Ok(UpdateUser::Done { user: changed, ended })
         })
@@ -303,8 +321,8 @@ impl Db {
         let sql = "-- insert_user
             INSERT INTO users (id, email, email_key, email_confirmed_at, password_hash, roles,
                 app_metadata, user_metadata, last_sign_in_at, disabled_until, created_at,
-                updated_at)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+                updated_at, invited_at)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
             ON CONFLICT DO NOTHING";
         let user = &new.user;
         let last_sign_in_at = login.map(|l| l.session.created_at).or(user.last_sign_in_at);
@@ -324,6 +342,7 @@ impl Db {
                     &user.disabled_until.map(whole_micros),
                     &whole_micros(user.created_at),
                     &whole_micros(user.updated_at),
+                    &user.invited_at.map(whole_micros),
                 ],
             )
             .await?;

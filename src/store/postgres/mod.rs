@@ -7,6 +7,8 @@
 mod accounts;
 mod events;
 mod keys;
+mod links;
+mod outbox;
 mod record;
 mod schema;
 mod sessions;

@@ -13,7 +13,8 @@ use crate::store::record::{
     self, Record as _, SESSION_WIDTH, USER_WIDTH, session_columns, user_columns,
 };
 use crate::store::rules::{
-    KEEP_OVER, KEEP_REVOCATION, ShownToken, Verdict, before, judge, whole_micros,
+    KEEP_OVER, KEEP_REVOCATION, KEEP_SIGNUP, ShownToken, Verdict, before, judge, methods,
+    network_of, whole_micros,
 };
 
 /// How many rows [`Postgres::prune`] deletes at a time: a fraction of a second of work.
@@ -167,6 +168,7 @@ impl Postgres {
     pub(in crate::store) async fn prune(&self, now: Timestamp) -> Result<u64, StoreError> {
         let revoked = before(now, KEEP_REVOCATION);
         let over = before(now, KEEP_OVER);
+        let unused = before(now, KEEP_SIGNUP);
         let mut pruned = 0;
         for (sql, limit) in [
             (
@@ -188,6 +190,25 @@ impl Postgres {
                  DELETE FROM refresh_tokens WHERE digest IN (
                      SELECT digest FROM refresh_tokens
                      WHERE created_at < $1 AND used_at < $1 LIMIT $2)",
+                over,
+            ),
+            (
+                "-- prune: links
+                 DELETE FROM one_time_tokens WHERE digest IN (
+                     SELECT digest FROM one_time_tokens
+                     WHERE expires_at < $1 AND purpose <> 'signup' LIMIT $2)",
+                whole_micros(now),
+            ),
+            (
+                "-- prune: links of sign-ups
+                 DELETE FROM one_time_tokens WHERE digest IN (
+                     SELECT digest FROM one_time_tokens WHERE expires_at < $1 LIMIT $2)",
+                unused,
+            ),
+            (
+                "-- prune: outbox
+                 DELETE FROM outbox WHERE id IN (
+                     SELECT id FROM outbox WHERE failed_at < $1 LIMIT $2)",
                 over,
             ),
         ] {
@@ -212,12 +233,12 @@ impl Db {
         let sql = "-- insert_login
             WITH new AS (
                 INSERT INTO sessions (id, user_id, created_at, last_seen_at, expires_at,
-                    access_expires_at, address, user_agent)
-                VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+                    access_expires_at, address, user_agent, methods, network)
+                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text::cidr)
                 RETURNING id, created_at
             )
             INSERT INTO refresh_tokens (digest, session_id, created_at)
-            SELECT $9, new.id, new.created_at FROM new";
+            SELECT $11, new.id, new.created_at FROM new";
         let s = &login.session;
         self.run(
             sql,
@@ -230,6 +251,8 @@ impl Db {
                 &whole_micros(s.access_expires_at),
                 &s.address,
                 &s.user_agent,
+                &methods(s),
+                &s.address.map(|address| network_of(address).to_string()),
                 &&login.refresh.0[..],
             ],
         )

@@ -1,16 +1,24 @@
 //! What the use cases decide, without SQL: both backends ask here, so that they cannot disagree.
 
+mod links;
 mod refresh;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
 use serde_json::Value;
 
+pub(super) use links::{
+    CODE_TRIES, FoundLink, KEEP_SIGNUP, LinkVerdict, Owner, Side, agreed_from_start, change_event,
+    fits, is_nonce, judge_link, may_put, method_of, notice, opened, refused_event, taken_event,
+    used_event,
+};
 pub(super) use refresh::{ShownToken, Verdict, judge};
 
 use super::cases::UserUpdate;
-use crate::model::JsonObject;
+use crate::model::{JsonObject, Session};
 
 /// For how long what is over stays readable: sessions, used refresh tokens.
 pub(super) const KEEP_OVER: Duration = Duration::from_hours(30 * 24);
@@ -31,6 +39,26 @@ pub(super) fn whole_micros(time: Timestamp) -> Timestamp {
 /// `time` minus `by`, not before the first time there is.
 pub(super) fn before(time: Timestamp, by: Duration) -> Timestamp {
     time.checked_sub(by).map_or(Timestamp::MIN, whole_micros)
+}
+
+/// `time` plus `by`, not after the last time there is.
+pub(super) fn after(time: Timestamp, by: Duration) -> Timestamp {
+    whole_micros(time.checked_add(by).unwrap_or(Timestamp::MAX))
+}
+
+/// The network by which a device's place is known again: what a provider gives to one customer, or
+/// to few.
+pub(super) fn network_of(address: IpAddr) -> IpNet {
+    const FITS: &str = "24 of 32 and 48 of 128 bits";
+    match address.to_canonical() {
+        IpAddr::V4(v4) => IpNet::V4(Ipv4Net::new(v4, 24).expect(FITS).trunc()),
+        IpAddr::V6(v6) => IpNet::V6(Ipv6Net::new(v6, 48).expect(FITS).trunc()),
+    }
+}
+
+/// A session's proofs as they are stored.
+pub(super) fn methods(session: &Session) -> Value {
+    serde_json::to_value(&session.methods).expect("plain values always serialise")
 }
 
 /// The user's metadata after the update; `None` when it would be too long.
@@ -54,7 +82,8 @@ pub(super) fn storable(object: &JsonObject) -> JsonObject {
     object.iter().map(|(key, value)| (without_nul(key), storable_value(value))).collect()
 }
 
-fn storable_value(value: &Value) -> Value {
+/// As [`storable`], of any value.
+pub(super) fn storable_value(value: &Value) -> Value {
     match value {
         Value::String(text) => Value::String(without_nul(text)),
         Value::Array(values) => values.iter().map(storable_value).collect(),
@@ -104,6 +133,9 @@ mod tests {
             max_metadata_bytes: max,
             new_password: None,
             keep_session: Uuid::nil(),
+            nonce: None,
+            new_email: None,
+            parcels: Vec::new(),
         };
         let old = object(json!({"a": 1, "b": {"c": 2}}));
         let cases = [

@@ -4,12 +4,15 @@ use jiff::Timestamp;
 use rusqlite::{Row, params};
 use serde_json::Value;
 
+use super::links::CHANGE_OF_ADDRESS;
 use super::{Db, Fault, Sqlite, micros};
-use crate::model::{Account, Email, EndReason, EndedSession, Event, PasswordHash, User, UserId};
+use crate::model::{
+    Account, Email, EndReason, EndedSession, Event, PasswordHash, Purpose, User, UserId,
+};
 use crate::store::cases::{LogIn, NewAccount, NewLogin, Sessions, SignUp, UpdateUser, UserUpdate};
 use crate::store::error::StoreError;
 use crate::store::record::{self, USER_WIDTH, user_columns};
-use crate::store::rules::{merged_metadata, sorted_roles, storable};
+use crate::store::rules::{is_nonce, merged_metadata, sorted_roles, storable};
 
 impl Sqlite {
     pub(in crate::store) async fn sign_up(
@@ -135,6 +138,25 @@ impl Sqlite {
             let Some(metadata) = merged_metadata(&old.user_metadata, &update) else {
                 return Ok(UpdateUser::MetadataTooLarge);
             };
+            if let Some(code) = &update.nonce {
+                let link = db.link_of(&user, Purpose::Reauthentication)?;
+                match link.filter(|link| is_nonce(link, update.keep_session, code, now)) {
+                    Some(link) => db.delete_link(&link)?,
+                    None => return Ok(UpdateUser::NonceRefused),
+                }
+            }
+            let mut ended = Vec::new();
+            if update.new_password.is_some() {
+                let others = Sessions::Others(update.keep_session);
+                ended = db.end_sessions(&user, others, EndReason::PasswordChanged, now)?;
+                // Whoever can read the mail, or asked for another address, may be why.
+                db.delete_links(&user, &[])?;
+                db.set_new_email(&user, None, now)?;
+            }
+            if let Some(new) = &update.new_email {
+                db.delete_links(&user, &CHANGE_OF_ADDRESS)?;
+                db.set_new_email(&user, Some(new), now)?;
+            }
             let sql = "-- update_user
                 UPDATE users
                 SET user_metadata = ?2, password_hash = coalesce(?3, password_hash),
@@ -143,11 +165,7 @@ impl Sqlite {
             let password = update.new_password.as_ref().map(|(new, _)| new.0.as_str());
             let metadata = Value::Object(metadata).to_string();
             db.run(sql, params![user.as_str(), metadata, password, micros(now)])?;
-            let mut ended = Vec::new();
-            if password.is_some() {
-                let others = Sessions::Others(update.keep_session);
-                ended = db.end_sessions(&user, others, EndReason::PasswordChanged, now)?;
-            }
+            db.post(&update.parcels)?;
             db.record(&events)?;
             let changed = db.user(&user)?;
             Ok(changed.map_or(UpdateUser::NotFound, |user| UpdateUser::Done { user, ended }))
@@ -254,7 +272,7 @@ impl Sqlite {
 }
 
 impl Db<'_> {
-    fn user(self, user: &UserId) -> Result<Option<User>, Fault> {
+    pub(super) fn user(self, user: &UserId) -> Result<Option<User>, Fault> {
         let sql = concat!("-- user\nSELECT ", user_columns!(), " FROM users AS u WHERE u.id = ?1");
         self.one(sql, [user.as_str()], |row| record::user(row, 0))
     }
@@ -273,8 +291,8 @@ impl Db<'_> {
         let sql = "-- insert_user
             INSERT INTO users (id, email, email_key, email_confirmed_at, password_hash, roles,
                 app_metadata, user_metadata, last_sign_in_at, disabled_until, created_at,
-                updated_at)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+                updated_at, invited_at)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
             ON CONFLICT DO NOTHING";
         let user = &new.user;
         let last_sign_in_at = login.map(|l| l.session.created_at).or(user.last_sign_in_at);
@@ -293,6 +311,7 @@ impl Db<'_> {
                 user.disabled_until.map(micros),
                 micros(user.created_at),
                 micros(user.updated_at),
+                user.invited_at.map(micros),
             ],
         )?;
         Ok(inserted > 0)

@@ -8,6 +8,8 @@
 mod accounts;
 mod events;
 mod keys;
+mod links;
+mod outbox;
 mod record;
 mod schema;
 mod sessions;

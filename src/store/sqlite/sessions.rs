@@ -8,7 +8,10 @@ use crate::model::{EndReason, EndedSession, Event, Session, SessionId, UserId};
 use crate::store::cases::{Mark, NewLogin, Refresh, RevocationCursor, Rotation, Sessions};
 use crate::store::error::StoreError;
 use crate::store::record::{self, SESSION_WIDTH, USER_WIDTH, session_columns, user_columns};
-use crate::store::rules::{KEEP_OVER, KEEP_REVOCATION, ShownToken, Verdict, before, judge};
+use crate::store::rules::{
+    KEEP_OVER, KEEP_REVOCATION, KEEP_SIGNUP, ShownToken, Verdict, before, judge, methods,
+    network_of,
+};
 
 /// How many rows [`Sqlite::prune`] deletes at a time: logins wait no longer than that takes.
 const PRUNE_BATCH: usize = 2_000;
@@ -133,6 +136,7 @@ impl Sqlite {
     pub(in crate::store) async fn prune(&self, now: Timestamp) -> Result<u64, StoreError> {
         let revoked = micros(before(now, KEEP_REVOCATION));
         let over = micros(before(now, KEEP_OVER));
+        let unused = micros(before(now, KEEP_SIGNUP));
         let mut pruned = 0;
         for (sql, limit) in [
             (
@@ -156,6 +160,25 @@ impl Sqlite {
                      WHERE created_at < ?1 AND used_at < ?1 LIMIT ?2)",
                 over,
             ),
+            (
+                "-- prune: links
+                 DELETE FROM one_time_tokens WHERE digest IN (
+                     SELECT digest FROM one_time_tokens
+                     WHERE expires_at < ?1 AND purpose <> 'signup' LIMIT ?2)",
+                micros(now),
+            ),
+            (
+                "-- prune: links of sign-ups
+                 DELETE FROM one_time_tokens WHERE digest IN (
+                     SELECT digest FROM one_time_tokens WHERE expires_at < ?1 LIMIT ?2)",
+                unused,
+            ),
+            (
+                "-- prune: outbox
+                 DELETE FROM outbox WHERE id IN (
+                     SELECT id FROM outbox WHERE failed_at < ?1 LIMIT ?2)",
+                over,
+            ),
         ] {
             loop {
                 let batch = i64::try_from(PRUNE_BATCH).unwrap_or(i64::MAX);
@@ -176,8 +199,8 @@ impl Db<'_> {
         let s = &login.session;
         let sql = "-- insert_login: session
             INSERT INTO sessions (id, user_id, created_at, last_seen_at, expires_at,
-                access_expires_at, address, user_agent)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+                access_expires_at, address, user_agent, methods, network)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
         let params = params![
             s.id,
             s.user_id.as_str(),
@@ -187,6 +210,8 @@ impl Db<'_> {
             micros(s.access_expires_at),
             s.address.map(|address| address.to_string()),
             s.user_agent,
+            methods(s).to_string(),
+            s.address.map(|address| network_of(address).to_string()),
         ];
         self.run(sql, params)?;
         let sql = "-- insert_login: token

@@ -167,6 +167,9 @@ async fn user_changes_metadata_and_password(home: Home) {
         max_metadata_bytes: 100,
         new_password: password,
         keep_session: second.session.id,
+        nonce: None,
+        new_email: None,
+        parcels: Vec::new(),
     };
     let change = async |update: UserUpdate, second: i64| {
         let updated = [event(EventKind::UserUpdated, second)];
