@@ -4,8 +4,10 @@
 
 mod accounts;
 mod events;
+mod links;
 mod on_postgres;
 mod on_sqlite;
+mod outbox;
 mod schema;
 mod sessions;
 
