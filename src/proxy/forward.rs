@@ -6,7 +6,7 @@
 //! connection may have been closed by its server at the same moment).
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -31,6 +31,8 @@ const MAX_INTERIM: usize = 32;
 pub(crate) struct Outbound<'a> {
     /// As it came in.
     pub(crate) head: &'a RequestHead,
+    /// Since when it has been on its way.
+    pub(crate) asked_at: Instant,
     /// What of its path is forwarded.
     pub(crate) path: &'a [u8],
     /// The client's `Host`, when the upstream gets to see it.
@@ -148,7 +150,7 @@ pub(crate) async fn forward<C: Client, W: Words<C>>(
     words: &mut W,
 ) -> Result<Ended, ForwardError> {
     client.watch().limit_total(request.total);
-    let lease = pool.lease(&request.ask).await.map_err(ForwardError::Connect)?;
+    let lease = pool.lease(&request.ask, request.asked_at).await.map_err(ForwardError::Connect)?;
     words.asked(&lease.server);
     let Lease { carrier, server, flight, reused } = lease;
     let way = Way { pool, server: &server, request, traffic };
