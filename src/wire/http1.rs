@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use super::outgoing::{Coding, Outgoing};
 use super::pace::Watch;
-use super::stream::Stream;
+use super::stream::{Parting, Stream};
 use super::{
     AnswerBody, Client, ClientFault, FIRST_HEAD_GRACE, SMALL_READ, WRITE_TIMEOUT, WireLimits,
     poll_fill, with_scratch,
@@ -188,6 +188,7 @@ impl Http1 {
         self.owes_continue = head.expects_continue() && !self.body.is_done();
         self.keep_alive = head.wants_keep_alive();
         self.answered = false;
+        self.ended = false;
         self.watch.client_acted();
         self.watch.stay_open();
     }
@@ -198,6 +199,7 @@ impl Http1 {
         self.is_head = head.method == http::Method::HEAD;
         self.keep_alive = false;
         self.answered = false;
+        self.ended = false;
         self.body = Decoder::until_close();
         self.owes_continue = false;
         self.watch.client_acted();
@@ -447,7 +449,11 @@ impl Client for Http1 {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientFault>> {
-        let flushed = self.out.poll_flush(&mut self.stream, cx);
+        let flushed = if self.ended && !self.keep_alive {
+            self.out.poll_flush(&mut Parting(&mut self.stream), cx)
+        } else {
+            self.out.poll_flush(&mut self.stream, cx)
+        };
         self.note_write(flushed)
     }
 

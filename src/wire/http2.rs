@@ -92,7 +92,7 @@ pub(crate) async fn serve(
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_send_buffer_size(SEND_BUFFER)
         .enable_connect_protocol();
-    let handshake = builder.handshake::<_, Bytes>(io);
+    let handshake = pin!(builder.handshake::<_, Bytes>(io));
     let Some(shaken) = unless_late(&watch, handshake).await else { return Ok(()) };
     let mut connection = shaken?;
     let ends = Rc::new(Ends::default());
