@@ -5,6 +5,12 @@ use crate::harness::h2raw::{Fields, H2, Outcome, code, flag, frame, headers, kin
 use crate::harness::h2upstream::{Act, H2Upstream, SeenStream, status, whole};
 use crate::harness::{Answer, End, Gate, TestGateway};
 
+/// As `GOAWAY` says it: of streams behind `last` nothing was begun (RFC 9113 §6.8).
+fn farewell(last: u32, code: u32) -> Act {
+    let payload = [last.to_be_bytes(), code.to_be_bytes()].concat();
+    Act::Bytes(frame(kind::GOAWAY, 0, 0, payload))
+}
+
 async fn gateway(upstream: &H2Upstream, config: &str) -> TestGateway {
     TestGateway::builder()
         .servers("app", &[upstream.url()])
@@ -327,4 +333,89 @@ async fn an_early_answer_of_an_http_2_upstream_arrives() {
     }
     let answer = h2.exchange(&Fields::get("/public/hints")).await.expect(200);
     assert_eq!((answer.text(), answer.interim), ("ok".to_owned(), vec![103; 3]));
+}
+
+/// How often a path was asked for, and over which connections.
+fn connections(upstream: &H2Upstream, path: &str) -> Vec<usize> {
+    let seen = upstream.seen();
+    seen.iter().filter(|seen| seen.path() == path).map(|seen| seen.connection).collect()
+}
+
+/// Over a connection that has carried stream 1 and carries stream 3, stream 5 is what was not begun.
+#[tokio::test]
+async fn what_a_goaway_says_was_not_begun_is_asked_again_and_nothing_else() {
+    for goaway in [code::NO_ERROR, code::ENHANCE_YOUR_CALM] {
+        for method in ["GET", "POST"] {
+            let begun = Gate::new();
+            let wait = begun.clone();
+            let upstream = H2Upstream::scripted(move |seen| match (seen.connection, seen.path()) {
+                (0, "/public/begun") => [vec![Act::Wait(wait.clone())], whole("begun")].concat(),
+                (0, "/public/beyond") => vec![farewell(3, goaway)],
+                _ => whole("ok"),
+            })
+            .await;
+            let gateway = gateway(&upstream, "").await;
+            let mut h2 = H2::connect(gateway.address).await;
+            h2.exchange(&Fields::get("/public/first")).await.expect(200);
+            let running = h2.begin(&Fields::new(method, "/public/begun"), false).await;
+            upstream.until("the one begun", |seen| seen.len() == 2).await;
+
+            let beyond = h2.begin(&Fields::new(method, "/public/beyond"), method == "POST").await;
+            if method == "POST" {
+                // Nothing of its body is there before it is asked for again.
+                upstream.until("it once more", |seen| seen.len() == 4).await;
+                h2.body(beyond, b"abc", true).await;
+            }
+            let told = format!("{method} {goaway}");
+            assert_eq!(h2.answer(beyond).await.expect(200).text(), "ok", "{told}");
+            assert_eq!(connections(&upstream, "/public/beyond"), [0, 1], "{told}");
+            let body: &[u8] = if method == "POST" { b"abc" } else { b"" };
+            assert_eq!((&*upstream.last().body, upstream.last().complete), (body, true), "{told}");
+            // What was begun goes on where it is.
+            begun.open();
+            assert_eq!(h2.answer(running).await.expect(200).text(), "begun", "{told}");
+            assert_eq!(connections(&upstream, "/public/begun"), [0], "{told}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_says_farewell_at_once_costs_a_client_of_http_1_1_nothing() {
+    let upstream = H2Upstream::scripted(|seen| match seen.connection {
+        0 => vec![farewell(0, code::NO_ERROR)],
+        _ => whole("ok"),
+    })
+    .await;
+    let gateway = gateway(&upstream, "").await;
+    let mut client = gateway.connect().await;
+    client.send("POST /public/a HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n").await;
+    upstream.until("it once more", |seen| seen.len() == 2).await;
+    client.send("abc").await;
+    assert_eq!(client.answer().await.expect(200).text(), "ok");
+    assert_eq!(upstream.last().body, b"abc");
+}
+
+/// Whether by its own word or because its body is not here any more.
+#[tokio::test]
+async fn a_request_that_may_have_been_done_is_not_sent_twice_behind_a_goaway() {
+    let taken = Gate::new();
+    let wait = taken.clone();
+    let upstream = H2Upstream::scripted(move |seen| match (seen.connection, seen.path()) {
+        // Stream 1 of the first connection is one that the server has begun.
+        (0, _) => vec![Act::ReadAll, farewell(1, code::NO_ERROR), Act::Close],
+        // Of stream 1 of the second it says that it has not, but it has taken bytes of it.
+        (1, _) => vec![Act::Wait(wait.clone()), farewell(0, code::NO_ERROR)],
+        _ => whole("ok"),
+    })
+    .await;
+    let gateway = gateway(&upstream, "").await;
+    let mut h2 = H2::connect(gateway.address).await;
+    h2.exchange(&Fields::post("/public/begun")).await.expect_problem(502, "upstream_unreachable");
+    assert_eq!(connections(&upstream, "/public/begun"), [0]);
+    let stream = h2.begin(&Fields::post("/public/taken"), true).await;
+    h2.body(stream, b"abc", false).await;
+    upstream.until("a piece", |seen| seen.get(1).is_some_and(|seen| seen.body == b"abc")).await;
+    taken.open();
+    h2.answer(stream).await.expect_problem(502, "upstream_unreachable");
+    assert_eq!(connections(&upstream, "/public/taken"), [1]);
 }
