@@ -419,3 +419,160 @@ async fn a_request_that_may_have_been_done_is_not_sent_twice_behind_a_goaway() {
     h2.answer(stream).await.expect_problem(502, "upstream_unreachable");
     assert_eq!(connections(&upstream, "/public/taken"), [1]);
 }
+
+/// Answers without a body are whole with their head; what an upstream sends behind it is nobody's.
+#[tokio::test]
+async fn bytes_behind_an_answer_without_a_body_reach_nobody() {
+    const POISON: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret";
+    let length = POISON.len().to_string();
+    let sized = |code: &str| status(code).with("content-length", &length);
+    let (late, later) = (Gate::new(), Gate::new());
+    let data = |end: bool| Act::Data(POISON.to_vec(), end);
+    let cases: Vec<(&str, Vec<Act>)> = vec![
+        ("GET", vec![Act::Head(status("204"), false), data(true)]),
+        ("GET", vec![Act::Head(sized("204"), false), data(true)]),
+        ("POST", vec![Act::Head(status("204"), false), data(false), data(true)]),
+        ("GET", vec![Act::Head(status("204"), true), data(true)]),
+        (
+            "GET",
+            vec![
+                Act::Head(status("204"), false),
+                data(false),
+                Act::Trailers(Fields::none().with("x", "secret")),
+            ],
+        ),
+        ("GET", vec![Act::Head(status("304"), false), data(true)]),
+        ("GET", vec![Act::Head(sized("304"), false), data(true)]),
+        ("HEAD", vec![Act::Head(status("200"), false), data(true)]),
+        ("HEAD", vec![Act::Head(sized("200"), false), data(true)]),
+        ("HEAD", vec![Act::Head(sized("404"), true), data(true)]),
+        ("GET", vec![Act::Head(status("204"), false), Act::Wait(late.clone()), data(true)]),
+        ("HEAD", vec![Act::Head(sized("200"), false), Act::Wait(later.clone()), data(true)]),
+    ];
+    let scripts = cases.clone();
+    let upstream = H2Upstream::scripted(move |seen| {
+        let n: Option<usize> = seen.path().rsplit('/').next().and_then(|n| n.parse().ok());
+        n.map_or_else(|| whole("ok"), |n| scripts[n].1.clone())
+    })
+    .await;
+    let gateway = gateway(&upstream, "").await;
+    let check = |answer: &Answer, n: usize| {
+        let told = format!("{:?}: {answer:?} {:?}", cases[n], answer.text());
+        assert!(matches!(answer.status, 200 | 204 | 304 | 404 | 502), "{told}");
+        assert!(answer.status == 502 || answer.body.is_empty(), "{told}");
+        assert!(!format!("{answer:?}{}", answer.text()).contains("secret"), "{told}");
+    };
+    let mut h2 = H2::connect(gateway.address).await;
+    for (n, (method, acts)) in cases.iter().enumerate() {
+        let gate = acts.iter().find_map(|act| match act {
+            Act::Wait(gate) => Some(gate),
+            _ => None,
+        });
+        // Over HTTP/1.1 they would be the answer to the request behind.
+        let mut client = gateway.connect().await;
+        let bad = gateway.request(method, &format!("/public/{n}"));
+        let bad = if *method == "POST" { bad.body("") } else { bad };
+        client.send([bad.to_bytes(), gateway.get("/public/own").to_bytes()].concat()).await;
+        // Over HTTP/2 of the stream beside.
+        let stream = h2.begin(&Fields::new(method, &format!("/public/{n}")), false).await;
+        let beside = h2.begin(&Fields::get("/public/own"), false).await;
+        if let Some(gate) = gate {
+            let bad = |seen: &&SeenStream| seen.path() == format!("/public/{n}");
+            upstream.until("both", |seen| seen.iter().filter(bad).count() == 2).await;
+            gate.open();
+        }
+        if let Some(answer) = client.try_answer(method).await {
+            check(&answer, n);
+            if let Some(answer) = client.try_answer("GET").await {
+                assert_eq!(answer.expect(200).text(), "ok", "{acts:?}");
+                assert_eq!(gateway.get("/public/own").send_over(&mut client).await.text(), "ok");
+            } else {
+                assert!(client.until_closed().await.is_empty(), "{acts:?}");
+            }
+        }
+        match h2.outcome(stream).await {
+            Outcome::Answer(answer) => check(&answer, n),
+            Outcome::Reset(_) => {}
+            Outcome::Gone => panic!("{acts:?}: one stream's trouble is the connection's"),
+        }
+        let own = h2.answer(beside).await;
+        // An upstream's broken connection takes what it carries along, but never mixes it up.
+        assert!(own.status == 502 || own.text() == "ok", "{acts:?}: {own:?}");
+        let answer = h2.exchange(&Fields::get("/public/own")).await.expect(200);
+        assert_eq!(answer.text(), "ok", "{acts:?}");
+    }
+}
+
+/// An empty frame is no body: many servers end such answers with one.
+#[tokio::test]
+async fn an_answer_without_a_body_may_end_with_an_empty_frame() {
+    let upstream = H2Upstream::scripted(|seen| match seen.path() {
+        "/public/own" => whole("ok"),
+        path => {
+            let status = status(&path["/public/".len()..]);
+            vec![Act::Head(status, false), Act::Data(Vec::new(), true)]
+        }
+    })
+    .await;
+    let gateway = gateway(&upstream, "").await;
+    let mut client = gateway.connect().await;
+    let mut h2 = H2::connect(gateway.address).await;
+    for (method, code) in [("GET", 204), ("GET", 304), ("HEAD", 200)] {
+        let target = format!("/public/{code}");
+        let first = gateway.request(method, &target).send_over(&mut client).await.expect(code);
+        let second = h2.exchange(&Fields::new(method, &target)).await.expect(code);
+        for answer in [first, second] {
+            assert_eq!((&*answer.body, answer.end), (&b""[..], End::Complete), "{method} {code}");
+        }
+        let own = gateway.get("/public/own").send_over(&mut client).await.expect(200);
+        assert_eq!(own.text(), "ok", "{method} {code}");
+    }
+}
+
+/// A call that streams both ways may rest for longer than anything but its own idle limits: with
+/// short ones around it, and with `PORTCULLIS_TEST_LONG` with those of every gateway, the client's
+/// 15 seconds for a body among them.
+#[tokio::test]
+async fn a_call_that_rests_goes_on_where_it_was() {
+    let short = "[server]\nbody_timeout = \"300ms\"\nheader_timeout = \"300ms\"\n\
+                 idle_timeout = \"300ms\"\n[upstreams.app]\nresponse_timeout = \"300ms\"\n\
+                 keep_alive = \"300ms\"";
+    let long = std::env::var_os("PORTCULLIS_TEST_LONG").is_some();
+    let rests = [(short, 1)].into_iter().chain(long.then_some(("", 20)));
+    for (config, seconds) in rests {
+        let rested = Gate::new();
+        let wait = rested.clone();
+        let upstream = H2Upstream::scripted(move |_| {
+            vec![
+                Act::Head(status("200").with("content-type", "application/grpc"), false),
+                Act::Data(b"before".to_vec(), false),
+                Act::Wait(wait.clone()),
+                Act::Data(b", after".to_vec(), false),
+                Act::ReadAll,
+                Act::Trailers(Fields::none().with("grpc-status", "0")),
+            ]
+        })
+        .await;
+        let gateway = gateway(&upstream, config).await;
+        let mut h2 = H2::connect(gateway.address).await;
+        let call = Fields::post("/public/call")
+            .with("content-type", "application/grpc")
+            .with("te", "trailers");
+        let stream = h2.begin(&call, true).await;
+        h2.body(stream, b"before", false).await;
+        h2.until("a piece", |h2| h2.so_far(stream).is_some_and(|a| a.body == b"before")).await;
+        upstream.until("a piece", |seen| seen[0].body == b"before").await;
+
+        tokio::time::sleep(std::time::Duration::from_secs(seconds)).await;
+
+        rested.open();
+        h2.until("more", |h2| h2.so_far(stream).is_some_and(|a| a.body == b"before, after")).await;
+        h2.body(stream, b", after", true).await;
+        let answer = h2.answer(stream).await.expect(200);
+        assert_eq!((answer.text(), answer.end), ("before, after".to_owned(), End::Complete));
+        assert_eq!(answer.trailers.get("grpc-status"), Some("0"));
+        let seen = upstream.last();
+        assert_eq!((&*seen.body, seen.complete, seen.reset), (&b"before, after"[..], true, None));
+        assert!(h2.ping().await && h2.goaways.is_empty(), "{:?}", h2.goaways);
+    }
+}
