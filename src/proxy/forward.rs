@@ -1,9 +1,10 @@
 //! Sends a request that was permitted, and passes its answer on. Forwarding demands a [`Permit`],
 //! so that sending an unauthorized request does not compile.
 //!
-//! A request is sent a second time only when nothing of it was sent, or when it is idempotent,
-//! without a body, and the connection had carried others before (RFC 9110 §9.2.2: such a
-//! connection may have been closed by its server at the same moment).
+//! A request is sent a second time only when nothing of it was sent, when an HTTP/2 server says that
+//! it did nothing with it (RFC 9113 §8.7), or when it is idempotent, without a body, and the
+//! connection had carried others before (RFC 9110 §9.2.2: such a connection may have been closed by
+//! its server at the same moment).
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};

@@ -143,7 +143,8 @@ pub(crate) trait Client {
     /// The request's trailers, after [`Piece::End`]; HTTP/2 only.
     fn take_trailers(&mut self) -> Option<HeaderMap>;
 
-    /// Ready when the client is no longer there, for when nothing else is awaited from it.
+    /// Ready when the client is no longer there, for when nothing else is awaited from it. One of
+    /// HTTP/1 that has only ended its side is believed to be there as long as it is written to.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
     /// Ready when the client has reset the stream, for when it has ended its side in order; HTTP/2
