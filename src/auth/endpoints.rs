@@ -1,6 +1,6 @@
 //! The account endpoints: one `match` over method and path, and for each endpoint the same few
 //! steps: count it, read it, have [`Accounts`] do it, shape the answer. Knows HTTP, but not how a
-//! refusal is worded; that is `problem.rs`.
+//! refusal is worded; that is `problem`.
 //!
 //! Limits are hit before a body is parsed or a password hashed: a flood costs counters, nothing
 //! more. `Authorization` is looked at only where an endpoint needs it, as client libraries send

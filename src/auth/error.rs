@@ -1,4 +1,4 @@
-//! Every way an account request can fail, without HTTP: `problem.rs` gives each its status and
+//! Every way an account request can fail, without HTTP: `problem/auth.rs` gives each its status and
 //! its words. A failure that a client may see has a stable code; what went wrong inside is a
 //! source, for the log only.
 

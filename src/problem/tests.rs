@@ -1,9 +1,12 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use http::HeaderValue;
+
 use super::*;
 use crate::auth::OverLimit;
 use crate::auth::policy::{Reason, Weakness};
+use crate::identity::Rejection;
 use crate::limit::Basis;
 use crate::message::Malformed;
 use crate::proxy::origin::Fault;
@@ -147,7 +150,7 @@ fn clients_of_supabase_get_their_version_back_and_a_message() {
     let version = HeaderValue::from_static("2024-01-01");
     let problem = Error::Auth(AuthError::InvalidCredentials).problem();
     let response = problem.into_response(Some(version.clone()), "an-id-of-the-client");
-    assert_eq!(response.headers()[&API_VERSION], version);
+    assert_eq!(response.headers()["x-supabase-api-version"], version);
     let document: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
     assert_eq!(document["message"], document["detail"]);
     assert_eq!(document["instance"], "urn:portcullis:request:an-id-of-the-client");
