@@ -6,17 +6,15 @@ use http::{HeaderValue, StatusCode};
 
 use super::request::JSON;
 use super::{Auth, AuthAnswer, Endpoint};
-use crate::auth::shapes;
+use crate::auth::{openapi, shapes};
 
 const YAML: HeaderValue = HeaderValue::from_static("application/yaml");
-
-pub(super) const OPENAPI: &str = include_str!("../openapi.yaml");
 
 pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint::new("GET", "/.well-known/jwks.json", |auth, _, _| Box::pin(ready(Ok(auth.jwks())))),
     Endpoint::new("GET", "/settings", |auth, _, _| Box::pin(ready(Ok(auth.settings())))),
     Endpoint::new("GET", "/health", |_, _, _| Box::pin(ready(Ok(health())))),
-    Endpoint::new("GET", "/openapi.yaml", |_, _, _| Box::pin(ready(Ok(openapi())))),
+    Endpoint::new("GET", "/openapi.yaml", |_, _, _| Box::pin(ready(Ok(document())))),
 ];
 
 impl Auth {
@@ -37,6 +35,6 @@ fn health() -> AuthAnswer {
     AuthAnswer::json(StatusCode::OK, &shapes::health())
 }
 
-fn openapi() -> AuthAnswer {
-    AuthAnswer::new(StatusCode::OK, YAML, OPENAPI).public()
+fn document() -> AuthAnswer {
+    AuthAnswer::new(StatusCode::OK, YAML, openapi::DOCUMENT).public()
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::auth::endpoints::public::OPENAPI;
+use crate::auth::openapi;
 
 #[tokio::test]
 async fn public_documents_may_be_cached_and_head_follows_get() {
@@ -30,7 +30,7 @@ async fn public_documents_may_be_cached_and_head_follows_get() {
 fn the_openapi_document_lists_every_endpoint_and_code() {
     let mut path = "";
     let mut documented = BTreeSet::new();
-    for line in OPENAPI.lines().skip_while(|line| *line != "paths:") {
+    for line in openapi::DOCUMENT.lines().skip_while(|line| *line != "paths:") {
         let name = line.trim_start().strip_suffix(':').unwrap_or_default();
         match line.len() - line.trim_start().len() {
             0 if line == "components:" => break,
@@ -46,7 +46,7 @@ fn the_openapi_document_lists_every_endpoint_and_code() {
     assert_eq!(documented, endpoints);
 
     let known: BTreeSet<_> = AuthError::CODES.iter().copied().collect();
-    let listed: BTreeSet<_> = OPENAPI
+    let listed: BTreeSet<_> = openapi::DOCUMENT
         .lines()
         .skip_while(|line| line.trim() != "code:")
         .skip_while(|line| line.trim() != "enum:")
@@ -54,7 +54,7 @@ fn the_openapi_document_lists_every_endpoint_and_code() {
         .map_while(|line| line.trim().strip_prefix("- "))
         .collect();
     // `no_route` belongs to no endpoint.
-    let answered: BTreeSet<_> = OPENAPI
+    let answered: BTreeSet<_> = openapi::DOCUMENT
         .lines()
         .filter_map(|line| line.trim().strip_prefix("x-codes: [")?.strip_suffix(']'))
         .flat_map(|codes| codes.split(", "))
