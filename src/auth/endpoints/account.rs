@@ -27,7 +27,7 @@ impl Auth {
         seen: &mut Seen,
     ) -> Result<AuthAnswer, AuthError> {
         let rules = self.rules.load_full();
-        let (at_once, by_account) = split(&[&rules.signup]);
+        let (at_once, by_account) = split(&[rules.limit("signup")]);
         let origin = request.origin();
         let caller = anonymous(request.client, &request.path);
         self.count(&at_once, caller, seen).await?;
@@ -53,7 +53,7 @@ impl Auth {
 
     async fn log_in(&self, request: AuthRequest, seen: &mut Seen) -> Result<AuthAnswer, AuthError> {
         let rules = self.rules.load_full();
-        let (at_once, by_account) = split(&[&rules.login, &rules.login_account]);
+        let (at_once, by_account) = split(&[rules.limit("login"), rules.limit("login_account")]);
         let origin = request.origin();
         let caller = anonymous(request.client, &request.path);
         self.count(&at_once, caller, seen).await?;
@@ -90,7 +90,7 @@ impl Auth {
         let rules = self.rules.load_full();
         let origin = request.origin();
         let caller = anonymous(request.client, &request.path);
-        self.count(&[&rules.refresh], caller, seen).await?;
+        self.count(&[rules.limit("refresh")], caller, seen).await?;
         let refresh = input::Refresh::parse(Fields::read(&request.headers, request.body)?)?;
         let issued = self.accounts.refresh(&refresh, &origin).await?;
         Ok(self.session(StatusCode::OK, &issued))
@@ -139,7 +139,7 @@ impl Auth {
                 account: Some(&account),
                 route: &request.path,
             };
-            self.count(&[&rules.login_account], caller, seen).await?;
+            self.count(&[rules.limit("login_account")], caller, seen).await?;
         }
         let user = self.accounts.update_user(&bearer, change, &origin).await?;
         let body = shapes::user(&user, self.audience(), self.accounts.clock.now());

@@ -1,5 +1,7 @@
 //! What the configuration says of the account endpoints.
 
+use std::collections::BTreeMap;
+
 use crate::config::{Config, Limits, Problem};
 use crate::limit::Rule;
 
@@ -7,32 +9,37 @@ use crate::limit::Rule;
 #[derive(Clone, Debug)]
 pub struct Rules {
     pub(super) signup_is_enabled: bool,
-    pub(super) signup: Rule,
-    pub(super) login: Rule,
-    pub(super) login_account: Rule,
-    pub(super) refresh: Rule,
+    limits: BTreeMap<&'static str, Rule>,
 }
 
 impl Rules {
-    /// Compiles `[signup]` and the four limits that are always there.
+    /// Compiles `[signup]` and the limits that are always there.
     ///
     /// # Errors
     /// What is wrong with the limits.
     pub fn compile(config: &Config) -> Result<Self, Vec<Problem>> {
+        let mut limits = BTreeMap::new();
         let mut problems = Vec::new();
-        let mut compiled = Limits::built_in().map(|(name, default)| {
+        for (name, default) in Limits::built_in() {
             let limit = config.limits.0.get(name).unwrap_or(&default);
-            Rule::compile(name, limit, config.counters.on_outage)
-                .map_err(|problem| problems.push(problem))
-                .ok()
-        });
-        let [signup, login, login_account, refresh] = compiled.each_mut().map(Option::take);
-        match (signup, login, login_account, refresh) {
-            (Some(signup), Some(login), Some(login_account), Some(refresh)) => {
-                let signup_is_enabled = config.signup.enabled;
-                Ok(Self { signup_is_enabled, signup, login, login_account, refresh })
+            match Rule::compile(name, limit, config.counters.on_outage) {
+                Ok(rule) => {
+                    limits.insert(name, rule);
+                }
+                Err(problem) => problems.push(problem),
             }
-            _ => Err(problems),
         }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        Ok(Self { signup_is_enabled: config.signup.enabled, limits })
+    }
+
+    /// A limit of [`Limits::built_in`].
+    ///
+    /// # Panics
+    /// When there is none of this name: names come from the code of endpoints only.
+    pub(super) fn limit(&self, name: &'static str) -> &Rule {
+        self.limits.get(name).expect("endpoints name limits that are built in")
     }
 }

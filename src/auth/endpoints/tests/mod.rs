@@ -307,5 +307,5 @@ fn rules_take_the_configured_limits_and_the_built_in_rest() {
     let strict = Limit { rate: Rate::new(1, 60), by: LimitBy::Ip, on_outage: None };
     config.limits.0.insert("login".to_owned(), strict);
     let rules = Rules::compile(&config).unwrap();
-    assert_eq!((rules.login.rate().limit, rules.signup.rate().limit), (1, 5));
+    assert_eq!((rules.limit("login").rate().limit, rules.limit("signup").rate().limit), (1, 5));
 }
