@@ -10,8 +10,11 @@ use http::header::{
 use http::{Response, StatusCode};
 use serde_json::json;
 
-/// GoTrue's clients send this to be told codes in bodies; it is sent back.
+/// GoTrue's clients send this with the date of the answers that they understand. Since the one date
+/// on which those changed, `code` holds the stable word; clients look for it there when the answer
+/// says so with that date.
 const API_VERSION: HeaderName = HeaderName::from_static("x-supabase-api-version");
+const CODES_SINCE: &str = "2024-01-01";
 
 /// A problem document, before it is written.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,11 +77,8 @@ impl Problem {
     }
 
     /// The answer to the request with this id, which sent this `X-Supabase-Api-Version`.
-    pub fn into_response(
-        self,
-        api_version: Option<HeaderValue>,
-        request_id: &str,
-    ) -> Response<Bytes> {
+    pub fn into_response(self, api_version: Option<&[u8]>, request_id: &str) -> Response<Bytes> {
+        let knows_codes = api_version.is_some_and(has_codes);
         let mut document = json!({
             "type": format!("urn:portcullis:problem:{}", self.code),
             "title": self.status.canonical_reason().unwrap_or("Error"),
@@ -97,7 +97,7 @@ impl Problem {
                     format!("urn:portcullis:request:{request_id}").into(),
                 );
             }
-            if api_version.is_some() {
+            if knows_codes {
                 members.insert("message".to_owned(), self.detail.clone().into());
             }
             if let Some((name, value)) = self.extra {
@@ -109,8 +109,8 @@ impl Problem {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(version) = api_version {
-            headers.insert(API_VERSION, version);
+        if knows_codes {
+            headers.insert(API_VERSION, HeaderValue::from_static(CODES_SINCE));
         }
         if self.close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -151,6 +151,20 @@ impl Problem {
             _ => 13,
         }
     }
+}
+
+/// Whether a version is a date, `YYYY-MM-DD`, from [`CODES_SINCE`] on.
+fn has_codes(version: &[u8]) -> bool {
+    let is_digit_or_dash = |(place, byte): (usize, &u8)| match place {
+        4 | 7 => *byte == b'-',
+        _ => byte.is_ascii_digit(),
+    };
+    let Ok(text) = std::str::from_utf8(version) else { return false };
+    text.len() == CODES_SINCE.len()
+        && version.iter().enumerate().all(is_digit_or_dash)
+        && text.parse::<jiff::civil::Date>().is_ok()
+        // Dates of this form are in the order of their texts.
+        && text >= CODES_SINCE
 }
 
 /// What `grpc-message` must not hold as it is.

@@ -610,14 +610,24 @@ async fn bodies_are_declared_json_of_at_most_16_kib() {
 }
 
 #[tokio::test]
-async fn the_clients_version_is_echoed_in_refusals() {
+async fn a_version_that_has_codes_is_answered_with_ours_in_refusals() {
     let (_upstream, gateway) = gateway().await;
     for target in ["/auth/user", "/private/a", "/unknown", "/auth/unknown"] {
-        let request = gateway.get(target).header("X-Supabase-Api-Version", "2024-01-01");
-        let refused = request.send().await;
-        assert_eq!(refused.header("x-supabase-api-version"), Some("2024-01-01"), "{target}");
-        let problem = refused.json();
-        assert_eq!(problem["message"], problem["detail"]);
+        for version in ["2024-01-01", "2024-02-29", "2031-12-31"] {
+            let request = gateway.get(target).header("X-Supabase-Api-Version", version);
+            let refused = request.send().await;
+            assert_eq!(refused.header("x-supabase-api-version"), Some("2024-01-01"), "{target}");
+            let problem = refused.json();
+            assert_eq!(problem["message"], problem["detail"]);
+        }
+        for version in
+            ["2023-12-31", "2024-02-30", "2024-1-1", "20240101", "x", "", "2024-01-01T00"]
+        {
+            let request = gateway.get(target).header("X-Supabase-Api-Version", version);
+            let refused = request.send().await;
+            assert!(!refused.headers.has("x-supabase-api-version"), "{target} {version}");
+            assert_eq!(refused.json().get("message"), None);
+        }
         let plain = gateway.get(target).send().await;
         assert!(!plain.headers.has("x-supabase-api-version"));
         assert_eq!(plain.json().get("message"), None);
