@@ -42,3 +42,17 @@ async fn every_endpoint_that_is_listed_answers() {
     }
     assert_eq!(upstream.count(), 0);
 }
+
+/// What is refused before any endpoint is reached has its code in the document, too.
+#[tokio::test]
+async fn refusals_before_an_endpoint_have_a_documented_code() {
+    let upstream = Upstream::echo().await;
+    let gateway = TestGateway::builder().upstream("app", &upstream).start().await;
+    for target in ["/auth/user%2Fx", "/auth/x/../user", "/auth//user"] {
+        let refused = gateway.get(target).send().await;
+        refused.expect_problem(400, "bad_request");
+    }
+    let codes = openapi::DOCUMENT.split("          enum:\n            - bad_json\n").nth(1);
+    let codes = codes.expect("the list of codes");
+    assert!(codes.lines().any(|line| line.trim() == "- bad_request"), "{codes}");
+}
