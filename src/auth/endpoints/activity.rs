@@ -43,7 +43,7 @@ impl Auth {
 
     async fn events(&self, request: AuthRequest, seen: &mut Seen) -> Result<AuthAnswer, AuthError> {
         let bearer = self.bearer(&request.headers, seen)?;
-        let limit = match request.parameter("limit")? {
+        let limit = match request.filled_parameter("limit")? {
             None => DEFAULT_PAGE,
             Some(text) => text
                 .parse()
@@ -53,7 +53,7 @@ impl Auth {
                     AuthError::ValidationFailed(format!("`limit` is a number from 1 to {MAX_PAGE}"))
                 })?,
         };
-        let before = match request.parameter("before")? {
+        let before = match request.filled_parameter("before")? {
             None => None,
             Some(text) => Some(Place::parse(&text).ok_or_else(|| {
                 AuthError::ValidationFailed("`before` is the `next` of another page".to_owned())

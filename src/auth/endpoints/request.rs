@@ -58,6 +58,12 @@ impl AuthRequest {
         }
         Ok(value)
     }
+
+    /// The same, of which an empty value is none: client libraries send `page=` and the like for
+    /// what nobody has set.
+    pub(super) fn filled_parameter(&self, name: &str) -> Result<Option<String>, AuthError> {
+        Ok(self.parameter(name)?.filter(|value| !value.is_empty()))
+    }
 }
 
 /// An answer to a request that was not refused.
