@@ -169,7 +169,7 @@ impl Fields {
         if body.len() > MAX_BODY_BYTES {
             return Err(InputError::TooLarge);
         }
-        if body.is_empty() && !headers.contains_key(header::CONTENT_TYPE) {
+        if body.is_empty() && may_be_absent(headers) {
             return Err(InputError::BadJson("it is empty".to_owned()));
         }
         if !is_json(headers) {
@@ -180,6 +180,18 @@ impl Fields {
             body.as_mut().zeroize();
         }
         fields
+    }
+
+    /// Reads a body where no field is required: an empty one has none. Client libraries declare
+    /// JSON also where they send nothing.
+    ///
+    /// # Errors
+    /// Those of [`Self::read`].
+    pub fn read_if_any(headers: &HeaderMap, body: Bytes) -> Result<Self, InputError> {
+        if body.is_empty() && may_be_absent(headers) {
+            return Ok(Self(JsonObject::new()));
+        }
+        Self::read(headers, body)
     }
 
     /// Reads the text of a JSON object.
@@ -252,6 +264,11 @@ impl Drop for Fields {
 
 fn invalid(sentence: &str) -> InputError {
     InputError::Invalid(sentence.to_owned())
+}
+
+/// Whether nothing is declared that an empty body is not.
+fn may_be_absent(headers: &HeaderMap) -> bool {
+    !headers.contains_key(header::CONTENT_TYPE) || is_json(headers)
 }
 
 /// Whether the one `Content-Type` is `application/json`, with or without parameters.
@@ -420,7 +437,10 @@ mod tests {
         ] {
             assert_eq!(read(types, "{}"), Err(InputError::UnsupportedMediaType), "{types:?}");
         }
-        assert_eq!(read(&[], ""), Err(InputError::BadJson("it is empty".to_owned())));
+        for types in [&[][..], &["application/json"]] {
+            assert_eq!(read(types, ""), Err(InputError::BadJson("it is empty".to_owned())));
+        }
+        assert_eq!(read(&["text/plain"], ""), Err(InputError::UnsupportedMediaType));
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
         let large = Bytes::from(vec![b' '; MAX_BODY_BYTES + 1]);

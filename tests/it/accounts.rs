@@ -574,6 +574,7 @@ async fn bodies_are_declared_json_of_at_most_16_kib() {
             expect_no_store(&refused);
         }
         for body in [
+            "",
             "{",
             "[]",
             "null",
@@ -632,6 +633,24 @@ async fn a_version_that_has_codes_is_answered_with_ours_in_refusals() {
         assert!(!plain.headers.has("x-supabase-api-version"));
         assert_eq!(plain.json().get("message"), None);
     }
+}
+
+/// Client libraries declare JSON on every request, also where they have nothing to say.
+#[tokio::test]
+async fn no_body_is_fine_where_no_field_is_needed() {
+    let (_upstream, gateway) = gateway().await;
+    let ann = gateway.sign_up("ann").await;
+    let bare = |method, target| gateway.request(method, target).bearer(&ann.token);
+    let declared = |method, target| bare(method, target).header("Content-Type", "application/json");
+    let user = gateway.get_as(&ann.token, "/auth/user").await.expect(200).json();
+    assert_eq!(declared("PUT", "/auth/user").send().await.expect(200).json(), user);
+    assert_eq!(bare("PUT", "/auth/user").send().await.expect(200).json(), user);
+    assert_eq!(declared("GET", "/auth/user").send().await.expect(200).json(), user);
+    for not_json in ["text/plain", "application/x-www-form-urlencoded"] {
+        let request = bare("PUT", "/auth/user").header("Content-Type", not_json);
+        request.send().await.expect_problem(415, "unsupported_media_type");
+    }
+    declared("POST", "/auth/logout").send().await.expect(204);
 }
 
 #[tokio::test]

@@ -126,7 +126,8 @@ impl Auth {
     ) -> Result<AuthAnswer, AuthError> {
         let bearer = self.bearer(&request.headers, seen)?;
         let origin = request.origin();
-        let change = input::UpdateUser::parse(Fields::read(&request.headers, request.body)?)?;
+        let change =
+            input::UpdateUser::parse(Fields::read_if_any(&request.headers, request.body)?)?;
         if change.password.is_some() || change.current_password.is_some() {
             // Whoever has stolen a token could guess the password here instead of at the login,
             // and whoever has any token could keep the hashing threads busy. Counted apart from
