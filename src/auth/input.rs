@@ -27,6 +27,9 @@ pub const MAX_METADATA_BYTES: usize = 2 * 1024;
 /// Why a request cannot be understood or is not acceptable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InputError {
+    /// A sign-up that names neither an e-mail address nor a phone number.
+    #[error("an e-mail address is needed")]
+    Anonymous,
     /// A body that is not declared as JSON.
     #[error("the content type must be application/json")]
     UnsupportedMediaType,
@@ -66,8 +69,12 @@ impl SignUp {
     /// Reads `{email, password, data?}`.
     ///
     /// # Errors
-    /// [`InputError::Invalid`] and [`InputError::Weak`].
+    /// [`InputError::Anonymous`], [`InputError::Invalid`] and [`InputError::Weak`].
     pub fn parse(mut fields: Fields, policy: &Policy) -> Result<Self, InputError> {
+        // What client libraries send for an account without a name, which there is none of here.
+        if ["email", "phone"].iter().all(|name| fields.is_blank(name)) {
+            return Err(InputError::Anonymous);
+        }
         let email = fields.email()?;
         let password = fields.required_text("password")?;
         if let Err(weakness) = policy.check(&password, Some(&email)) {
@@ -222,6 +229,15 @@ impl Fields {
         self.required_text("email")?
             .parse()
             .map_err(|_| invalid("`email` must be an e-mail address"))
+    }
+
+    /// Whether a field is absent, null or an empty text.
+    fn is_blank(&self, name: &str) -> bool {
+        match self.0.get(name) {
+            None | Some(Value::Null) => true,
+            Some(Value::String(text)) => text.is_empty(),
+            Some(_) => false,
+        }
     }
 
     fn required_text(&mut self, name: &str) -> Result<String, InputError> {
@@ -457,11 +473,18 @@ mod tests {
         assert_eq!(body.email.address(), "Ann@Example.com");
         assert_eq!(body.password.expose_secret(), " Plover42\0");
         assert_eq!(Value::Object(body.user_metadata), json!({"name": "Ann"}));
-        for bad in [
+        for nameless in [
             "{}",
-            r#"{"email":"ann@example.com"}"#,
             r#"{"password":"Plover42"}"#,
             r#"{"email":null,"password":"Plover42"}"#,
+            r#"{"email":"","phone":"","password":"Plover42"}"#,
+        ] {
+            assert_eq!(sign_up(nameless).err(), Some(InputError::Anonymous), "{nameless}");
+        }
+        for bad in [
+            r#"{"email":"ann@example.com"}"#,
+            r#"{"phone":"+491234","password":"Plover42"}"#,
+            r#"{"email":"","phone":1,"password":"Plover42"}"#,
             r#"{"email":"ann","password":"Plover42"}"#,
             r#"{"email":["ann@example.com"],"password":"Plover42"}"#,
             r#"{"email":"ann@example.com","password":12345678}"#,

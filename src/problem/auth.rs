@@ -14,6 +14,9 @@ use crate::identity::Rejection;
 pub(super) fn auth_problem(error: &AuthError) -> Problem {
     let refused = |status: StatusCode, detail: &str| Problem::new(status, error.code(), detail);
     match error {
+        AuthError::AnonymousProviderDisabled => {
+            refused(StatusCode::UNPROCESSABLE_ENTITY, "Signing up needs an e-mail address.")
+        }
         AuthError::BadJson(detail) => {
             refused(StatusCode::BAD_REQUEST, &format!("The body is not acceptable JSON: {detail}."))
         }

@@ -36,6 +36,7 @@ fn every_error() -> Vec<Error> {
         reasons: vec![Reason::Length, Reason::Characters],
     };
     let auth = vec![
+        AuthError::AnonymousProviderDisabled,
         AuthError::BadJson("it ends too early".to_owned()),
         AuthError::BadJwt(Rejection::Expired),
         AuthError::BodyTooLarge,

@@ -193,13 +193,10 @@ async fn refused_sign_ups() {
     }
     let large = "x".repeat(2100);
     for body in [
-        json!({}),
         json!({ "email": "bob@example.com" }),
-        json!({ "password": PASSWORD }),
+        json!({ "phone": "+491234", "password": PASSWORD }),
         json!({ "email": "bob", "password": PASSWORD }),
         json!({ "email": "bob@example", "password": PASSWORD }),
-        json!({ "email": "", "password": PASSWORD }),
-        json!({ "email": null, "password": PASSWORD }),
         json!({ "email": "bob@example.com\r\nBcc: x@example.com", "password": PASSWORD }),
         json!({ "email": "bob\u{0}@example.com", "password": PASSWORD }),
         json!({ "email": format!("{}@example.com", "b".repeat(260)), "password": PASSWORD }),
@@ -210,6 +207,16 @@ async fn refused_sign_ups() {
     ] {
         let refused = gateway.post_json("/auth/signup", &body).await;
         refused.expect_problem(422, "validation_failed");
+    }
+    for body in [
+        json!({}),
+        json!({ "data": {}, "gotrue_meta_security": {} }),
+        json!({ "password": PASSWORD }),
+        json!({ "email": "", "password": PASSWORD }),
+        json!({ "email": null, "phone": "", "password": PASSWORD }),
+    ] {
+        let refused = gateway.post_json("/auth/signup", &body).await;
+        refused.expect_problem(422, "anonymous_provider_disabled");
     }
     assert!(gateway.store().users(None, 10, None).await.expect("users").len() == 1);
     assert_eq!(upstream.count(), 0);

@@ -137,7 +137,7 @@ async fn account_events(gateway: &TestGateway, store: &Store) {
             "validation_failed",
             Some("no address"),
         ),
-        (json!({ "password": PASSWORD }), "validation_failed", None),
+        (json!({ "password": PASSWORD }), "anonymous_provider_disabled", None),
     ] {
         let answer = post(gateway, "/auth/signup", &body).await;
         let stored = of(store, EventKind::SignupFailed, &answer).await;

@@ -52,7 +52,9 @@ async fn refusals_before_an_endpoint_have_a_documented_code() {
         let refused = gateway.get(target).send().await;
         refused.expect_problem(400, "bad_request");
     }
-    let codes = openapi::DOCUMENT.split("          enum:\n            - bad_json\n").nth(1);
+    let codes = openapi::DOCUMENT
+        .split("          enum:\n            - anonymous_provider_disabled\n")
+        .nth(1);
     let codes = codes.expect("the list of codes");
     assert!(codes.lines().any(|line| line.trim() == "- bad_request"), "{codes}");
 }
