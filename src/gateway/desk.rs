@@ -523,7 +523,6 @@ fn refuse(record: &mut Record<'_>, failed: Failed) -> Response<Bytes> {
         problem.into_grpc_response()
     } else {
         let version = record.head.fields().first(Known::ApiVersion);
-        let version = version.and_then(|version| HeaderValue::from_bytes(version).ok());
         problem.into_response(version, record.request_id())
     };
     response.headers_mut().extend(headers);
