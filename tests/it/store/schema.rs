@@ -13,6 +13,9 @@ on_both![
     the_description_names_the_place,
 ];
 
+/// The last migration.
+const NEWEST: u32 = 3;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_empty_sqlite_file_is_behind_until_it_is_migrated() {
     behind_until_migrated(Home::empty_sqlite()).await;
@@ -25,7 +28,10 @@ async fn an_empty_postgres_database_is_behind_until_it_is_migrated() {
 
 async fn behind_until_migrated(home: Home) {
     let behind = home.store.check_schema().await;
-    assert!(matches!(behind, Err(StoreError::SchemaBehind { found: 0, needed: 1 })), "{behind:?}");
+    assert!(
+        matches!(behind, Err(StoreError::SchemaBehind { found: 0, needed: NEWEST })),
+        "{behind:?}"
+    );
     assert!(behind.unwrap_err().to_string().contains("portcullis migrate"));
 
     // Eight processes start at once.
@@ -37,14 +43,14 @@ async fn behind_until_migrated(home: Home) {
     for migrated in futures_util::future::join_all(migrating).await {
         applied += migrated.unwrap().unwrap();
     }
-    assert_eq!(applied, 1, "each migration was applied by one of them");
+    assert_eq!(applied, NEWEST as usize, "each migration was applied by one of them");
     home.store.check_schema().await.unwrap();
     home.store.ping().await.unwrap();
 }
 
 async fn migrating_again_changes_nothing(home: Home) {
     let again = home.store.migrate().await.unwrap();
-    assert_eq!((again.from, again.to, again.applied), (Some(1), 1, Vec::new()));
+    assert_eq!((again.from, again.to, again.applied), (Some(NEWEST), NEWEST, Vec::new()));
 }
 
 async fn a_newer_schema_is_refused(home: Home) {
@@ -55,7 +61,7 @@ async fn a_newer_schema_is_refused(home: Home) {
     .await;
     for refused in [home.store.check_schema().await, home.store.migrate().await.map(|_| ())] {
         assert!(
-            matches!(refused, Err(StoreError::SchemaAhead { found: 9999, known: 1 })),
+            matches!(refused, Err(StoreError::SchemaAhead { found: 9999, known: NEWEST })),
             "{refused:?}"
         );
     }

@@ -1,6 +1,6 @@
 //! Sessions: refresh, ending, what other gateways learn of it, pruning.
 
-use portcullis::model::{EndReason, EventKind, Outcome, TokenDigest, UserId};
+use portcullis::model::{AuthMethod, EndReason, EventKind, Outcome, Proof, TokenDigest, UserId};
 use portcullis::store::{Refresh, RevocationCursor, Rotation, Sessions};
 
 use super::{DAY, HOUR, Home, at, event, given, hash, login, on_both, rotation};
@@ -15,6 +15,7 @@ on_both![
     ended_sessions_reach_other_gateways,
     a_rotation_and_an_end_at_once_agree,
     living_sessions_are_listed_and_touched,
+    sessions_from_before_there_were_links_began_with_a_password,
     pruning_deletes_what_is_long_over,
 ];
 
@@ -255,6 +256,15 @@ async fn living_sessions_are_listed_and_touched(home: Home) {
     let seen = async |id| home.store.session(&id).await.unwrap().unwrap().last_seen_at;
     assert_eq!(seen(one).await, at(70));
     assert_eq!(seen(two).await, at(DAY), "never backwards");
+}
+
+async fn sessions_from_before_there_were_links_began_with_a_password(home: Home) {
+    let (ann, first) = home.user("ann").await;
+    home.sql("UPDATE sessions SET methods = '[]'").await;
+    let session = home.store.session(&first.session.id).await.unwrap().unwrap();
+    assert_eq!(session.methods, [Proof::new(AuthMethod::Password, session.created_at)]);
+    let living = home.store.sessions_of(&ann, at(1)).await.unwrap();
+    assert_eq!(living, [session]);
 }
 
 async fn pruning_deletes_what_is_long_over(home: Home) {
