@@ -14,7 +14,8 @@
 //! L1  identity     who is calling           wire      client connections, time limits, heads
 //!     limit        rate limits              store     users, sessions, keys, events
 //!     events       events of proxied routes
-//! L0  message      heads, fields, framing    config  model  clock  telemetry
+//! L0  message      heads, fields, framing    outgoing  our own requests to others
+//!     config  model  clock  telemetry
 //! ```
 //!
 //! A file imports from its own folder or from a lower layer. `proxy` and `auth` never import each
@@ -42,6 +43,7 @@ pub mod identity;
 pub mod limit;
 pub mod message;
 pub mod model;
+pub mod outgoing;
 pub mod problem;
 pub mod proxy;
 pub mod reload;
