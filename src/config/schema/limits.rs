@@ -1,0 +1,72 @@
+//! `[limits]`: named rate limits.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::OnOutage;
+use crate::config::units::Rate;
+
+/// `[limits]`: the four built-in ones and any number of named ones for routes.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(transparent)]
+pub struct Limits(pub BTreeMap<String, Limit>);
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self(Self::built_in().into_iter().map(|(n, l)| (n.to_owned(), l)).collect())
+    }
+}
+
+impl Limits {
+    /// The limits that exist without being written: sign-up and login per address, login per
+    /// account, refresh per address.
+    pub fn built_in() -> [(&'static str, Limit); 4] {
+        let limit = |n, seconds, by| Limit { rate: Rate::new(n, seconds), by, on_outage: None };
+        [
+            ("signup", limit(5, 60, LimitBy::Ip)),
+            ("login", limit(5, 60, LimitBy::Ip)),
+            ("login_account", limit(20, 3600, LimitBy::Account)),
+            ("refresh", limit(30, 60, LimitBy::Ip)),
+        ]
+    }
+}
+
+/// One entry of `[limits]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limit {
+    /// How many in which time, for example `"5/minute"`.
+    pub rate: Rate,
+    /// What is counted apart.
+    pub by: LimitBy,
+    /// Overrides `counters.on_outage`.
+    #[serde(default)]
+    pub on_outage: Option<OnOutage>,
+}
+
+/// What a limit counts apart.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum LimitBy {
+    /// The e-mail address tried, known or not.
+    Account,
+    /// The client address (IPv6: its /64).
+    Ip,
+    /// One count for the whole route.
+    Route,
+    /// The token's subject; the client address when anonymous.
+    User,
+}
+
+impl LimitBy {
+    /// The word in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Account => "account",
+            Self::Ip => "ip",
+            Self::Route => "route",
+            Self::User => "user",
+        }
+    }
+}

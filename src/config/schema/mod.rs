@@ -1,0 +1,85 @@
+//! The configuration as operators write it: one file a section, one struct per TOML table, every
+//! field with its default, unit and effect. Nothing here is checked against anything else; that is
+//! the work of the modules that compile a table into its working form.
+//!
+//! *(restart)* marks keys, or whole tables, that only a restart takes; a reload takes all others.
+//! [`restart`](super::restart) has the same list.
+
+mod admin;
+mod expectations;
+mod headers;
+mod issuers;
+mod limits;
+mod log;
+mod passwords;
+mod routes;
+mod server;
+mod storage;
+mod tokens;
+mod upstreams;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+pub use admin::*;
+pub use expectations::*;
+pub use headers::*;
+pub use issuers::*;
+pub use limits::*;
+pub use log::*;
+pub use passwords::*;
+pub use routes::*;
+pub use server::*;
+pub use storage::*;
+pub use tokens::*;
+pub use upstreams::*;
+
+/// The whole configuration.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Public listeners and limits of a connection.
+    pub server: Server,
+    /// The listener for probes and metrics.
+    pub admin: Admin,
+    /// Taking a changed configuration while running.
+    pub reload: Reload,
+    /// Where users, sessions and events live.
+    pub storage: Storage,
+    /// Where rate counters live.
+    pub counters: Counters,
+    /// Access and refresh tokens that this gateway issues.
+    pub tokens: Tokens,
+    /// Who may create an account.
+    pub signup: Signup,
+    /// Password rule and hashing cost.
+    pub passwords: Passwords,
+    /// Named rate limits.
+    pub limits: Limits,
+    /// Names of the headers that carry the identity to upstreams.
+    pub identity_headers: IdentityHeaders,
+    /// Cross-origin requests.
+    pub cors: Cors,
+    /// Access log and diagnostics.
+    pub log: Log,
+    /// Other parties whose access tokens are accepted.
+    pub issuers: Vec<Issuer>,
+    /// The APIs behind the gateway, by name.
+    pub upstreams: BTreeMap<String, Upstream>,
+    /// Which request goes where, and who may make it.
+    pub routes: Vec<Route>,
+    /// Requests with their expected decision, checked by `check`, before start and before a reload.
+    pub tests: Vec<Test>,
+}
+
+impl Config {
+    /// The files whose content is part of the configuration, though it only names them: what
+    /// compiling it reads.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let keys = self.issuers.iter().map(|issuer| &issuer.key_file);
+        let tls = self.upstreams.values().map(|upstream| &upstream.tls);
+        keys.chain(tls.flat_map(|tls| [&tls.ca, &tls.certificate, &tls.private_key]).flatten())
+    }
+}
