@@ -13,7 +13,7 @@
 //!     auth         the account endpoints
 //! L1  identity     who is calling           wire      client connections, time limits, heads
 //!     limit        rate limits              store     users, sessions, keys, events
-//!     events       events of proxied routes
+//!     events           events of proxied routes  mail     letters to users
 //! L0  message      heads, fields, framing    outgoing  our own requests to others
 //!     config  model  clock  telemetry
 //! ```
@@ -41,6 +41,7 @@ pub mod events;
 pub mod gateway;
 pub mod identity;
 pub mod limit;
+pub mod mail;
 pub mod message;
 pub mod model;
 pub mod outgoing;

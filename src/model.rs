@@ -1,6 +1,8 @@
 //! The nouns: users, sessions, tokens at rest, events. Plain values that every room may hold;
 //! they know neither HTTP nor SQL.
 
+mod letter;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -11,6 +13,7 @@ use serde_json::{Map, Value};
 use unicode_normalization::UnicodeNormalization;
 use uuid::Uuid;
 
+pub use self::letter::LetterKind;
 use crate::config::Algorithm;
 
 /// A JSON object.
