@@ -1,7 +1,7 @@
 //! The nouns: users, sessions, tokens at rest, events. Plain values that every room may hold;
 //! they know neither HTTP nor SQL.
 
-mod letter;
+mod template;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use unicode_normalization::UnicodeNormalization;
 use uuid::Uuid;
 
-pub use self::letter::LetterKind;
+pub use self::template::Template;
 use crate::config::Algorithm;
 
 /// A JSON object.

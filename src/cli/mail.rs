@@ -6,8 +6,8 @@ use serde_json::Value;
 use super::{Context, Failure};
 use crate::clock::Clock;
 use crate::config::{Config, Loaded};
-use crate::mail::{Code, Letter, Link, Mailer, Outlook};
-use crate::model::{Email, JsonObject, LetterKind, uuid_v7};
+use crate::mail::{Code, Dispatch, Link, Mailer, Outlook};
+use crate::model::{Email, JsonObject, Template, uuid_v7};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -26,13 +26,13 @@ enum Command {
         address: Email,
         /// Which letter to send, with sample values
         #[arg(long, default_value = "test", value_parser = kinds())]
-        letter: LetterKind,
+        letter: Template,
     },
 }
 
-fn kinds() -> impl clap::builder::TypedValueParser<Value = LetterKind> {
-    PossibleValuesParser::new(LetterKind::ALL.map(LetterKind::name))
-        .try_map(|name| LetterKind::from_name(&name).ok_or("there is no such letter"))
+fn kinds() -> impl clap::builder::TypedValueParser<Value = Template> {
+    PossibleValuesParser::new(Template::ALL.map(Template::name))
+        .try_map(|name| Template::from_name(&name).ok_or("there is no such letter"))
 }
 
 pub(super) fn run(context: &Context, args: Args) -> Result<(), Failure> {
@@ -61,7 +61,7 @@ pub(super) fn run(context: &Context, args: Args) -> Result<(), Failure> {
 }
 
 /// A letter as its reader would get it, but for what is secret in it.
-fn sample(config: &Config, to: Email, kind: LetterKind, now: jiff::Timestamp) -> Letter {
+fn sample(config: &Config, to: Email, kind: Template, now: jiff::Timestamp) -> Dispatch {
     let site = config.site_url().unwrap_or_default();
     let link = Link {
         url: format!("{site}{}/verify?token=sample", config.server.auth_prefix),
@@ -70,7 +70,7 @@ fn sample(config: &Config, to: Email, kind: LetterKind, now: jiff::Timestamp) ->
     };
     let code = Code { digits: "000000".to_owned(), lifetime: std::time::Duration::from_mins(10) };
     let other = || kind.has_addresses().then(|| "somebody@example.com".to_owned());
-    Letter {
+    Dispatch {
         id: uuid_v7(now),
         kind,
         link: kind.has_link().then_some(link),

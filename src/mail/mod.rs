@@ -26,7 +26,7 @@ use self::smtp::Smtp;
 use self::templates::{Templates, Texts, Values, in_words};
 use self::webhook::Webhook;
 use crate::config::{Config, Mail, MailTransport, Problem};
-use crate::model::{Email, JsonObject, LetterKind};
+use crate::model::{Email, JsonObject, Template};
 use crate::outgoing::signature::SigningSecret;
 use crate::outgoing::{Client, Endpoint, tls};
 use crate::telemetry;
@@ -61,14 +61,14 @@ struct Site {
     host: String,
 }
 
-/// One letter to one address. Links, codes and addresses must be there as [`LetterKind`] says, else
+/// One letter to one address. Links, codes and addresses must be there as [`Template`] says, else
 /// it is not sent.
 #[derive(Clone)]
-pub struct Letter {
+pub struct Dispatch {
     /// The same for every attempt.
     pub id: Uuid,
     /// What it is about.
-    pub kind: LetterKind,
+    pub kind: Template,
     /// Whom it is to.
     pub to: Email,
     /// What its reader may follow.
@@ -176,7 +176,7 @@ impl Mailer {
     ///
     /// # Errors
     /// It did not leave; see [`SendError::outlook`].
-    pub async fn send(&self, letter: &Letter, now: Timestamp) -> Result<Receipt, SendError> {
+    pub async fn send(&self, letter: &Dispatch, now: Timestamp) -> Result<Receipt, SendError> {
         if !letter.is_whole() {
             let what = format!("the letter {} lacks what it is for", letter.kind.name());
             return Err(SendError::give_up(what, &""));
@@ -204,7 +204,7 @@ impl Mailer {
         }
     }
 
-    fn write(&self, letter: &Letter) -> Result<Texts, SendError> {
+    fn write(&self, letter: &Dispatch) -> Result<Texts, SendError> {
         let (link, code) = (letter.link.as_ref(), letter.code.as_ref());
         let minutes = |lifetime: Duration| lifetime.as_secs() / 60;
         let values = Values {
@@ -292,7 +292,7 @@ fn shown(text: &str) -> String {
     printable.take(MAX_WORDS).collect::<String>().trim().to_owned()
 }
 
-impl Letter {
+impl Dispatch {
     /// Whether it holds all that its texts may speak of.
     fn is_whole(&self) -> bool {
         let kind = self.kind;
@@ -302,9 +302,9 @@ impl Letter {
     }
 }
 
-impl fmt::Debug for Letter {
+impl fmt::Debug for Dispatch {
     /// Links and codes let people in.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Letter({}, {})", self.id, self.kind.name())
+        write!(f, "Dispatch({}, {})", self.id, self.kind.name())
     }
 }

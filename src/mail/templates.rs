@@ -3,7 +3,7 @@
 //! mistake in its text when somebody waits for it.
 //!
 //! ```text
-//! NAME.subject.txt  NAME.txt  NAME.html     a letter's texts, see LetterKind
+//! NAME.subject.txt  NAME.txt  NAME.html     a letter's texts, see Template
 //! _NAME.txt  _NAME.html                     parts that they extend or include
 //! ```
 //!
@@ -19,7 +19,7 @@ use minijinja::{Environment, Error, UndefinedBehavior};
 use serde::Serialize;
 
 use crate::config::template_files;
-use crate::model::{JsonObject, LetterKind};
+use crate::model::{JsonObject, Template};
 
 /// Longest file of a text; the longest letters that people write by hand have a tenth of it.
 const MAX_FILE_BYTES: u64 = 256 << 10;
@@ -41,7 +41,7 @@ const BUILT_IN: &[(&str, &str)] = built_in! {
     "_end.txt" "_layout.html" "_proof.html" "_proof.txt"
     "already_registered.html" "already_registered.subject.txt" "already_registered.txt"
     "confirmation.html" "confirmation.subject.txt" "confirmation.txt"
-    "email_change.html" "email_change.subject.txt" "email_change.txt"
+    "email_change_new.html" "email_change_new.subject.txt" "email_change_new.txt"
     "email_change_current.html" "email_change_current.subject.txt" "email_change_current.txt"
     "email_changed.html" "email_changed.subject.txt" "email_changed.txt"
     "invite.html" "invite.subject.txt" "invite.txt"
@@ -57,7 +57,7 @@ pub(super) struct Templates {
     environment: Environment<'static>,
 }
 
-/// What texts may say. A letter has those of its kind ([`LetterKind::has_link`] and others).
+/// What texts may say. A letter has those of its kind ([`Template::has_link`] and others).
 #[derive(Clone, Serialize)]
 pub(super) struct Values<'a> {
     /// Whom the letter is to.
@@ -159,7 +159,7 @@ impl Templates {
     ///
     /// # Errors
     /// A text says something that this letter does not have, or becomes too long.
-    pub(super) fn write(&self, kind: LetterKind, values: &Values<'_>) -> Result<Texts, TextError> {
+    pub(super) fn write(&self, kind: Template, values: &Values<'_>) -> Result<Texts, TextError> {
         let values = Value::from(Serde(values));
         let [subject, text, html] = kind.files().map(|name| {
             let written = self.render(&name, &values).map_err(|error| {
@@ -182,7 +182,7 @@ impl Templates {
 
     fn try_all(&self, site_url: &str, files: &BTreeMap<String, PathBuf>, wrong: &mut Vec<String>) {
         let nothing = JsonObject::new();
-        for kind in LetterKind::ALL {
+        for kind in Template::ALL {
             let values = Value::from(Serde(sample(kind, site_url, &nothing)));
             for (index, name) in kind.files().iter().enumerate() {
                 match self.render(name, &values) {
@@ -210,9 +210,9 @@ fn add(
     let Some(name) = file.file_name().and_then(|name| name.to_str()) else {
         return Err(format!("{shown}: the name is not UTF-8 text"));
     };
-    let is_letter = LetterKind::ALL.into_iter().any(|kind| kind.files().iter().any(|f| f == name));
+    let is_letter = Template::ALL.into_iter().any(|kind| kind.files().iter().any(|f| f == name));
     if !is_letter && !name.starts_with('_') {
-        let kinds = LetterKind::ALL.map(LetterKind::name).join(", ");
+        let kinds = Template::ALL.map(Template::name).join(", ");
         return Err(format!(
             "{shown}: there is no such letter. NAME.subject.txt, NAME.txt and NAME.html are the texts \
              of {kinds}; parts of your own begin with `_`"
@@ -278,7 +278,7 @@ pub(super) fn in_words(time: std::time::Duration) -> String {
 }
 
 /// Values of a letter that nobody gets.
-fn sample<'a>(kind: LetterKind, site_url: &'a str, data: &'a JsonObject) -> Values<'a> {
+fn sample<'a>(kind: Template, site_url: &'a str, data: &'a JsonObject) -> Values<'a> {
     Values {
         email: "somebody@example.com",
         site_url,
@@ -313,14 +313,14 @@ mod tests {
         (Templates::compile(Some(folder.path()), SITE), folder)
     }
 
-    fn written(templates: &Templates, kind: LetterKind, data: &JsonObject) -> Texts {
+    fn written(templates: &Templates, kind: Template, data: &JsonObject) -> Texts {
         templates.write(kind, &sample(kind, SITE, data)).expect("a letter")
     }
 
     #[test]
     fn the_built_in_letters_hold_what_they_are_for() {
         let templates = Templates::compile(None, SITE).unwrap_or_else(|wrong| panic!("{wrong:?}"));
-        for kind in LetterKind::ALL {
+        for kind in Template::ALL {
             let Texts { subject, text, html } = written(&templates, kind, &JsonObject::new());
             assert!(subject.contains("example.com") && !subject.contains("{"), "{subject}");
             // A code in a subject shows on a locked screen.
@@ -350,7 +350,7 @@ mod tests {
     #[test]
     fn a_link_is_alone_on_its_line() {
         let templates = Templates::compile(None, SITE).unwrap_or_else(|wrong| panic!("{wrong:?}"));
-        let text = written(&templates, LetterKind::Recovery, &JsonObject::new()).text;
+        let text = written(&templates, Template::Recovery, &JsonObject::new()).text;
         assert!(
             text.lines().any(|l| l == "https://example.com/auth/verify?token=sample"),
             "{text}"
@@ -370,11 +370,11 @@ mod tests {
         ]);
         let templates = templates.unwrap_or_else(|wrong| panic!("{wrong:?}"));
         let Texts { subject, text, html } =
-            written(&templates, LetterKind::Recovery, &JsonObject::new());
+            written(&templates, Template::Recovery, &JsonObject::new());
         assert_eq!(subject, "Neues Passwort");
         assert_eq!(html, "<b>012345</b><i>https:&#x2f;&#x2f;app.example.com</i>");
         assert!(text.contains("has asked for a new password"), "{text}");
-        let other = written(&templates, LetterKind::Invite, &JsonObject::new()).html;
+        let other = written(&templates, Template::Invite, &JsonObject::new()).html;
         assert!(other.starts_with("ours "), "{other}");
     }
 
@@ -395,11 +395,11 @@ mod tests {
         let templates = templates.unwrap_or_else(|wrong| panic!("{wrong:?}"));
         let name = "<script>\r\nBcc: x@example.com {{ site_url }}";
         let data = JsonObject::from_iter([("name".to_owned(), name.into())]);
-        let texts = written(&templates, LetterKind::Test, &data);
+        let texts = written(&templates, Template::Test, &data);
         assert_eq!(texts.subject, "For <script> Bcc: x@example.com {{ site_url }}");
         assert_eq!(texts.html.trim(), "<p>&lt;script&gt;\r\nBcc: x@example.com {{ site_url }}</p>");
         let long = JsonObject::from_iter([("name".to_owned(), "x".repeat(MAX_TEXT_BYTES).into())]);
-        let error = templates.write(LetterKind::Test, &sample(LetterKind::Test, SITE, &long));
+        let error = templates.write(Template::Test, &sample(Template::Test, SITE, &long));
         assert!(error.is_err());
     }
 

@@ -26,8 +26,8 @@ fn smtp(url: &str, more: &str) -> String {
     format!("[mail]\ntransport = \"smtp\"\nfrom = \"a@example.com\"\nurl = \"{url}\"\n{more}")
 }
 
-fn letter(kind: LetterKind) -> Letter {
-    Letter {
+fn letter(kind: Template) -> Dispatch {
+    Dispatch {
         id: "018f2d3e-0000-7000-8000-000000000001".parse().expect("a UUID"),
         kind,
         to: "ann@example.org".parse().expect("an address"),
@@ -76,7 +76,7 @@ async fn told(answers: &[&str], timeout: &str) -> (String, Result<Receipt, SendE
     let (listener, address) = listen().await;
     let url = format!("smtp://{address}?tls=none");
     let mailer = mailer(&smtp(&url, &format!("timeout = \"{timeout}\"")));
-    let letter = letter(LetterKind::Test);
+    let letter = letter(Template::Test);
     let serving = async {
         let (stream, _) = listener.accept().await.expect("a connection");
         converse(stream, answers, true).await
@@ -182,7 +182,7 @@ async fn over_tls(
     let (listener, address) = listen().await;
     let url = format!("{scheme}://ann:s3cr%40t@localhost:{}", address.port());
     let mailer = mailer(&smtp(&url, &format!("ca = {:?}\ntimeout = \"10s\"", certificate.ca)));
-    let letter = letter(LetterKind::Test);
+    let letter = letter(Template::Test);
     let serving = async {
         let (stream, _) = listener.accept().await.expect("a connection");
         serve(stream).await
@@ -318,7 +318,7 @@ fn what_is_wrong_with_the_configuration_is_told_without_its_secrets() {
 #[tokio::test]
 async fn a_letter_without_what_it_is_for_is_not_sent() {
     let mailer = mailer(&smtp("smtps://127.0.0.1:1", ""));
-    for kind in LetterKind::ALL.into_iter().filter(|kind| *kind != LetterKind::Test) {
+    for kind in Template::ALL.into_iter().filter(|kind| *kind != Template::Test) {
         let is_bare = !(kind.has_code() || kind.has_addresses());
         let error = mailer.send(&letter(kind), now()).await.err().expect("nobody listens there");
         let expected = if is_bare { Outlook::Later } else { Outlook::Never };
@@ -347,7 +347,7 @@ async fn what_a_webhook_says_decides() {
             "[mail]\ntransport = \"webhook\"\n[mail.webhook]\nurl = \"http://{address}/\"\n\
              secret = \"whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\""
         ));
-        let letter = letter(LetterKind::Test);
+        let letter = letter(Template::Test);
         let serving = async {
             let (mut stream, _) = listener.accept().await.expect("a connection");
             let mut seen = Vec::new();

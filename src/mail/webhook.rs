@@ -10,8 +10,8 @@ use http::{HeaderValue, Method, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Letter, Receipt, SendError};
-use crate::model::LetterKind;
+use super::{Dispatch, Receipt, SendError};
+use crate::model::Template;
 use crate::outgoing::signature::SigningSecret;
 use crate::outgoing::{Bounds, Client, Endpoint};
 use crate::telemetry;
@@ -30,7 +30,7 @@ impl Webhook {
     /// Hands a letter over within `patience`.
     pub(super) async fn send(
         &self,
-        letter: &Letter,
+        letter: &Dispatch,
         site_url: &str,
         now: Timestamp,
         patience: Duration,
@@ -64,11 +64,11 @@ impl Webhook {
 
 /// What the receiver gets. With two letters for a change of address, it gets two such bodies.
 /// Supabase's has the new address's link in `token_hash` and the current one's in `token_hash_new`.
-fn body(letter: &Letter, site_url: &str) -> Value {
+fn body(letter: &Dispatch, site_url: &str) -> Value {
     let code = letter.code.as_ref().map_or("", |code| &code.digits);
     let hash = letter.link.as_ref().map_or("", |link| &link.token_hash);
     let (hash, hash_new) =
-        if letter.kind == LetterKind::EmailChangeCurrent { ("", hash) } else { (hash, "") };
+        if letter.kind == Template::EmailChangeCurrent { ("", hash) } else { (hash, "") };
     json!({
         "to": letter.to.address(),
         "letter": letter.kind.name(),
@@ -87,17 +87,17 @@ fn body(letter: &Letter, site_url: &str) -> Value {
 }
 
 /// The word that Supabase has for a letter; for others one in its manner.
-fn action(kind: LetterKind) -> &'static str {
+fn action(kind: Template) -> &'static str {
     match kind {
-        LetterKind::Confirmation => "signup",
-        LetterKind::Invite => "invite",
-        LetterKind::Recovery => "recovery",
-        LetterKind::MagicLink => "magiclink",
-        LetterKind::EmailChange | LetterKind::EmailChangeCurrent => "email_change",
-        LetterKind::Reauthentication => "reauthentication",
-        LetterKind::AlreadyRegistered => "already_registered_notification",
-        LetterKind::PasswordChanged => "password_changed_notification",
-        LetterKind::EmailChanged => "email_changed_notification",
-        LetterKind::Test => "test",
+        Template::Confirmation => "signup",
+        Template::Invite => "invite",
+        Template::Recovery => "recovery",
+        Template::MagicLink => "magiclink",
+        Template::EmailChangeNew | Template::EmailChangeCurrent => "email_change",
+        Template::Reauthentication => "reauthentication",
+        Template::AlreadyRegistered => "already_registered_notification",
+        Template::PasswordChanged => "password_changed_notification",
+        Template::EmailChanged => "email_changed_notification",
+        Template::Test => "test",
     }
 }

@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 use crate::config::units::Interval;
-use crate::model::LetterKind;
+use crate::model::Template;
 
 /// `[mail]` *(restart)*; the files in `templates` and `ca` are read again by a reload.
 #[derive(Clone, Debug, Deserialize)]
@@ -56,7 +56,7 @@ impl Mail {
     pub(crate) fn files(&self) -> impl Iterator<Item = PathBuf> {
         let folder = self.templates.as_deref();
         let texts = folder.into_iter().flat_map(|folder| {
-            let possible = LetterKind::ALL.into_iter().flat_map(LetterKind::files);
+            let possible = Template::ALL.into_iter().flat_map(Template::files);
             let possible: BTreeSet<_> = possible.map(|name| folder.join(name)).collect();
             possible.into_iter().chain(template_files(folder).unwrap_or_default())
         });

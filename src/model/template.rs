@@ -1,11 +1,8 @@
-//! What the gateway writes letters about.
+//! The texts of letters: which there are, and what each may speak of.
 
-use serde::{Deserialize, Serialize};
-
-/// What a letter is about; each has its texts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LetterKind {
+/// Which text a letter has: what it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Template {
     /// Prove the address of a new account.
     Confirmation,
     /// An administrator has made an account for the address.
@@ -15,7 +12,7 @@ pub enum LetterKind {
     /// Log in without a password.
     MagicLink,
     /// Prove the address that an account shall have: to that address.
-    EmailChange,
+    EmailChangeNew,
     /// Agree that an account shall have another address: to the address that it has.
     EmailChangeCurrent,
     /// Prove once more who is there.
@@ -30,14 +27,14 @@ pub enum LetterKind {
     Test,
 }
 
-impl LetterKind {
+impl Template {
     /// All of them.
     pub const ALL: [Self; 11] = [
         Self::Confirmation,
         Self::Invite,
         Self::Recovery,
         Self::MagicLink,
-        Self::EmailChange,
+        Self::EmailChangeNew,
         Self::EmailChangeCurrent,
         Self::Reauthentication,
         Self::AlreadyRegistered,
@@ -46,14 +43,14 @@ impl LetterKind {
         Self::Test,
     ];
 
-    /// The word in names of files, in the database and on the command line.
+    /// The word in names of files and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Confirmation => "confirmation",
             Self::Invite => "invite",
             Self::Recovery => "recovery",
             Self::MagicLink => "magic_link",
-            Self::EmailChange => "email_change",
+            Self::EmailChangeNew => "email_change_new",
             Self::EmailChangeCurrent => "email_change_current",
             Self::Reauthentication => "reauthentication",
             Self::AlreadyRegistered => "already_registered",
@@ -85,7 +82,7 @@ impl LetterKind {
             | Self::Invite
             | Self::Recovery
             | Self::MagicLink
-            | Self::EmailChange
+            | Self::EmailChangeNew
             | Self::EmailChangeCurrent
             | Self::Reauthentication => true,
             Self::AlreadyRegistered | Self::PasswordChanged | Self::EmailChanged | Self::Test => {
@@ -96,7 +93,7 @@ impl LetterKind {
 
     /// Whether it names an old and a new address.
     pub fn has_addresses(self) -> bool {
-        matches!(self, Self::EmailChange | Self::EmailChangeCurrent | Self::EmailChanged)
+        matches!(self, Self::EmailChangeNew | Self::EmailChangeCurrent | Self::EmailChanged)
     }
 }
 
@@ -105,11 +102,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_is_the_word_in_stored_letters() {
-        for kind in LetterKind::ALL {
-            assert_eq!(serde_json::to_value(kind).expect("a word"), kind.name());
-            assert_eq!(LetterKind::from_name(kind.name()), Some(kind));
+    fn names_tell_texts_apart() {
+        for template in Template::ALL {
+            assert_eq!(Template::from_name(template.name()), Some(template));
         }
-        assert_eq!(LetterKind::from_name("Confirmation"), None);
+        assert_eq!(Template::from_name("Confirmation"), None);
+        assert_eq!(Template::Test.files(), ["test.subject.txt", "test.txt", "test.html"]);
     }
 }
