@@ -1,4 +1,4 @@
-//! Every way an account request can fail, without HTTP: `problem.rs` gives each its status and
+//! Every way an account request can fail, without HTTP: `problem/auth.rs` gives each its status and
 //! its words. A failure that a client may see has a stable code; what went wrong inside is a
 //! source, for the log only.
 
@@ -17,6 +17,9 @@ use crate::model::{SessionId, UserId};
 /// Why an account request was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
+    /// A sign-up that names neither an e-mail address nor a phone number.
+    #[error("signing up needs an address")]
+    AnonymousProviderDisabled,
     /// A body that is not one strict JSON object; the words repeat nothing of it.
     #[error("the body is not acceptable JSON: {0}")]
     BadJson(String),
@@ -115,6 +118,7 @@ pub enum AuthError {
 impl AuthError {
     /// Every code, sorted.
     pub const CODES: &'static [&'static str] = &[
+        "anonymous_provider_disabled",
         "bad_json",
         "bad_jwt",
         "body_too_large",
@@ -157,6 +161,7 @@ impl AuthError {
     /// The stable word for programs.
     pub fn code(&self) -> &'static str {
         match self {
+            Self::AnonymousProviderDisabled => "anonymous_provider_disabled",
             Self::BadJson(_) => "bad_json",
             Self::BadJwt(_) => "bad_jwt",
             Self::BodyTooLarge => "body_too_large",
@@ -190,6 +195,7 @@ impl AuthError {
 impl From<InputError> for AuthError {
     fn from(error: InputError) -> Self {
         match error {
+            InputError::Anonymous => Self::AnonymousProviderDisabled,
             InputError::UnsupportedMediaType => Self::UnsupportedMediaType,
             InputError::TooLarge => Self::BodyTooLarge,
             InputError::BadJson(words) => Self::BadJson(words),

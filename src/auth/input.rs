@@ -27,6 +27,9 @@ pub const MAX_METADATA_BYTES: usize = 2 * 1024;
 /// Why a request cannot be understood or is not acceptable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InputError {
+    /// A sign-up that names neither an e-mail address nor a phone number.
+    #[error("an e-mail address is needed")]
+    Anonymous,
     /// A body that is not declared as JSON.
     #[error("the content type must be application/json")]
     UnsupportedMediaType,
@@ -66,8 +69,12 @@ impl SignUp {
     /// Reads `{email, password, data?}`.
     ///
     /// # Errors
-    /// [`InputError::Invalid`] and [`InputError::Weak`].
+    /// [`InputError::Anonymous`], [`InputError::Invalid`] and [`InputError::Weak`].
     pub fn parse(mut fields: Fields, policy: &Policy) -> Result<Self, InputError> {
+        // What client libraries send for an account without a name, which there is none of here.
+        if ["email", "phone"].iter().all(|name| fields.is_blank(name)) {
+            return Err(InputError::Anonymous);
+        }
         let email = fields.email()?;
         let password = fields.required_text("password")?;
         if let Err(weakness) = policy.check(&password, Some(&email)) {
@@ -169,7 +176,7 @@ impl Fields {
         if body.len() > MAX_BODY_BYTES {
             return Err(InputError::TooLarge);
         }
-        if body.is_empty() && !headers.contains_key(header::CONTENT_TYPE) {
+        if body.is_empty() && may_be_absent(headers) {
             return Err(InputError::BadJson("it is empty".to_owned()));
         }
         if !is_json(headers) {
@@ -180,6 +187,18 @@ impl Fields {
             body.as_mut().zeroize();
         }
         fields
+    }
+
+    /// Reads a body where no field is required: an empty one has none. Client libraries declare
+    /// JSON also where they send nothing.
+    ///
+    /// # Errors
+    /// Those of [`Self::read`].
+    pub fn read_if_any(headers: &HeaderMap, body: Bytes) -> Result<Self, InputError> {
+        if body.is_empty() && may_be_absent(headers) {
+            return Ok(Self(JsonObject::new()));
+        }
+        Self::read(headers, body)
     }
 
     /// Reads the text of a JSON object.
@@ -210,6 +229,15 @@ impl Fields {
         self.required_text("email")?
             .parse()
             .map_err(|_| invalid("`email` must be an e-mail address"))
+    }
+
+    /// Whether a field is absent, null or an empty text.
+    fn is_blank(&self, name: &str) -> bool {
+        match self.0.get(name) {
+            None | Some(Value::Null) => true,
+            Some(Value::String(text)) => text.is_empty(),
+            Some(_) => false,
+        }
     }
 
     fn required_text(&mut self, name: &str) -> Result<String, InputError> {
@@ -252,6 +280,11 @@ impl Drop for Fields {
 
 fn invalid(sentence: &str) -> InputError {
     InputError::Invalid(sentence.to_owned())
+}
+
+/// Whether nothing is declared that an empty body is not.
+fn may_be_absent(headers: &HeaderMap) -> bool {
+    !headers.contains_key(header::CONTENT_TYPE) || is_json(headers)
 }
 
 /// Whether the one `Content-Type` is `application/json`, with or without parameters.
@@ -420,7 +453,10 @@ mod tests {
         ] {
             assert_eq!(read(types, "{}"), Err(InputError::UnsupportedMediaType), "{types:?}");
         }
-        assert_eq!(read(&[], ""), Err(InputError::BadJson("it is empty".to_owned())));
+        for types in [&[][..], &["application/json"]] {
+            assert_eq!(read(types, ""), Err(InputError::BadJson("it is empty".to_owned())));
+        }
+        assert_eq!(read(&["text/plain"], ""), Err(InputError::UnsupportedMediaType));
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
         let large = Bytes::from(vec![b' '; MAX_BODY_BYTES + 1]);
@@ -437,11 +473,18 @@ mod tests {
         assert_eq!(body.email.address(), "Ann@Example.com");
         assert_eq!(body.password.expose_secret(), " Plover42\0");
         assert_eq!(Value::Object(body.user_metadata), json!({"name": "Ann"}));
-        for bad in [
+        for nameless in [
             "{}",
-            r#"{"email":"ann@example.com"}"#,
             r#"{"password":"Plover42"}"#,
             r#"{"email":null,"password":"Plover42"}"#,
+            r#"{"email":"","phone":"","password":"Plover42"}"#,
+        ] {
+            assert_eq!(sign_up(nameless).err(), Some(InputError::Anonymous), "{nameless}");
+        }
+        for bad in [
+            r#"{"email":"ann@example.com"}"#,
+            r#"{"phone":"+491234","password":"Plover42"}"#,
+            r#"{"email":"","phone":1,"password":"Plover42"}"#,
             r#"{"email":"ann","password":"Plover42"}"#,
             r#"{"email":["ann@example.com"],"password":"Plover42"}"#,
             r#"{"email":"ann@example.com","password":12345678}"#,

@@ -12,6 +12,7 @@ pub mod endpoints;
 pub mod error;
 mod formats;
 pub mod input;
+pub mod openapi;
 pub mod password;
 pub mod policy;
 pub mod shapes;

@@ -38,6 +38,7 @@ use crate::proxy::authorize::{Permit, Refusal};
 use crate::proxy::decide::{Decision, decide_preflight, decide_quietly};
 use crate::proxy::headers::{RequestIds, Scheme};
 use crate::proxy::pool::Pool;
+use crate::proxy::relay::Traffic;
 use crate::proxy::route::Route;
 use crate::proxy::subprotocol;
 use crate::telemetry::access::AccessLog;
@@ -57,7 +58,7 @@ const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 pub(crate) struct Connection {
     pub(super) peer: IpAddr,
     /// The same as text.
-    pub(super) peer_text: Box<str>,
+    pub(super) peer_text: String,
     pub(super) scheme: Scheme,
     /// The subject of the certificate that the client has shown.
     pub(super) client_certificate: Option<HeaderValue>,
@@ -70,7 +71,7 @@ impl Connection {
     pub(crate) fn new(peer: Peer, place: Place) -> Self {
         let scheme = if peer.negotiated.over_tls() { Scheme::Https } else { Scheme::Http };
         let Peer { address, client_certificate, .. } = peer;
-        let peer_text = address.to_string().into();
+        let peer_text = text_of(address);
         Self { peer: address, peer_text, scheme, client_certificate, _place: place }
     }
 
@@ -78,6 +79,20 @@ impl Connection {
     pub(crate) fn is_over_tls(&self) -> bool {
         self.scheme == Scheme::Https
     }
+}
+
+/// An address as text. By hand for IPv4: with a new connection for each request it is made for each
+/// request, and formatting costs as much as reading a head.
+fn text_of(address: IpAddr) -> String {
+    let IpAddr::V4(address) = address else { return address.to_string() };
+    let mut text = String::with_capacity("255.255.255.255".len());
+    for (place, octet) in address.octets().into_iter().enumerate() {
+        if place > 0 {
+            text.push('.');
+        }
+        text.push_str(itoa::Buffer::new().format(octet));
+    }
+    text
 }
 
 /// One worker's side of the gateway.
@@ -228,6 +243,7 @@ impl Desk {
             (resolved.client.0 != connection.peer).then(|| resolved.client.0.to_string());
         let client_text = other_client.as_deref().unwrap_or(&connection.peer_text);
         let time = self.gateway.clock.now();
+        let traffic = Traffic::default();
         let mut record = Record::new(
             self,
             client.watch(),
@@ -235,6 +251,7 @@ impl Desk {
             (resolved.client.0, client_text),
             time,
             self.request_ids.id_of(fields, time),
+            &traffic,
         );
         if resolved.ignored_header {
             self.tally_mut(|tally| tally.ignored_forwarding_headers += 1);
@@ -506,7 +523,6 @@ fn refuse(record: &mut Record<'_>, failed: Failed) -> Response<Bytes> {
         problem.into_grpc_response()
     } else {
         let version = record.head.fields().first(Known::ApiVersion);
-        let version = version.and_then(|version| HeaderValue::from_bytes(version).ok());
         problem.into_response(version, record.request_id())
     };
     response.headers_mut().extend(headers);

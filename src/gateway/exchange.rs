@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header::HeaderMap;
@@ -62,8 +62,10 @@ impl Passing<'_> {
             Some(identity) => &*identity.subject,
             None => record.client_text,
         };
+        let asked_at = Instant::now();
         let request = Outbound {
             head,
+            asked_at,
             path: self.permit.forwarded_path(head.path_bytes()),
             host: if upstream.upstream_host { None } else { head.fields().first(Known::Host) },
             ask: Ask { user: Some(user), connect_timeout: target.connect_timeout },
@@ -78,10 +80,9 @@ impl Passing<'_> {
         };
         let pool = &self.local.pools[target.index];
         record.upstream = Some(Label::clone(&upstream.state.name));
-        let traffic = Rc::clone(&record.traffic);
-        let asked_at = record.elapsed();
+        let traffic = record.traffic;
         let mut wording = Wording { passing: self, record, limited, asked_at };
-        let ended = forward(self.permit, pool, client, &request, &traffic, &mut wording).await;
+        let ended = forward(self.permit, pool, client, &request, traffic, &mut wording).await;
         client.watch().limit_total(None);
         match ended {
             Ok(Ended::Whole) => Ok(()),
@@ -90,7 +91,7 @@ impl Passing<'_> {
                 Ok(())
             }
             Err(error) => {
-                record.upstream_time = Some(record.elapsed().saturating_sub(asked_at));
+                record.upstream_time = Some(asked_at.elapsed());
                 if let ForwardError::ClientGone = error {
                     // There is nobody to answer; the record says so when it is dropped.
                     client.abort();
@@ -107,7 +108,7 @@ struct Wording<'w, 'a, 'r> {
     passing: &'w Passing<'a>,
     record: &'w mut Record<'r>,
     limited: &'w HeaderMap,
-    asked_at: Duration,
+    asked_at: Instant,
 }
 
 impl<C: Client> Words<C> for Wording<'_, '_, '_> {
@@ -140,7 +141,7 @@ impl<C: Client> Words<C> for Wording<'_, '_, '_> {
     fn answer(&mut self, client: &mut C, answer: &Answer<'_>, declared: Option<u64>) {
         let live = &self.passing.local.live;
         let record = &mut *self.record;
-        record.upstream_time = Some(record.elapsed().saturating_sub(self.asked_at));
+        record.upstream_time = Some(self.asked_at.elapsed());
         record.upstream_status = Some(answer.status);
         record.status = answer.status;
         let out = client.begin_answer(answer.status);

@@ -52,7 +52,7 @@ pub(super) struct Record<'a> {
     /// 0 until there is an answer.
     pub(super) status: u16,
     /// What has passed of its bodies.
-    pub(super) traffic: Rc<Traffic>,
+    pub(super) traffic: &'a Traffic,
 }
 
 impl<'a> Record<'a> {
@@ -64,6 +64,7 @@ impl<'a> Record<'a> {
         client: (IpAddr, &'a str),
         time: Timestamp,
         request_id: RequestId,
+        traffic: &'a Traffic,
     ) -> Self {
         desk.tally_mut(|tally| tally.in_flight += 1);
         Self {
@@ -85,18 +86,13 @@ impl<'a> Record<'a> {
             upstream_status: None,
             upstream_time: None,
             status: 0,
-            traffic: Rc::default(),
+            traffic,
         }
     }
 
     /// The request's id as text.
     pub(super) fn request_id(&self) -> &str {
         self.request_id.as_str()
-    }
-
-    /// Time since its arrival.
-    pub(super) fn elapsed(&self) -> Duration {
-        self.started.elapsed()
     }
 
     /// What the client calls itself.

@@ -6,6 +6,8 @@
 //! lines                └ name ┘    └ value ───────┘     known = Host
 //! ```
 
+use std::cell::RefCell;
+
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 /// A field name that means something to the gateway.
@@ -139,7 +141,15 @@ impl Line {
     }
 }
 
-/// The places of all lines of a head.
+/// Most lines whose memory is kept for the next head, and how many such a thread keeps.
+const MAX_SPARE_LINES: usize = 64;
+const MAX_SPARE: usize = 64;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The places of all lines of a head. The memory of one is the next one's.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     lines: Vec<Line>,
@@ -148,8 +158,9 @@ pub(super) struct Lines {
 
 impl Lines {
     /// None, with room for some.
-    pub(super) fn with_capacity(lines: usize) -> Self {
-        Self { lines: Vec::with_capacity(lines), present: 0 }
+    pub(super) fn new() -> Self {
+        let lines = SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(16));
+        Self { lines, present: 0 }
     }
 
     /// Adds one.
@@ -169,18 +180,32 @@ impl Lines {
     }
 }
 
+impl Drop for Lines {
+    fn drop(&mut self) {
+        if !(1..=MAX_SPARE_LINES).contains(&self.lines.capacity()) {
+            return;
+        }
+        let mut lines = std::mem::take(&mut self.lines);
+        lines.clear();
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < MAX_SPARE {
+                spare.push(lines);
+            }
+        });
+    }
+}
+
 /// Field lines with the bytes they lie in.
 #[derive(Debug, Default)]
 pub struct FieldList {
     bytes: Vec<u8>,
-    lines: Vec<Line>,
-    present: u32,
+    lines: Lines,
 }
 
 impl FieldList {
     /// `lines` that a parser found within `bytes`.
     pub(super) fn new(bytes: Vec<u8>, lines: Lines) -> Self {
-        Self { bytes, lines: lines.lines, present: lines.present }
+        Self { bytes, lines }
     }
 
     /// Adds bytes that belong to no line; gives where they lie.
@@ -193,7 +218,6 @@ impl FieldList {
     /// Adds a line at the end.
     pub fn push(&mut self, name: &[u8], value: &[u8]) {
         let known = Known::of(name);
-        self.present |= known.bit();
         let at = self.bytes.len();
         self.bytes.extend_from_slice(name);
         self.bytes.extend_from_slice(value);
@@ -207,7 +231,7 @@ impl FieldList {
 
     /// The lines.
     pub fn view(&self) -> Fields<'_> {
-        Fields { bytes: &self.bytes, lines: &self.lines, present: self.present }
+        self.lines.view(&self.bytes)
     }
 }
 

@@ -52,7 +52,7 @@ pub(super) fn read(
     most: usize,
     strict: bool,
 ) -> Result<Option<(Lines, usize)>, LineError> {
-    let mut lines = Lines::with_capacity(16);
+    let mut lines = Lines::new();
     loop {
         let Some(length) = memchr::memchr(b'\n', &bytes[at..]) else { return Ok(None) };
         let line = &bytes[at..at + length];

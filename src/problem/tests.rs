@@ -4,6 +4,7 @@ use std::time::Duration;
 use super::*;
 use crate::auth::OverLimit;
 use crate::auth::policy::{Reason, Weakness};
+use crate::identity::Rejection;
 use crate::limit::Basis;
 use crate::message::Malformed;
 use crate::proxy::origin::Fault;
@@ -35,6 +36,7 @@ fn every_error() -> Vec<Error> {
         reasons: vec![Reason::Length, Reason::Characters],
     };
     let auth = vec![
+        AuthError::AnonymousProviderDisabled,
         AuthError::BadJson("it ends too early".to_owned()),
         AuthError::BadJwt(Rejection::Expired),
         AuthError::BodyTooLarge,
@@ -143,12 +145,31 @@ fn every_problem_document_is_as_it_was() {
 }
 
 #[test]
-fn clients_of_supabase_get_their_version_back_and_a_message() {
-    let version = HeaderValue::from_static("2024-01-01");
+fn clients_of_supabase_are_told_the_version_and_a_message() {
     let problem = Error::Auth(AuthError::InvalidCredentials).problem();
-    let response = problem.into_response(Some(version.clone()), "an-id-of-the-client");
-    assert_eq!(response.headers()[&API_VERSION], version);
+    let response = problem.into_response(Some(b"2025-06-07"), "an-id-of-the-client");
+    assert_eq!(response.headers()["x-supabase-api-version"], "2024-01-01");
     let document: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
     assert_eq!(document["message"], document["detail"]);
     assert_eq!(document["instance"], "urn:portcullis:request:an-id-of-the-client");
+    for other in [
+        "2023-12-31",
+        "2024-13-01",
+        "2024-02-30",
+        "2024-1-01",
+        "20240101",
+        "+024-01-01",
+        "2024-01-01 ",
+        "9999-99-99",
+        "2024/01/01",
+        "latest",
+        "",
+        "\u{661}024-01-0",
+    ] {
+        let problem = Error::Auth(AuthError::InvalidCredentials).problem();
+        let response = problem.into_response(Some(other.as_bytes()), "an-id-of-the-client");
+        assert!(!response.headers().contains_key("x-supabase-api-version"), "{other}");
+        let document: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        assert_eq!(document.get("message"), None, "{other}");
+    }
 }

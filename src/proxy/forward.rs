@@ -1,12 +1,13 @@
 //! Sends a request that was permitted, and passes its answer on. Forwarding demands a [`Permit`],
 //! so that sending an unauthorized request does not compile.
 //!
-//! A request is sent a second time only when nothing of it was sent, or when it is idempotent,
-//! without a body, and the connection had carried others before (RFC 9110 §9.2.2: such a
-//! connection may have been closed by its server at the same moment).
+//! A request is sent a second time only when nothing of it was sent, when an HTTP/2 server says that
+//! it did nothing with it (RFC 9113 §8.7), or when it is idempotent, without a body, and the
+//! connection had carried others before (RFC 9110 §9.2.2: such a connection may have been closed by
+//! its server at the same moment).
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -31,6 +32,8 @@ const MAX_INTERIM: usize = 32;
 pub(crate) struct Outbound<'a> {
     /// As it came in.
     pub(crate) head: &'a RequestHead,
+    /// Since when it has been on its way.
+    pub(crate) asked_at: Instant,
     /// What of its path is forwarded.
     pub(crate) path: &'a [u8],
     /// The client's `Host`, when the upstream gets to see it.
@@ -148,7 +151,7 @@ pub(crate) async fn forward<C: Client, W: Words<C>>(
     words: &mut W,
 ) -> Result<Ended, ForwardError> {
     client.watch().limit_total(request.total);
-    let lease = pool.lease(&request.ask).await.map_err(ForwardError::Connect)?;
+    let lease = pool.lease(&request.ask, request.asked_at).await.map_err(ForwardError::Connect)?;
     words.asked(&lease.server);
     let Lease { carrier, server, flight, reused } = lease;
     let way = Way { pool, server: &server, request, traffic };

@@ -35,7 +35,7 @@ impl Link {
     /// Whether the other end is silent, as it must be between two exchanges: bytes that nobody
     /// asked for would be taken for the next answer, and an end means that it is gone.
     pub(crate) fn is_quiet(&mut self) -> bool {
-        self.input.is_empty() && self.stream.is_quiet()
+        self.input.is_empty() && self.stream.bytes.is_quiet()
     }
 }
 
@@ -166,7 +166,7 @@ impl Exchange {
 
     /// Reads more; 0 is the end of the connection.
     fn poll_fill(&mut self, cx: &mut Context<'_>, large: bool) -> Poll<Result<usize, Fault>> {
-        let read = ready!(poll_fill(&mut self.link.stream, cx, &mut self.link.input, large));
+        let read = ready!(poll_fill(&mut self.link.stream.bytes, cx, &mut self.link.input, large));
         let read = read.map_err(Fault::Io)?;
         self.eager = read >= SMALL_READ;
         Poll::Ready(Ok(read))

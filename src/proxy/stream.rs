@@ -113,10 +113,13 @@ impl StreamExchange {
     }
 }
 
-/// Whether the server has done nothing with a request, by its own word (RFC 9113 §8.7).
+/// Whether the server has done nothing with a request, by its own word (RFC 9113 §8.7): a refusal,
+/// or a `GOAWAY`, which `h2` lets only those streams fail with that are behind its last one (§6.8).
+/// Those that it has begun go on, and fail with an error of the connection if that ends.
 pub(crate) fn was_refused(fault: &Fault) -> bool {
     let Fault::Http2(error) = fault else { return false };
-    error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM)
+    let refused = error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM);
+    error.is_remote() && refused
 }
 
 /// Whether the connection was closed before it said anything to a request.

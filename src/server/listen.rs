@@ -11,12 +11,15 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use listenfd::ListenFd;
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::{SockAddr, Socket as RawSocket, Type};
+use tokio::io::unix::AsyncFd;
 
 use super::handover::{self, Predecessor};
 use crate::config::{Listen, Problem};
 use crate::gateway::StartError;
-use crate::wire::Socket;
+use crate::wire::{Socket, watched};
 
 /// Connections that the system queues while all workers are busy.
 const BACKLOG: i32 = 4_096;
@@ -85,29 +88,36 @@ fn listen_of(address: &SockAddr) -> io::Result<Listen> {
 }
 
 /// A [`Listener`] within a worker's runtime.
-pub(super) enum Accepting {
-    Tcp(tokio::net::TcpListener),
-    Unix(tokio::net::UnixListener),
-}
+pub(super) struct Accepting(AsyncFd<OwnedFd>);
 
 impl Accepting {
     pub(super) fn new(listener: Listener) -> io::Result<Self> {
-        Ok(match listener {
-            Listener::Tcp(listener) => Self::Tcp(tokio::net::TcpListener::from_std(listener)?),
-            Listener::Unix(listener) => Self::Unix(tokio::net::UnixListener::from_std(listener)?),
-        })
+        let socket = match listener {
+            Listener::Tcp(listener) => {
+                // Small answers must not wait for the client's delayed acknowledgement. What is
+                // accepted here inherits it.
+                socket2::SockRef::from(&listener).set_tcp_nodelay(true)?;
+                listener.into()
+            }
+            Listener::Unix(listener) => listener.into(),
+        };
+        watched(socket).map(Self)
     }
 
     /// The next connection, and the address that its peer counts as, IPv4 in IPv4 form.
     pub(super) async fn accept(&self) -> io::Result<(Socket, IpAddr)> {
-        match self {
-            Self::Tcp(listener) => {
-                let (stream, peer) = listener.accept().await?;
-                Ok((Socket::Tcp(stream), peer.ip().to_canonical()))
-            }
-            Self::Unix(listener) => {
-                let (stream, _) = listener.accept().await?;
-                Ok((Socket::Unix(stream), UNIX_PEER))
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        loop {
+            let mut guard = self.0.readable().await?;
+            match acceptfrom_with(guard.get_inner(), flags) {
+                Ok((socket, peer)) => {
+                    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+                    let address = peer.map_or(UNIX_PEER, |peer| peer.ip().to_canonical());
+                    return Ok((Socket::new(socket)?, address));
+                }
+                Err(Errno::AGAIN) => guard.clear_ready(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
             }
         }
     }
@@ -390,5 +400,17 @@ mod tests {
         assert!(refused.contains(&other.local_addr().unwrap().to_string()), "{refused}");
         let stream = RawSocket::new(socket2::Domain::IPV4, Type::STREAM, None).unwrap();
         assert!(Handed::of(stream.into(), false).is_err(), "it does not listen");
+    }
+
+    #[tokio::test]
+    async fn what_is_accepted_sends_small_answers_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let accepting = Accepting::new(Listener::Tcp(listener)).unwrap();
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        let (socket, peer) = accepting.accept().await.unwrap();
+        assert!(socket2::SockRef::from(&socket).tcp_nodelay().unwrap());
+        assert_eq!(peer, address.ip());
     }
 }

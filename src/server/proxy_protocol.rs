@@ -157,12 +157,9 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<Header>, Malformed> {
 pub(crate) async fn take(socket: &Socket) -> io::Result<Header> {
     let mut held = Vec::new();
     loop {
-        socket.readable().await?;
-        match socket.try_read_with(|socket| take_piece(socket, &mut held)) {
-            Ok(Some(header)) => return Ok(header),
-            Ok(None) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+        let taken = socket.read_with(|socket| take_piece(socket, &mut held)).await?;
+        if let Some(header) = taken {
+            return Ok(header);
         }
     }
 }

@@ -166,7 +166,7 @@ impl Tls {
         // is kept for it either.
         socket.until_bytes().await?;
         let acceptor = TlsAcceptor::from(Arc::clone(&self.live.load().config));
-        let stream = Box::new(Box::pin(acceptor.accept(socket)).await?);
+        let stream = Box::pin(acceptor.accept(socket)).await?;
         let (_, connection) = stream.get_ref();
         let negotiated = match connection.alpn_protocol() {
             Some(HTTP2) => Negotiated::Http2,
@@ -175,7 +175,7 @@ impl Tls {
         let shown = connection.peer_certificates().and_then(<[_]>::first);
         let client_certificate =
             shown.map(|der| certificate::subject(der)).transpose().map_err(io::Error::other)?;
-        Ok(Shaken { stream: Stream::Tls(stream), negotiated, client_certificate })
+        Ok(Shaken { stream: Stream::Tls(Box::new(stream.into())), negotiated, client_certificate })
     }
 }
 

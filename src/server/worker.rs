@@ -8,6 +8,8 @@
 use std::cell::Cell;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -30,7 +32,7 @@ use crate::wire::http2::{self, Http2};
 use crate::wire::pace::{Ticker, WatchGuard, unless_late};
 use crate::wire::{
     Client as _, FIRST_HEAD_GRACE, Negotiated, NoneLeft, Peer, Place, Share, Shares, Socket,
-    StdSocket, Stream, WireLimits,
+    Stream, WireLimits,
 };
 
 /// Pause after a failed accept: running out of files does not end by trying harder.
@@ -39,7 +41,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What a worker is asked to do.
 pub(crate) enum Order {
     /// Serve a connection that another worker accepted.
-    Serve(StdSocket, IpAddr, Option<Share>),
+    Serve(OwnedFd, IpAddr, Option<Share>),
     /// Tell the numbers counted so far.
     Tally(oneshot::Sender<Tally>),
     /// Take no more connections, finish what runs, end.
@@ -244,10 +246,7 @@ impl Worker {
             self.begin(socket, peer, share);
             return;
         }
-        let Ok(socket) = socket.into_std() else {
-            self.doors[fewest].connections.fetch_sub(1, Relaxed);
-            return;
-        };
+        let socket = socket.into_fd();
         // A worker that has ended takes no orders.
         if let Err(mpsc::error::SendError(order)) =
             self.doors[fewest].orders.send(Order::Serve(socket, peer, share))
@@ -274,7 +273,7 @@ impl Worker {
     /// Serves a connection that another worker accepted, and that has been counted as this one's.
     fn take_over(self: &Rc<Self>, order: Order) {
         let Order::Serve(socket, peer, share) = order else { return };
-        match Socket::from_std(socket) {
+        match Socket::new(socket) {
             Ok(socket) => self.begin(socket, peer, share),
             Err(error) => {
                 self.doors[self.index].connections.fetch_sub(1, Relaxed);
@@ -288,12 +287,11 @@ impl Worker {
         let worker = Rc::clone(self);
         let mut place = Place::of(Arc::clone(&self.doors[self.index].connections), share);
         self.tasks.spawn_local(async move {
-            socket.send_at_once();
             let plain = worker.tls.is_none() && !worker.admission.proxy_protocol.contains(address);
             let admitted = if plain {
                 let peer =
                     Peer { address, negotiated: Negotiated::Plain, client_certificate: None };
-                Some((socket.plain(), peer))
+                Some((Stream::Plain(socket), peer))
             } else {
                 // Boxed, as is all that a connection needs for a while only: what it holds while it
                 // is idle is its task.
@@ -365,7 +363,7 @@ impl Worker {
         }
         let Some(tls) = &self.tls else {
             let peer = Peer { address, negotiated: Negotiated::Plain, client_certificate: None };
-            return Ok(Some((socket.plain(), peer)));
+            return Ok(Some((Stream::Plain(socket), peer)));
         };
         let Shaken { stream, negotiated, client_certificate } = tls.accept(socket).await?;
         Ok(Some((stream, Peer { address, negotiated, client_certificate })))
@@ -382,7 +380,10 @@ impl Worker {
         }
         let mut http1 = Http1::new(stream, Arc::clone(&watch), self.limits.wire);
         if self.limits.h2c && negotiated == Negotiated::Plain {
-            match unless_late(&watch, Box::pin(http1.begins_with_http2())).await {
+            let mut begins = Box::pin(http1.begins_with_http2());
+            let begins_with_http2 = unless_late(&watch, begins.as_mut()).await;
+            drop(begins);
+            match begins_with_http2 {
                 None => return,
                 Some(false) => {}
                 Some(true) => {
@@ -393,7 +394,8 @@ impl Worker {
             }
         }
         // When the client is late everything of it is dropped.
-        unless_late(&watch, self.serve_http1(&mut http1, &connection)).await;
+        let serving = pin!(self.serve_http1(&mut http1, &connection));
+        unless_late(&watch, serving).await;
     }
 
     async fn serve_http1(&self, client: &mut Http1, connection: &Connection) {
@@ -433,8 +435,10 @@ impl Worker {
             self.tasks.spawn_local(async move {
                 let checked = head.check(connection.is_over_tls());
                 let watch = Arc::clone(stream.watch());
-                let handled = desk.handle(&mut stream, &connection, &head, checked);
-                unless_late(&watch, handled).await;
+                {
+                    let handling = pin!(desk.handle(&mut stream, &connection, &head, checked));
+                    unless_late(&watch, handling).await;
+                }
                 stream.finish().await;
             });
         };

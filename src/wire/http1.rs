@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
 use super::outgoing::{Coding, Outgoing};
 use super::pace::Watch;
-use super::stream::Stream;
+use super::stream::{Parting, Stream};
 use super::{
     AnswerBody, Client, ClientFault, FIRST_HEAD_GRACE, SMALL_READ, WRITE_TIMEOUT, WireLimits,
     poll_fill, with_scratch,
@@ -31,6 +32,13 @@ const LARGE_BODY: u64 = 8 << 10;
 
 /// Bytes of further requests that are read while one is being answered.
 const MAX_AHEAD: usize = 16 << 10;
+
+/// How long an upstream may be silent for a client that has ended its side. That end alone does not
+/// say whether the client still reads (RFC 9112 §9.6 has both): one that has gone resets the
+/// connection when it is written to, and where there is nothing to write nobody can know. Shorter, and
+/// more clients that only send no more would lose their answer; longer, and upstreams would be at work
+/// for nobody.
+const HALF_CLOSED: Duration = Duration::from_secs(1);
 
 /// How long, and how much, is read on after a connection was closed with its client still sending:
 /// a socket that is closed over unread bytes is reset, and the reset destroys an answer that the
@@ -48,6 +56,12 @@ pub(crate) struct Http1 {
     version: Version,
     is_head: bool,
     owes_continue: bool,
+    /// The client has ended its side, and may still read.
+    half_closed: bool,
+    /// Until when that is believed.
+    doubt: Option<Pin<Box<Sleep>>>,
+    /// The client has no room for what is written.
+    stuck: bool,
     /// Whether another request may follow.
     keep_alive: bool,
     /// Whether the answer's head has gone to `out`.
@@ -81,6 +95,9 @@ impl Http1 {
             version: Version::Http11,
             is_head: false,
             owes_continue: false,
+            half_closed: false,
+            doubt: None,
+            stuck: false,
             keep_alive: true,
             answered: false,
             out: Outgoing::default(),
@@ -188,6 +205,8 @@ impl Http1 {
         self.owes_continue = head.expects_continue() && !self.body.is_done();
         self.keep_alive = head.wants_keep_alive();
         self.answered = false;
+        self.ended = false;
+        self.doubt = None;
         self.watch.client_acted();
         self.watch.stay_open();
     }
@@ -198,6 +217,7 @@ impl Http1 {
         self.is_head = head.method == http::Method::HEAD;
         self.keep_alive = false;
         self.answered = false;
+        self.ended = false;
         self.body = Decoder::until_close();
         self.owes_continue = false;
         self.watch.client_acted();
@@ -274,7 +294,8 @@ impl Http1 {
         Poll::Ready(Ok(read))
     }
 
-    fn note_write<T>(&self, written: Poll<io::Result<T>>) -> Poll<Result<T, ClientFault>> {
+    fn note_write<T>(&mut self, written: Poll<io::Result<T>>) -> Poll<Result<T, ClientFault>> {
+        self.stuck = written.is_pending();
         match written {
             Poll::Ready(result) => {
                 self.watch.room_found();
@@ -288,6 +309,8 @@ impl Http1 {
     }
 
     fn push_status(&mut self, status: u16) -> &mut Vec<u8> {
+        // Who was doubted gets something now.
+        self.doubt = None;
         let version: &[u8] = match self.version {
             Version::Http10 => b"HTTP/1.0 ",
             Version::Http11 | Version::Http2 => b"HTTP/1.1 ",
@@ -366,13 +389,23 @@ impl Client for Http1 {
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.input.len() < MAX_AHEAD {
+        while !self.half_closed && self.input.len() < MAX_AHEAD {
             match ready!(self.poll_fill(cx, false)) {
                 Ok(1..) => {}
+                // Behind a whole request it is the end of requests.
+                Ok(0) if self.body.is_done() => self.half_closed = true,
                 Ok(0) | Err(_) => return Poll::Ready(()),
             }
         }
-        Poll::Pending
+        if !self.half_closed {
+            return Poll::Pending;
+        }
+        if self.stuck {
+            // Who has gone does not leave the system's attempts to write without an answer.
+            self.doubt = None;
+            return Poll::Pending;
+        }
+        self.doubt.get_or_insert_with(|| Box::pin(sleep(HALF_CLOSED))).as_mut().poll(cx)
     }
 
     fn poll_reset(&mut self, _: &mut Context<'_>) -> Poll<()> {
@@ -443,11 +476,16 @@ impl Client for Http1 {
         piece: &[u8],
     ) -> Poll<Result<usize, ClientFault>> {
         let sent = self.out.poll_send(&mut self.stream, cx, piece);
+        self.doubt = None;
         self.note_write(sent)
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientFault>> {
-        let flushed = self.out.poll_flush(&mut self.stream, cx);
+        let flushed = if self.ended && !self.keep_alive {
+            self.out.poll_flush(&mut Parting(&mut self.stream), cx)
+        } else {
+            self.out.poll_flush(&mut self.stream, cx)
+        };
         self.note_write(flushed)
     }
 

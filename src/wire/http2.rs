@@ -18,7 +18,7 @@ use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::pace::{Watch, WatchGuard, unless_late};
+use super::pace::{Moment, Watch, WatchGuard, unless_late};
 use super::stream::Stream;
 use super::{AnswerBody, Client, ClientFault, WRITE_TIMEOUT, WireLimits};
 use crate::message::{BodyLength, Piece, RequestHead};
@@ -36,8 +36,13 @@ const MAX_HEADER_LIST: usize = 16 << 10;
 /// Streams that a client may reset before we have looked at them.
 const MAX_PENDING_RESETS: usize = 200;
 
-/// Streams that a client may reset before their answer, as long as it lets fewer finish.
+/// Streams that a client may reset before their answer has ended, within [`RESET_WINDOW`], as long as
+/// it lets fewer finish.
 const MAX_RESETS: u32 = 200;
+
+/// For how long resets are held against a client: subscriptions over gRPC end in no other way, and
+/// a connection that lives for days must not be cut off for their sum. 20 a second are no flood.
+const RESET_WINDOW: Duration = Duration::from_secs(10);
 
 /// Bytes of answers that wait for a client, for one stream.
 const SEND_BUFFER: usize = 32 << 10;
@@ -53,11 +58,28 @@ const END_GRACE: Duration = Duration::from_secs(1);
 /// Time for a last frame to get out.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
-/// How the streams of a connection have ended so far.
-#[derive(Debug, Default)]
+/// How the streams of a connection have ended since a moment.
+#[derive(Debug)]
 struct Ends {
+    since: Cell<Moment>,
     answered: Cell<u32>,
     reset: Cell<u32>,
+}
+
+impl Ends {
+    fn since(moment: Moment) -> Self {
+        Self { since: Cell::new(moment), answered: Cell::new(0), reset: Cell::new(0) }
+    }
+
+    /// Whether there are too many resets among those of the window.
+    fn are_a_flood(&self, watch: &Watch) -> bool {
+        if watch.since(self.since.get()) > RESET_WINDOW {
+            self.since.set(watch.moment());
+            self.answered.set(0);
+            self.reset.set(0);
+        }
+        self.reset.get() > MAX_RESETS.max(self.answered.get())
+    }
 }
 
 /// Serves a connection until it ends. `seen` was read from it already; `begin` gets each request,
@@ -92,10 +114,10 @@ pub(crate) async fn serve(
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_send_buffer_size(SEND_BUFFER)
         .enable_connect_protocol();
-    let handshake = builder.handshake::<_, Bytes>(io);
+    let handshake = pin!(builder.handshake::<_, Bytes>(io));
     let Some(shaken) = unless_late(&watch, handshake).await else { return Ok(()) };
     let mut connection = shaken?;
-    let ends = Rc::new(Ends::default());
+    let ends = Rc::new(Ends::since(watch.moment()));
     let (mut told, mut closing) = (false, false);
     watch.expect_next(limits.idle);
     poll_fn(|cx| {
@@ -128,7 +150,7 @@ fn poll_connection(
 ) -> Poll<Result<(), h2::Error>> {
     loop {
         let accepted = connection.poll_accept(cx);
-        if ends.reset.get() > MAX_RESETS.max(ends.answered.get()) {
+        if ends.are_a_flood(watch) {
             // CVE-2023-44487: streams are opened only to be reset.
             connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             watch.close_within(CLOSE_GRACE);

@@ -9,6 +9,7 @@ pub(crate) mod http2;
 pub(crate) mod outgoing;
 pub(crate) mod pace;
 mod place;
+mod socket;
 mod stream;
 
 use std::cell::RefCell;
@@ -19,12 +20,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::HeaderMap;
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio_util::io::poll_read_buf;
+use tokio::io::{AsyncRead as _, ReadBuf};
 
 use self::pace::Watch;
 pub(crate) use self::place::{NoneLeft, Place, Share, Shares};
-pub(crate) use self::stream::{Negotiated, Peer, Socket, StdSocket, Stream};
+pub(crate) use self::socket::{Socket, watched};
+pub(crate) use self::stream::{Negotiated, Peer, Stream};
 use crate::message::{Buffer, FieldSink, Piece};
 
 thread_local! {
@@ -42,8 +43,8 @@ pub(crate) const SMALL_READ: usize = 8 << 10;
 
 /// Reads into `input` what is there; 0 is the end. A `large` amount is read straight to where it
 /// will lie, a small one by way of the worker's scratch.
-pub(crate) fn poll_fill<S: AsyncRead + Unpin>(
-    stream: &mut S,
+pub(crate) fn poll_fill(
+    stream: &mut Stream,
     cx: &mut Context<'_>,
     input: &mut Buffer,
     large: bool,
@@ -51,7 +52,7 @@ pub(crate) fn poll_fill<S: AsyncRead + Unpin>(
     /// Room for a piece of a large body.
     const LARGE_BYTES: usize = 64 << 10;
     if large && !input.is_unused() {
-        return poll_read_buf(Pin::new(stream), cx, input.to_fill(LARGE_BYTES));
+        return stream.poll_read_vec(cx, input.to_fill(LARGE_BYTES));
     }
     if !large && input.is_empty() {
         // What held a large piece is not kept for small ones.
@@ -142,7 +143,8 @@ pub(crate) trait Client {
     /// The request's trailers, after [`Piece::End`]; HTTP/2 only.
     fn take_trailers(&mut self) -> Option<HeaderMap>;
 
-    /// Ready when the client is no longer there, for when nothing else is awaited from it.
+    /// Ready when the client is no longer there, for when nothing else is awaited from it. One of
+    /// HTTP/1 that has only ended its side is believed to be there as long as it is written to.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
     /// Ready when the client has reset the stream, for when it has ended its side in order; HTTP/2

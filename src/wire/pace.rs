@@ -6,6 +6,7 @@
 //! Invariant: a watch that is late is woken at every tick until it is gone, so a wake-up that
 //! races with a change of the deadline is never lost.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
@@ -251,9 +252,14 @@ impl Watch {
     }
 }
 
-/// Does `work` as long as the client is not late; `None` when it is. What was done is dropped then.
-pub(crate) async fn unless_late<F: Future>(watch: &Watch, work: F) -> Option<F::Output> {
-    let mut work = std::pin::pin!(work);
+/// Does `work` as long as the client is not late; `None` when it is.
+///
+/// The work is pinned by the caller: a future that is passed by value is moved, and takes its room
+/// twice.
+pub(crate) async fn unless_late<F: Future>(
+    watch: &Watch,
+    mut work: Pin<&mut F>,
+) -> Option<F::Output> {
     let mut registered: Option<Waker> = None;
     std::future::poll_fn(|cx| {
         if !registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {

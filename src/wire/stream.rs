@@ -1,42 +1,27 @@
-//! The socket of a client: TCP or a Unix-domain socket, with or without TLS over it. Everything
-//! above reads and writes it alike. What is known of whoever is at its other end is a [`Peer`].
+//! A connection of ours, to a client or to a server: a [`Socket`], with or without TLS over it.
+//! Everything above reads and writes it alike. What is known of a client at its other end is a
+//! [`Peer`].
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd as _;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::HeaderValue;
-use rustix::net::{RecvFlags, recv};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::server::TlsStream;
+use rustix::net::SendFlags;
+use tokio::io::{AsyncBufRead as _, AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::TlsStream;
+use tokio_util::io::poll_read_buf;
 
-/// A connected socket.
-pub(crate) enum Socket {
-    /// TCP.
-    Tcp(TcpStream),
-    /// A Unix-domain socket.
-    Unix(UnixStream),
-}
+use super::socket::Socket;
 
-/// The same outside of any runtime, on its way from one worker to another.
-pub(crate) enum StdSocket {
-    /// TCP.
-    Tcp(std::net::TcpStream),
-    /// A Unix-domain socket.
-    Unix(std::os::unix::net::UnixStream),
-}
-
-/// A client's connection.
+/// A connection.
 pub(crate) enum Stream {
-    /// Plain TCP.
-    Plain(TcpStream),
-    /// A plain Unix-domain socket.
-    Unix(UnixStream),
-    /// TLS over either.
+    /// The bare socket.
+    Plain(Socket),
+    /// TLS over it. Boxed: it is some hundred times as large.
     Tls(Box<TlsStream<Socket>>),
 }
 
@@ -70,162 +55,60 @@ impl Negotiated {
     }
 }
 
-impl Socket {
-    /// Gives a socket to the runtime that this is called in.
-    ///
-    /// # Errors
-    /// When the system refuses to watch the socket.
-    pub(crate) fn from_std(socket: StdSocket) -> io::Result<Self> {
-        Ok(match socket {
-            StdSocket::Tcp(stream) => Self::Tcp(TcpStream::from_std(stream)?),
-            StdSocket::Unix(stream) => Self::Unix(UnixStream::from_std(stream)?),
-        })
+impl Stream {
+    /// Has the connection end with a reset, or in order as it does by itself.
+    pub(crate) fn reset_on_close(&self, reset: bool) {
+        // A socket that cannot be told has ended already.
+        let _ = socket2::SockRef::from(&self.socket().as_fd())
+            .set_linger(reset.then_some(Duration::ZERO));
     }
 
-    /// Takes the socket out of its runtime.
-    ///
-    /// # Errors
-    /// When the system refuses to forget the socket.
-    pub(crate) fn into_std(self) -> io::Result<StdSocket> {
-        Ok(match self {
-            Self::Tcp(stream) => StdSocket::Tcp(stream.into_std()?),
-            Self::Unix(stream) => StdSocket::Unix(stream.into_std()?),
-        })
-    }
-
-    /// Small answers must not wait for the client's delayed acknowledgement.
-    pub(crate) fn send_at_once(&self) {
-        if let Self::Tcp(stream) = self {
-            // A connection that is gone already says so when it is read.
-            let _ = stream.set_nodelay(true);
+    /// What carries it.
+    pub(crate) fn socket(&self) -> &Socket {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream.get_ref().0,
         }
     }
 
-    /// Waits until there are bytes, or the end, without any memory to put them in.
-    ///
-    /// # Errors
-    /// Those of the system.
-    pub(crate) async fn until_bytes(&self) -> io::Result<()> {
-        loop {
-            self.readable().await?;
-            let look = |socket: BorrowedFd<'_>| Ok(recv(socket, &mut [0; 1], RecvFlags::PEEK)?);
-            match self.try_read_with(look) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                looked => return looked.map(drop),
+    /// Whether the other end is silent, as it must be between two exchanges: bytes that nobody
+    /// asked for would be taken for the next answer, and an end means that it is gone.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        match self {
+            Self::Plain(socket) => socket.is_quiet(),
+            // Session tickets come unasked (RFC 8446 §4.6.1) and are taken on the way.
+            Self::Tls(stream) => {
+                let mut cx = Context::from_waker(Waker::noop());
+                match &mut **stream {
+                    TlsStream::Client(stream) => Pin::new(stream).poll_fill_buf(&mut cx),
+                    TlsStream::Server(stream) => Pin::new(stream).poll_fill_buf(&mut cx),
+                }
+                .is_pending()
             }
         }
     }
 
-    /// Waits until a read is worth a try: the runtime takes a new connection for readable, whether
-    /// it is or not.
-    ///
-    /// # Errors
-    /// When the runtime is going down.
-    pub(crate) async fn readable(&self) -> io::Result<()> {
+    /// Reads into the room that `into` has; 0 is the end.
+    pub(super) fn poll_read_vec(
+        &mut self,
+        cx: &mut Context<'_>,
+        into: &mut Vec<u8>,
+    ) -> Poll<io::Result<usize>> {
         match self {
-            Self::Tcp(stream) => stream.readable().await,
-            Self::Unix(stream) => stream.readable().await,
+            Self::Plain(socket) => socket.poll_read_vec(cx, into),
+            Self::Tls(_) => poll_read_buf(Pin::new(self), cx, into),
         }
-    }
-
-    /// Runs one read of `operation` on the bare socket; `WouldBlock` makes the next
-    /// [`Socket::readable`] wait.
-    ///
-    /// # Errors
-    /// Those of `operation`.
-    pub(crate) fn try_read_with<T>(
-        &self,
-        operation: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
-    ) -> io::Result<T> {
-        match self {
-            Self::Tcp(stream) => stream.try_io(Interest::READABLE, || operation(stream.as_fd())),
-            Self::Unix(stream) => stream.try_io(Interest::READABLE, || operation(stream.as_fd())),
-        }
-    }
-
-    /// Writes what fits at once.
-    ///
-    /// # Errors
-    /// Those of the system; `WouldBlock` when nothing fits.
-    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.try_write(bytes),
-            Self::Unix(stream) => stream.try_write(bytes),
-        }
-    }
-
-    /// As a connection without TLS.
-    pub(crate) fn plain(self) -> Stream {
-        match self {
-            Self::Tcp(stream) => Stream::Plain(stream),
-            Self::Unix(stream) => Stream::Unix(stream),
-        }
-    }
-}
-
-impl Stream {
-    /// Has the connection end with a reset, or in order as it does by itself.
-    pub(crate) fn reset_on_close(&self, reset: bool) {
-        let socket = match self {
-            Self::Plain(stream) => stream.as_fd(),
-            Self::Unix(stream) => stream.as_fd(),
-            Self::Tls(stream) => match stream.get_ref().0 {
-                Socket::Tcp(stream) => stream.as_fd(),
-                Socket::Unix(stream) => stream.as_fd(),
-            },
-        };
-        // A socket that cannot be told has ended already.
-        let _ = socket2::SockRef::from(&socket).set_linger(reset.then_some(Duration::ZERO));
     }
 }
 
 /// Passes a call on to whatever is inside.
 macro_rules! within {
-    ($self:expr, $type:ident :: { $($variant:ident),+ }, $stream:ident => $call:expr) => {
+    ($self:expr, $stream:ident => $call:expr) => {
         match $self.get_mut() {
-            $($type::$variant($stream) => $call,)+
+            Stream::Plain($stream) => $call,
+            Stream::Tls($stream) => $call,
         }
     };
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        within!(self, Self::{ Tcp, Unix }, stream => Pin::new(stream).poll_read(cx, buffer))
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        within!(self, Self::{ Tcp, Unix }, stream => Pin::new(stream).poll_write(cx, bytes))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        within!(self, Self::{ Tcp, Unix }, stream => Pin::new(stream).poll_write_vectored(cx, bytes))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        within!(self, Self::{ Tcp, Unix }, stream => Pin::new(stream).poll_flush(cx))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        within!(self, Self::{ Tcp, Unix }, stream => Pin::new(stream).poll_shutdown(cx))
-    }
 }
 
 impl AsyncRead for Stream {
@@ -234,7 +117,21 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        within!(self, Self::{ Plain, Unix, Tls }, stream => Pin::new(stream).poll_read(cx, buffer))
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_read(cx, buffer),
+            Self::Tls(stream) => {
+                // What was encrypted and found no room then: whoever wrote it has turned to
+                // reading. A failure is for the read to tell.
+                let wants_write = match &**stream {
+                    TlsStream::Client(stream) => stream.get_ref().1.wants_write(),
+                    TlsStream::Server(stream) => stream.get_ref().1.wants_write(),
+                };
+                if wants_write {
+                    let _ = Pin::new(&mut *stream).poll_flush(cx);
+                }
+                Pin::new(stream).poll_read(cx, buffer)
+            }
+        }
     }
 }
 
@@ -244,7 +141,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        within!(self, Self::{ Plain, Unix, Tls }, stream => Pin::new(stream).poll_write(cx, bytes))
+        within!(self, stream => Pin::new(stream).poll_write(cx, bytes))
     }
 
     fn poll_write_vectored(
@@ -252,9 +149,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        within!(self, Self::{ Plain, Unix, Tls }, stream => {
-            Pin::new(stream).poll_write_vectored(cx, bytes)
-        })
+        within!(self, stream => Pin::new(stream).poll_write_vectored(cx, bytes))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -262,10 +157,35 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        within!(self, Self::{ Plain, Unix, Tls }, stream => Pin::new(stream).poll_flush(cx))
+        within!(self, stream => Pin::new(stream).poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        within!(self, Self::{ Plain, Unix, Tls }, stream => Pin::new(stream).poll_shutdown(cx))
+        within!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+/// Writes the last bytes of a connection: they wait for its end, which is announced with them, in
+/// the same segment where that has room.
+pub(super) struct Parting<'a>(pub(super) &'a mut Stream);
+
+impl AsyncWrite for Parting<'_> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self.get_mut().0 {
+            Stream::Plain(socket) => socket.poll_send(cx, bytes, SendFlags::MORE),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.get_mut().0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.get_mut().0).poll_shutdown(cx)
     }
 }

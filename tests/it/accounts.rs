@@ -193,13 +193,10 @@ async fn refused_sign_ups() {
     }
     let large = "x".repeat(2100);
     for body in [
-        json!({}),
         json!({ "email": "bob@example.com" }),
-        json!({ "password": PASSWORD }),
+        json!({ "phone": "+491234", "password": PASSWORD }),
         json!({ "email": "bob", "password": PASSWORD }),
         json!({ "email": "bob@example", "password": PASSWORD }),
-        json!({ "email": "", "password": PASSWORD }),
-        json!({ "email": null, "password": PASSWORD }),
         json!({ "email": "bob@example.com\r\nBcc: x@example.com", "password": PASSWORD }),
         json!({ "email": "bob\u{0}@example.com", "password": PASSWORD }),
         json!({ "email": format!("{}@example.com", "b".repeat(260)), "password": PASSWORD }),
@@ -210,6 +207,16 @@ async fn refused_sign_ups() {
     ] {
         let refused = gateway.post_json("/auth/signup", &body).await;
         refused.expect_problem(422, "validation_failed");
+    }
+    for body in [
+        json!({}),
+        json!({ "data": {}, "gotrue_meta_security": {} }),
+        json!({ "password": PASSWORD }),
+        json!({ "email": "", "password": PASSWORD }),
+        json!({ "email": null, "phone": "", "password": PASSWORD }),
+    ] {
+        let refused = gateway.post_json("/auth/signup", &body).await;
+        refused.expect_problem(422, "anonymous_provider_disabled");
     }
     assert!(gateway.store().users(None, 10, None).await.expect("users").len() == 1);
     assert_eq!(upstream.count(), 0);
@@ -574,6 +581,7 @@ async fn bodies_are_declared_json_of_at_most_16_kib() {
             expect_no_store(&refused);
         }
         for body in [
+            "",
             "{",
             "[]",
             "null",
@@ -610,18 +618,46 @@ async fn bodies_are_declared_json_of_at_most_16_kib() {
 }
 
 #[tokio::test]
-async fn the_clients_version_is_echoed_in_refusals() {
+async fn a_version_that_has_codes_is_answered_with_ours_in_refusals() {
     let (_upstream, gateway) = gateway().await;
     for target in ["/auth/user", "/private/a", "/unknown", "/auth/unknown"] {
-        let request = gateway.get(target).header("X-Supabase-Api-Version", "2024-01-01");
-        let refused = request.send().await;
-        assert_eq!(refused.header("x-supabase-api-version"), Some("2024-01-01"), "{target}");
-        let problem = refused.json();
-        assert_eq!(problem["message"], problem["detail"]);
+        for version in ["2024-01-01", "2024-02-29", "2031-12-31"] {
+            let request = gateway.get(target).header("X-Supabase-Api-Version", version);
+            let refused = request.send().await;
+            assert_eq!(refused.header("x-supabase-api-version"), Some("2024-01-01"), "{target}");
+            let problem = refused.json();
+            assert_eq!(problem["message"], problem["detail"]);
+        }
+        for version in
+            ["2023-12-31", "2024-02-30", "2024-1-1", "20240101", "x", "", "2024-01-01T00"]
+        {
+            let request = gateway.get(target).header("X-Supabase-Api-Version", version);
+            let refused = request.send().await;
+            assert!(!refused.headers.has("x-supabase-api-version"), "{target} {version}");
+            assert_eq!(refused.json().get("message"), None);
+        }
         let plain = gateway.get(target).send().await;
         assert!(!plain.headers.has("x-supabase-api-version"));
         assert_eq!(plain.json().get("message"), None);
     }
+}
+
+/// Client libraries declare JSON on every request, also where they have nothing to say.
+#[tokio::test]
+async fn no_body_is_fine_where_no_field_is_needed() {
+    let (_upstream, gateway) = gateway().await;
+    let ann = gateway.sign_up("ann").await;
+    let bare = |method, target| gateway.request(method, target).bearer(&ann.token);
+    let declared = |method, target| bare(method, target).header("Content-Type", "application/json");
+    let user = gateway.get_as(&ann.token, "/auth/user").await.expect(200).json();
+    assert_eq!(declared("PUT", "/auth/user").send().await.expect(200).json(), user);
+    assert_eq!(bare("PUT", "/auth/user").send().await.expect(200).json(), user);
+    assert_eq!(declared("GET", "/auth/user").send().await.expect(200).json(), user);
+    for not_json in ["text/plain", "application/x-www-form-urlencoded"] {
+        let request = bare("PUT", "/auth/user").header("Content-Type", not_json);
+        request.send().await.expect_problem(415, "unsupported_media_type");
+    }
+    declared("POST", "/auth/logout").send().await.expect(204);
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use crate::harness::h2raw::{
     Fields, H2, Outcome, PREFACE, code, data, flag, frame, headers, kind, reset, setting, settings,
     window_update,
 };
-use crate::harness::{Answer, End, Gate, Issuer, Step, TestGateway, Upstream, reply, write};
+use crate::harness::{Answer, End, Gate, Issuer, Seen, Step, TestGateway, Upstream, reply, write};
 
 /// A gateway that takes HTTP/2 by prior knowledge on its plain listener.
 async fn gateway(upstream: &Upstream) -> TestGateway {
@@ -1347,6 +1347,78 @@ async fn a_stream_that_is_reset_ends_the_upstreams_work_and_no_other() {
     upstream.until("its end", |seen| seen[3].abandoned && !seen[3].complete).await;
     gate.open();
     assert_eq!(h2.answer(slow).await.expect(200).text(), "ok");
+}
+
+/// As browsers do with what was asked for by a page that was left, and callers of gRPC with every
+/// subscription. More than a flood's number is no flood either when as much is let finish; or, which
+/// `PORTCULLIS_TEST_LONG` waits for, when it takes its time.
+#[tokio::test]
+async fn a_client_that_takes_requests_back_now_and_then_is_not_cut_off() {
+    let gate = Gate::new();
+    let wait = gate.clone();
+    let upstream = Upstream::scripted(move |seen| match seen.path() {
+        "/public/left" => vec![Step::Stall],
+        "/public/kept" => {
+            vec![Step::Wait(wait.clone()), write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")]
+        }
+        _ => vec![Step::Echo],
+    })
+    .await;
+    let gateway = gateway(&upstream).await;
+    let long = std::env::var_os("PORTCULLIS_TEST_LONG").is_some();
+    // 0: a rest.
+    let patient: &[(usize, bool)] = &[(150, false), (0, false), (150, false)];
+    let mut taken_back = 0;
+    for rounds in [&[(150, false)][..], &[(300, true)]].into_iter().chain(long.then_some(patient)) {
+        let mut h2 = H2::connect(gateway.address).await;
+        let kept = h2.begin(&Fields::get("/public/kept"), false).await;
+        for &(count, answers) in rounds {
+            if count == 0 {
+                tokio::time::sleep(std::time::Duration::from_secs(12)).await;
+            }
+            for _ in 0..count {
+                if answers {
+                    h2.exchange(&Fields::get("/public/a")).await.expect(200);
+                }
+                let stream = h2.begin(&Fields::get("/public/left"), false).await;
+                // Each when it has reached the upstream.
+                taken_back += 1;
+                upstream.until("the request", |seen| left(seen).count() == taken_back).await;
+                h2.send(reset(stream, code::CANCEL)).await;
+                assert!(h2.ping().await, "{rounds:?}: {:?}", h2.goaways);
+            }
+        }
+        upstream.until("their end", |seen| left(seen).all(|seen| seen.abandoned)).await;
+        gate.open();
+        assert_eq!(h2.answer(kept).await.expect(200).text(), "ok", "{rounds:?}");
+        assert!(h2.goaways.is_empty(), "{rounds:?}: {:?}", h2.goaways);
+    }
+}
+
+/// Requests that their client takes back.
+fn left(seen: &[Seen]) -> impl Iterator<Item = &Seen> {
+    seen.iter().filter(|seen| seen.path() == "/public/left")
+}
+
+/// CVE-2023-44487: as fast as it goes, and with nothing between, it is no use of the service.
+#[tokio::test]
+async fn a_client_that_only_takes_requests_back_is_cut_off() {
+    let upstream = Upstream::scripted(|_| vec![Step::Stall]).await;
+    let gateway = gateway(&upstream).await;
+    let mut h2 = H2::connect(gateway.address).await;
+    let mut sent = 0;
+    // One after the other, so that it is not their number at one time that is too much.
+    while !h2.closed && h2.goaways.is_empty() {
+        let stream = h2.begin(&Fields::get("/public/left"), false).await;
+        h2.send(reset(stream, code::CANCEL)).await;
+        h2.ping().await;
+        sent += 1;
+        assert!(sent < 1_000, "that many may be taken back");
+    }
+    assert!(sent > 150, "{sent} are no flood");
+    h2.until("the end", |h2| h2.closed).await;
+    let codes: Vec<u32> = h2.goaways.iter().map(|(_, code)| *code).collect();
+    assert!(codes.contains(&code::ENHANCE_YOUR_CALM), "{codes:?}");
 }
 
 #[tokio::test]

@@ -5,6 +5,12 @@ use crate::harness::h2raw::{Fields, H2, Outcome, code, flag, frame, headers, kin
 use crate::harness::h2upstream::{Act, H2Upstream, SeenStream, status, whole};
 use crate::harness::{Answer, End, Gate, TestGateway};
 
+/// As `GOAWAY` says it: of streams behind `last` nothing was begun (RFC 9113 §6.8).
+fn farewell(last: u32, code: u32) -> Act {
+    let payload = [last.to_be_bytes(), code.to_be_bytes()].concat();
+    Act::Bytes(frame(kind::GOAWAY, 0, 0, payload))
+}
+
 async fn gateway(upstream: &H2Upstream, config: &str) -> TestGateway {
     TestGateway::builder()
         .servers("app", &[upstream.url()])
@@ -327,4 +333,246 @@ async fn an_early_answer_of_an_http_2_upstream_arrives() {
     }
     let answer = h2.exchange(&Fields::get("/public/hints")).await.expect(200);
     assert_eq!((answer.text(), answer.interim), ("ok".to_owned(), vec![103; 3]));
+}
+
+/// How often a path was asked for, and over which connections.
+fn connections(upstream: &H2Upstream, path: &str) -> Vec<usize> {
+    let seen = upstream.seen();
+    seen.iter().filter(|seen| seen.path() == path).map(|seen| seen.connection).collect()
+}
+
+/// Over a connection that has carried stream 1 and carries stream 3, stream 5 is what was not begun.
+#[tokio::test]
+async fn what_a_goaway_says_was_not_begun_is_asked_again_and_nothing_else() {
+    for goaway in [code::NO_ERROR, code::ENHANCE_YOUR_CALM] {
+        for method in ["GET", "POST"] {
+            let begun = Gate::new();
+            let wait = begun.clone();
+            let upstream = H2Upstream::scripted(move |seen| match (seen.connection, seen.path()) {
+                (0, "/public/begun") => [vec![Act::Wait(wait.clone())], whole("begun")].concat(),
+                (0, "/public/beyond") => vec![farewell(3, goaway)],
+                _ => whole("ok"),
+            })
+            .await;
+            let gateway = gateway(&upstream, "").await;
+            let mut h2 = H2::connect(gateway.address).await;
+            h2.exchange(&Fields::get("/public/first")).await.expect(200);
+            let running = h2.begin(&Fields::new(method, "/public/begun"), false).await;
+            upstream.until("the one begun", |seen| seen.len() == 2).await;
+
+            let beyond = h2.begin(&Fields::new(method, "/public/beyond"), method == "POST").await;
+            if method == "POST" {
+                // Nothing of its body is there before it is asked for again.
+                upstream.until("it once more", |seen| seen.len() == 4).await;
+                h2.body(beyond, b"abc", true).await;
+            }
+            let told = format!("{method} {goaway}");
+            assert_eq!(h2.answer(beyond).await.expect(200).text(), "ok", "{told}");
+            assert_eq!(connections(&upstream, "/public/beyond"), [0, 1], "{told}");
+            let body: &[u8] = if method == "POST" { b"abc" } else { b"" };
+            assert_eq!((&*upstream.last().body, upstream.last().complete), (body, true), "{told}");
+            // What was begun goes on where it is.
+            begun.open();
+            assert_eq!(h2.answer(running).await.expect(200).text(), "begun", "{told}");
+            assert_eq!(connections(&upstream, "/public/begun"), [0], "{told}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_says_farewell_at_once_costs_a_client_of_http_1_1_nothing() {
+    let upstream = H2Upstream::scripted(|seen| match seen.connection {
+        0 => vec![farewell(0, code::NO_ERROR)],
+        _ => whole("ok"),
+    })
+    .await;
+    let gateway = gateway(&upstream, "").await;
+    let mut client = gateway.connect().await;
+    client.send("POST /public/a HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n").await;
+    upstream.until("it once more", |seen| seen.len() == 2).await;
+    client.send("abc").await;
+    assert_eq!(client.answer().await.expect(200).text(), "ok");
+    assert_eq!(upstream.last().body, b"abc");
+}
+
+/// Whether by its own word or because its body is not here any more.
+#[tokio::test]
+async fn a_request_that_may_have_been_done_is_not_sent_twice_behind_a_goaway() {
+    let taken = Gate::new();
+    let wait = taken.clone();
+    let upstream = H2Upstream::scripted(move |seen| match (seen.connection, seen.path()) {
+        // Stream 1 of the first connection is one that the server has begun.
+        (0, _) => vec![Act::ReadAll, farewell(1, code::NO_ERROR), Act::Close],
+        // Of stream 1 of the second it says that it has not, but it has taken bytes of it.
+        (1, _) => vec![Act::Wait(wait.clone()), farewell(0, code::NO_ERROR)],
+        _ => whole("ok"),
+    })
+    .await;
+    let gateway = gateway(&upstream, "").await;
+    let mut h2 = H2::connect(gateway.address).await;
+    h2.exchange(&Fields::post("/public/begun")).await.expect_problem(502, "upstream_unreachable");
+    assert_eq!(connections(&upstream, "/public/begun"), [0]);
+    let stream = h2.begin(&Fields::post("/public/taken"), true).await;
+    h2.body(stream, b"abc", false).await;
+    upstream.until("a piece", |seen| seen.get(1).is_some_and(|seen| seen.body == b"abc")).await;
+    taken.open();
+    h2.answer(stream).await.expect_problem(502, "upstream_unreachable");
+    assert_eq!(connections(&upstream, "/public/taken"), [1]);
+}
+
+/// Answers without a body are whole with their head; what an upstream sends behind it is nobody's.
+#[tokio::test]
+async fn bytes_behind_an_answer_without_a_body_reach_nobody() {
+    const POISON: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret";
+    let length = POISON.len().to_string();
+    let sized = |code: &str| status(code).with("content-length", &length);
+    let (late, later) = (Gate::new(), Gate::new());
+    let data = |end: bool| Act::Data(POISON.to_vec(), end);
+    let cases: Vec<(&str, Vec<Act>)> = vec![
+        ("GET", vec![Act::Head(status("204"), false), data(true)]),
+        ("GET", vec![Act::Head(sized("204"), false), data(true)]),
+        ("POST", vec![Act::Head(status("204"), false), data(false), data(true)]),
+        ("GET", vec![Act::Head(status("204"), true), data(true)]),
+        (
+            "GET",
+            vec![
+                Act::Head(status("204"), false),
+                data(false),
+                Act::Trailers(Fields::none().with("x", "secret")),
+            ],
+        ),
+        ("GET", vec![Act::Head(status("304"), false), data(true)]),
+        ("GET", vec![Act::Head(sized("304"), false), data(true)]),
+        ("HEAD", vec![Act::Head(status("200"), false), data(true)]),
+        ("HEAD", vec![Act::Head(sized("200"), false), data(true)]),
+        ("HEAD", vec![Act::Head(sized("404"), true), data(true)]),
+        ("GET", vec![Act::Head(status("204"), false), Act::Wait(late.clone()), data(true)]),
+        ("HEAD", vec![Act::Head(sized("200"), false), Act::Wait(later.clone()), data(true)]),
+    ];
+    let scripts = cases.clone();
+    let upstream = H2Upstream::scripted(move |seen| {
+        let n: Option<usize> = seen.path().rsplit('/').next().and_then(|n| n.parse().ok());
+        n.map_or_else(|| whole("ok"), |n| scripts[n].1.clone())
+    })
+    .await;
+    let gateway = gateway(&upstream, "").await;
+    let check = |answer: &Answer, n: usize| {
+        let told = format!("{:?}: {answer:?} {:?}", cases[n], answer.text());
+        assert!(matches!(answer.status, 200 | 204 | 304 | 404 | 502), "{told}");
+        assert!(answer.status == 502 || answer.body.is_empty(), "{told}");
+        assert!(!format!("{answer:?}{}", answer.text()).contains("secret"), "{told}");
+    };
+    let mut h2 = H2::connect(gateway.address).await;
+    for (n, (method, acts)) in cases.iter().enumerate() {
+        let gate = acts.iter().find_map(|act| match act {
+            Act::Wait(gate) => Some(gate),
+            _ => None,
+        });
+        // Over HTTP/1.1 they would be the answer to the request behind.
+        let mut client = gateway.connect().await;
+        let bad = gateway.request(method, &format!("/public/{n}"));
+        let bad = if *method == "POST" { bad.body("") } else { bad };
+        client.send([bad.to_bytes(), gateway.get("/public/own").to_bytes()].concat()).await;
+        // Over HTTP/2 of the stream beside.
+        let stream = h2.begin(&Fields::new(method, &format!("/public/{n}")), false).await;
+        let beside = h2.begin(&Fields::get("/public/own"), false).await;
+        if let Some(gate) = gate {
+            let bad = |seen: &&SeenStream| seen.path() == format!("/public/{n}");
+            upstream.until("both", |seen| seen.iter().filter(bad).count() == 2).await;
+            gate.open();
+        }
+        if let Some(answer) = client.try_answer(method).await {
+            check(&answer, n);
+            if let Some(answer) = client.try_answer("GET").await {
+                assert_eq!(answer.expect(200).text(), "ok", "{acts:?}");
+                assert_eq!(gateway.get("/public/own").send_over(&mut client).await.text(), "ok");
+            } else {
+                assert!(client.until_closed().await.is_empty(), "{acts:?}");
+            }
+        }
+        match h2.outcome(stream).await {
+            Outcome::Answer(answer) => check(&answer, n),
+            Outcome::Reset(_) => {}
+            Outcome::Gone => panic!("{acts:?}: one stream's trouble is the connection's"),
+        }
+        let own = h2.answer(beside).await;
+        // An upstream's broken connection takes what it carries along, but never mixes it up.
+        assert!(own.status == 502 || own.text() == "ok", "{acts:?}: {own:?}");
+        let answer = h2.exchange(&Fields::get("/public/own")).await.expect(200);
+        assert_eq!(answer.text(), "ok", "{acts:?}");
+    }
+}
+
+/// An empty frame is no body: many servers end such answers with one.
+#[tokio::test]
+async fn an_answer_without_a_body_may_end_with_an_empty_frame() {
+    let upstream = H2Upstream::scripted(|seen| match seen.path() {
+        "/public/own" => whole("ok"),
+        path => {
+            let status = status(&path["/public/".len()..]);
+            vec![Act::Head(status, false), Act::Data(Vec::new(), true)]
+        }
+    })
+    .await;
+    let gateway = gateway(&upstream, "").await;
+    let mut client = gateway.connect().await;
+    let mut h2 = H2::connect(gateway.address).await;
+    for (method, code) in [("GET", 204), ("GET", 304), ("HEAD", 200)] {
+        let target = format!("/public/{code}");
+        let first = gateway.request(method, &target).send_over(&mut client).await.expect(code);
+        let second = h2.exchange(&Fields::new(method, &target)).await.expect(code);
+        for answer in [first, second] {
+            assert_eq!((&*answer.body, answer.end), (&b""[..], End::Complete), "{method} {code}");
+        }
+        let own = gateway.get("/public/own").send_over(&mut client).await.expect(200);
+        assert_eq!(own.text(), "ok", "{method} {code}");
+    }
+}
+
+/// A call that streams both ways may rest for longer than anything but its own idle limits: with
+/// short ones around it, and with `PORTCULLIS_TEST_LONG` with those of every gateway, the client's
+/// 15 seconds for a body among them.
+#[tokio::test]
+async fn a_call_that_rests_goes_on_where_it_was() {
+    let short = "[server]\nbody_timeout = \"300ms\"\nheader_timeout = \"300ms\"\n\
+                 idle_timeout = \"300ms\"\n[upstreams.app]\nresponse_timeout = \"300ms\"\n\
+                 keep_alive = \"300ms\"";
+    let long = std::env::var_os("PORTCULLIS_TEST_LONG").is_some();
+    let rests = [(short, 1)].into_iter().chain(long.then_some(("", 20)));
+    for (config, seconds) in rests {
+        let rested = Gate::new();
+        let wait = rested.clone();
+        let upstream = H2Upstream::scripted(move |_| {
+            vec![
+                Act::Head(status("200").with("content-type", "application/grpc"), false),
+                Act::Data(b"before".to_vec(), false),
+                Act::Wait(wait.clone()),
+                Act::Data(b", after".to_vec(), false),
+                Act::ReadAll,
+                Act::Trailers(Fields::none().with("grpc-status", "0")),
+            ]
+        })
+        .await;
+        let gateway = gateway(&upstream, config).await;
+        let mut h2 = H2::connect(gateway.address).await;
+        let call = Fields::post("/public/call")
+            .with("content-type", "application/grpc")
+            .with("te", "trailers");
+        let stream = h2.begin(&call, true).await;
+        h2.body(stream, b"before", false).await;
+        h2.until("a piece", |h2| h2.so_far(stream).is_some_and(|a| a.body == b"before")).await;
+        upstream.until("a piece", |seen| seen[0].body == b"before").await;
+
+        tokio::time::sleep(std::time::Duration::from_secs(seconds)).await;
+
+        rested.open();
+        h2.until("more", |h2| h2.so_far(stream).is_some_and(|a| a.body == b"before, after")).await;
+        h2.body(stream, b", after", true).await;
+        let answer = h2.answer(stream).await.expect(200);
+        assert_eq!((answer.text(), answer.end), ("before, after".to_owned(), End::Complete));
+        assert_eq!(answer.trailers.get("grpc-status"), Some("0"));
+        let seen = upstream.last();
+        assert_eq!((&*seen.body, seen.complete, seen.reset), (&b"before, after"[..], true, None));
+        assert!(h2.ping().await && h2.goaways.is_empty(), "{:?}", h2.goaways);
+    }
 }

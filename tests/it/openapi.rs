@@ -1,7 +1,8 @@
 //! The contract as OpenAPI: served as it lies beside the code, and true of what is served. (That it
 //! lists every endpoint and code is checked beside the code.)
 
-use portcullis::auth::endpoints::ENDPOINTS;
+use portcullis::auth::endpoints::endpoints;
+use portcullis::auth::openapi;
 
 use crate::harness::{TestGateway, Upstream};
 
@@ -14,9 +15,9 @@ async fn the_document_is_served_and_names_every_endpoint() {
         assert_eq!(answer.header("content-type"), Some("application/yaml"));
         assert_eq!(answer.header("cache-control"), Some("public, max-age=600"));
         let text = answer.text();
-        assert_eq!(text, include_str!("../../src/auth/openapi.yaml"));
+        assert_eq!(text, openapi::DOCUMENT);
         assert!(text.starts_with("openapi: 3.1.0\n"));
-        for (_, path) in ENDPOINTS {
+        for (_, path) in endpoints() {
             assert!(text.contains(&format!("\n  {path}:\n")), "{path}");
         }
     }
@@ -27,7 +28,7 @@ async fn the_document_is_served_and_names_every_endpoint() {
 async fn every_endpoint_that_is_listed_answers() {
     let upstream = Upstream::echo().await;
     let gateway = TestGateway::builder().upstream("app", &upstream).start().await;
-    for (method, path) in ENDPOINTS {
+    for (method, path) in endpoints() {
         let path = path.replace("{id}", "00000000-0000-4000-8000-000000000000");
         for prefix in ["/auth", "/auth/v1"] {
             let answer = gateway.request(method, &format!("{prefix}{path}")).send().await;
@@ -40,4 +41,20 @@ async fn every_endpoint_that_is_listed_answers() {
         }
     }
     assert_eq!(upstream.count(), 0);
+}
+
+/// What is refused before any endpoint is reached has its code in the document, too.
+#[tokio::test]
+async fn refusals_before_an_endpoint_have_a_documented_code() {
+    let upstream = Upstream::echo().await;
+    let gateway = TestGateway::builder().upstream("app", &upstream).start().await;
+    for target in ["/auth/user%2Fx", "/auth/x/../user", "/auth//user"] {
+        let refused = gateway.get(target).send().await;
+        refused.expect_problem(400, "bad_request");
+    }
+    let codes = openapi::DOCUMENT
+        .split("          enum:\n            - anonymous_provider_disabled\n")
+        .nth(1);
+    let codes = codes.expect("the list of codes");
+    assert!(codes.lines().any(|line| line.trim() == "- bad_request"), "{codes}");
 }

@@ -2,17 +2,19 @@
 //! when that is safe, and every failure on the far side is told as what it is.
 
 use std::collections::HashSet;
-use std::sync::Mutex;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::harness::{
-    Answer, Client, End, Gate, Issuer, Seen, Step, TestGateway, Upstream, patiently, reply, write,
+    Answer, Client, End, Gate, Issuer, Seen, Step, TestGateway, Upstream, lossy, patiently, reply,
+    write,
 };
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -428,6 +430,149 @@ async fn a_client_that_goes_away_ends_the_upstreams_work() {
     drop(client);
     upstream.until("its end", |seen| seen[2].abandoned && !seen[2].complete).await;
     gateway.get("/public/a").send().await.expect(200);
+}
+
+/// A reset says that nobody is there; nothing is waited for then.
+#[tokio::test]
+async fn a_client_that_resets_its_connection_ends_the_upstreams_work_at_once() {
+    let upstream = Upstream::scripted(|seen| match seen.path() {
+        "/public/silent" => vec![Step::Stall],
+        _ => vec![write("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"), Step::Stall],
+    })
+    .await;
+    let gateway = TestGateway::in_front_of(&upstream).await;
+    for (n, target) in ["/public/silent", "/public/begun"].into_iter().enumerate() {
+        let mut client = gateway.connect().await;
+        client.send(gateway.get(target).to_bytes()).await;
+        upstream.until("the request", |seen| seen.len() > n).await;
+        if target == "/public/begun" {
+            client.head("GET").await.expect(200);
+        }
+        let start = Instant::now();
+        client.wire.stream.set_zero_linger().expect("a socket option");
+        drop(client);
+        upstream.until("its end", |seen| seen[n].abandoned).await;
+        assert!(start.elapsed() < Duration::from_secs(2), "{target}: {:?}", start.elapsed());
+    }
+}
+
+/// RFC 9112 §9.6: the end of what a client sends is not the end of what it reads. `printf | nc -N`
+/// is such a client, and so is everybody behind a forwarder that passes each end on by itself.
+#[tokio::test]
+async fn a_client_that_ends_its_side_gets_every_answer_that_is_due() {
+    const A: &str = "GET /public/a HTTP/1.1\r\nHost: a\r\n\r\n";
+    const POST: &str = "POST /public/b HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
+    const CHUNKED: &str = "POST /public/c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
+                           3\r\nabc\r\n0\r\n\r\n";
+    for (requests, due) in [
+        (A.to_owned(), 1),
+        ([A, A].concat(), 2),
+        ([POST, A].concat(), 2),
+        ([CHUNKED, POST, A].concat(), 3),
+        // What is not whole is no request, and takes no other along.
+        ([A, &A[..20]].concat(), 1),
+        ("GET /public/a HTTP/1.0\r\n\r\n".to_owned(), 1),
+    ] {
+        let gates: Arc<[_]> = (0..due).map(|_| [Gate::new(), Gate::new()]).collect();
+        let next = Arc::new(AtomicUsize::new(0));
+        let waits = Arc::clone(&gates);
+        let upstream = Upstream::scripted(move |seen| {
+            if seen.path() == "/public/other" {
+                return reply(OK);
+            }
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            let body = format!("{n}: {}", seen.path());
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+            let (begin, rest) = body.split_at(1);
+            let [first, second] = waits[n].clone().map(Step::Wait);
+            vec![Step::ReadBody, first, write(head + begin), second, write(rest)]
+        })
+        .await;
+        let gateway = TestGateway::in_front_of(&upstream).await;
+        let mut client = gateway.connect().await;
+        client.send(&requests).await;
+        client.wire.stream.shutdown().await.expect("the connection stands");
+        for (n, [first, second]) in gates.iter().enumerate() {
+            let due = |seen: &[Seen]| seen.iter().filter(|s| s.path() != "/public/other").count();
+            upstream.until("the request", |seen| due(seen) == n + 1).await;
+            // The gateway has one worker: while it serves others it sees the end.
+            let others = async || {
+                for _ in 0..3 {
+                    gateway.get("/public/other").send().await.expect(200);
+                }
+            };
+            others().await;
+            first.open();
+            let mut answer = client.head("GET").await.expect(200);
+            client.piece(&mut answer).await.expect("the begin");
+            others().await;
+            second.open();
+            while client.piece(&mut answer).await.is_some() {}
+            assert_eq!(answer.end, End::Complete);
+            assert!(answer.text().starts_with(&format!("{n}: /public/")), "{}", answer.text());
+        }
+        // Half a request may be told that it is none.
+        let rest = lossy(&client.until_closed().await);
+        assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 4"), "{rest}");
+        assert!(upstream.seen().iter().all(|seen| seen.complete && !seen.abandoned));
+    }
+}
+
+/// For longer than any wait for a word of the upstream, which is why only `PORTCULLIS_TEST_LONG` has
+/// it. Of answers of many lengths some have all but their end in what their socket has room for.
+#[tokio::test]
+async fn a_client_that_has_ended_its_side_may_read_late() {
+    if std::env::var_os("PORTCULLIS_TEST_LONG").is_none() {
+        return;
+    }
+    let chunk = format!("400\r\n{}\r\n", "x".repeat(1 << 10));
+    let upstream = Upstream::scripted(move |seen| {
+        let chunks: usize = seen.path()["/public/".len()..].parse().expect("a number");
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        reply(format!("{head}{}0\r\n\r\n", chunk.repeat(chunks)))
+    })
+    .await;
+    let builder = TestGateway::builder().upstream("app", &upstream);
+    let socket = builder.folder().join("http.sock");
+    let listen = format!("[server]\nlisten = [\"127.0.0.1:0\", \"unix:{}\"]", socket.display());
+    let _gateway = builder.config(&listen).start().await;
+    let sizes = (32..512).step_by(4);
+    let clients = sizes.map(async |chunks| {
+        let mut stream = tokio::net::UnixStream::connect(&socket).await.expect("somebody listens");
+        let request = |chunks| format!("GET /public/{chunks} HTTP/1.1\r\nHost: a\r\n\r\n");
+        let both = request(chunks) + &request(1);
+        stream.write_all(both.as_bytes()).await.expect("the connection stands");
+        stream.shutdown().await.expect("the connection stands");
+        tokio::time::sleep(Duration::from_secs(8)).await;
+        let mut answer = Vec::new();
+        let read = stream.read_to_end(&mut answer);
+        patiently("the answer", read).await.expect("a proper end");
+        let ends = lossy(&answer).matches("x\r\n0\r\n\r\n").count();
+        assert_eq!(ends, 2, "{chunks}: {} bytes", answer.len());
+    });
+    futures_util::future::join_all(clients).await;
+}
+
+/// Written to, a client that has gone says so.
+#[tokio::test]
+async fn a_client_that_has_gone_is_noticed_when_it_is_written_to() {
+    let gate = Gate::new();
+    let wait = gate.clone();
+    let upstream = Upstream::scripted(move |_| {
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let event = Step::WriteForever("3\r\nabc\r\n".into());
+        vec![Step::Wait(wait.clone()), write(head), event]
+    })
+    .await;
+    let gateway = TestGateway::in_front_of(&upstream).await;
+    let mut client = gateway.connect().await;
+    client.send(gateway.get("/public/a").to_bytes()).await;
+    upstream.until("the request", |seen| seen.len() == 1).await;
+    drop(client);
+    gate.open();
+    let start = Instant::now();
+    upstream.until("its end", |seen| seen[0].abandoned).await;
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
+use crate::harness::h2raw::{Fields, H2};
 use crate::harness::{Client, End, Gate, Step, TestGateway, Upstream, patiently, reply, write};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -330,4 +331,86 @@ async fn an_early_answer_suspends_no_limit() {
     client.send(head).await;
     client.answer().await.expect(200);
     client.until_closed().await;
+}
+
+/// However long the client makes it last: what it does not take holds up the upstream, too.
+#[tokio::test]
+async fn an_exchange_is_cut_when_its_time_is_over_however_slowly_it_is_read() {
+    const ROUTE: &str = "[server]\nh2c = true\n[[routes]]\npath = \"/public/{*rest}\"\n\
+        upstream = \"app\"\naccess = \"public\"\ntimeouts = { total = \"400ms\" }";
+    let upstream = Upstream::scripted(|seen| {
+        let (fields, piece) = match seen.path() {
+            "/public/length" => ("Content-Length: 99999999999\r\n", "x".repeat(8 << 10)),
+            "/public/chunked" => {
+                ("Transfer-Encoding: chunked\r\n", format!("2000\r\n{}\r\n", "x".repeat(8 << 10)))
+            }
+            _ => ("", "x".repeat(8 << 10)),
+        };
+        vec![write(format!("HTTP/1.1 200 OK\r\n{fields}\r\n")), Step::WriteForever(piece.into())]
+    })
+    .await;
+    let gateway = gateway(&upstream, ROUTE).await;
+    let is_over = |n: usize| upstream.seen().get(n).is_some_and(|seen| seen.abandoned);
+    let targets = ["/public/length", "/public/chunked", "/public/close"];
+    for (n, (version, target)) in
+        [1, 0].iter().flat_map(|version| targets.map(|target| (version, target))).enumerate()
+    {
+        let mut client = gateway.connect().await;
+        client.send(format!("GET {target} HTTP/1.{version}\r\nHost: a\r\n\r\n")).await;
+        let mut answer = client.head("GET").await.expect(200);
+        let trickle = async {
+            while !is_over(n) {
+                client.piece(&mut answer).await.expect("more");
+                sleep(LIMIT / 20).await;
+            }
+        };
+        about_the_limit("an answer that trickles", trickle).await;
+        // What is on its way still comes, and then the word that it is not all.
+        while client.piece(&mut answer).await.is_some() {}
+        assert_eq!(answer.end, End::Cut, "{target} HTTP/1.{version}");
+    }
+    for (n, target) in targets.into_iter().enumerate().map(|(n, target)| (n + 6, target)) {
+        // Others on the connection are not cut with it, so their time is not measured by it.
+        let mut h2 = H2::connect_narrow(gateway.address, 1 << 10).await;
+        let stream = h2.begin(&Fields::get(target), false).await;
+        h2.until("a head", |h2| h2.so_far(stream).is_some()).await;
+        let trickle = async {
+            while !is_over(n) {
+                h2.grant(stream, 1 << 10).await;
+                h2.ping().await;
+                sleep(LIMIT / 20).await;
+            }
+        };
+        about_the_limit("an answer that trickles", trickle).await;
+        let answer = h2.answer(stream).await.expect(200);
+        assert_eq!(answer.end, End::Cut, "{target}");
+        assert!(h2.reset_code(stream).is_some_and(|code| code != 0), "{target}");
+        assert!(h2.ping().await, "{target}: the stream's time was not the connection's");
+    }
+}
+
+/// One that reads nothing at all is no different: the upstream is not held for its sake.
+#[tokio::test]
+async fn an_exchange_is_cut_when_its_time_is_over_though_nobody_reads() {
+    let upstream = Upstream::scripted(|_| {
+        let piece = format!("2000\r\n{}\r\n", "x".repeat(8 << 10));
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        vec![write(head), Step::WriteForever(piece.into())]
+    })
+    .await;
+    let config = "[server]\nh2c = true\n[[routes]]\npath = \"/public/{*rest}\"\n\
+                  upstream = \"app\"\naccess = \"public\"\ntimeouts = { total = \"400ms\" }";
+    let gateway = gateway(&upstream, config).await;
+    let mut client = gateway.connect().await;
+    client.send("GET /public/a HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let ended = upstream.until("its end", |seen| seen.first().is_some_and(|seen| seen.abandoned));
+    about_the_limit("an answer that is not read", ended).await;
+    let mut answer = client.head("GET").await.expect(200);
+    while client.piece(&mut answer).await.is_some() {}
+    assert_eq!(answer.end, End::Cut);
+    let mut h2 = H2::connect_narrow(gateway.address, 0).await;
+    let stream = h2.begin(&Fields::get("/public/a"), false).await;
+    let ended = upstream.until("its end", |seen| seen.get(1).is_some_and(|seen| seen.abandoned));
+    about_the_limit("an answer that is not read", ended).await;
+    assert_eq!(h2.answer(stream).await.expect(200).end, End::Cut);
 }

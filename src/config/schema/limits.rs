@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::OnOutage;
 use crate::config::units::Rate;
 
-/// `[limits]`: the four built-in ones and any number of named ones for routes.
+/// `[limits]`: the built-in ones and any number of named ones for routes.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(transparent)]
 pub struct Limits(pub BTreeMap<String, Limit>);
@@ -21,9 +21,9 @@ impl Default for Limits {
 impl Limits {
     /// The limits that exist without being written: sign-up and login per address, login per
     /// account, refresh per address.
-    pub fn built_in() -> [(&'static str, Limit); 4] {
+    pub fn built_in() -> Vec<(&'static str, Limit)> {
         let limit = |n, seconds, by| Limit { rate: Rate::new(n, seconds), by, on_outage: None };
-        [
+        vec![
             ("signup", limit(5, 60, LimitBy::Ip)),
             ("login", limit(5, 60, LimitBy::Ip)),
             ("login_account", limit(20, 3600, LimitBy::Account)),

@@ -12,7 +12,8 @@ use tokio_rustls::TlsConnector;
 use super::LeaseError;
 use super::resolve::{Name, Target};
 use super::state::{Place, ServerState};
-use super::stream::{Stream, Transport};
+use super::stream::Stream;
+use crate::wire::{self, Socket};
 
 /// Addresses of a name that one attempt tries.
 const MOST_ADDRESSES: usize = 4;
@@ -33,28 +34,32 @@ pub(super) async fn dial(
 ) -> Result<Stream, LeaseError> {
     let deadline = Instant::now() + patience;
     match timeout(patience, reach(server, deadline)).await {
-        Ok(Ok(transport)) => Ok(Stream::new(transport, place)),
+        Ok(Ok(bytes)) => Ok(Stream::new(bytes, place)),
         Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Err(LeaseError::Timeout),
         Ok(Err(error)) => Err(LeaseError::Io(error)),
         Err(_) => Err(LeaseError::Timeout),
     }
 }
 
-async fn reach(server: &ServerState, deadline: Instant) -> io::Result<Transport> {
+async fn reach(server: &ServerState, deadline: Instant) -> io::Result<wire::Stream> {
     let name = match &server.target {
-        Target::Unix(path) => return Ok(Transport::Unix(UnixStream::connect(path).await?)),
+        Target::Unix(path) => {
+            let stream = UnixStream::connect(path).await?.into_std()?;
+            return Ok(wire::Stream::Plain(Socket::new(stream.into())?));
+        }
         Target::Name(name) => name,
     };
     let stream = connect(name, server, deadline).await?;
     // Without this a small request may wait for the server's delayed acknowledgement.
     let _ = stream.set_nodelay(true);
-    let Some(tls) = &server.tls else { return Ok(Transport::Tcp(stream)) };
+    let socket = Socket::new(stream.into_std()?.into())?;
+    let Some(tls) = &server.tls else { return Ok(wire::Stream::Plain(socket)) };
     let connector = TlsConnector::from(Arc::clone(&tls.config));
-    let stream = connector.connect(tls.name.clone(), stream).await?;
+    let stream = connector.connect(tls.name.clone(), socket).await?;
     if tls.must_agree_on_h2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the server does not speak h2"));
     }
-    Ok(Transport::Tls(Box::new(stream)))
+    Ok(wire::Stream::Tls(Box::new(stream.into())))
 }
 
 /// Tries the addresses one after another; each gets an equal part of the time that is left.
@@ -81,9 +86,11 @@ impl Stream {
     /// Has the system give up a connection whose other end no longer acknowledges.
     pub(super) fn give_up_when_unacknowledged(&self) {
         #[cfg(target_os = "linux")]
-        if let Some(stream) = self.tcp() {
-            // Without it the connection is found dead later, by the system's own patience.
-            let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+        {
+            // Without it the connection is found dead later, by the system's own patience. A Unix
+            // socket needs none, and refuses.
+            let _ = socket2::SockRef::from(self.bytes.socket())
+                .set_tcp_user_timeout(Some(UNACKNOWLEDGED));
         }
     }
 }

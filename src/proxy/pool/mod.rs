@@ -148,7 +148,7 @@ impl Tried {
 impl Pool {
     /// An empty pool.
     pub(crate) fn new(state: &Arc<UpstreamState>) -> Self {
-        let line = Rc::new(Line::default());
+        let line = Rc::new(Line::new());
         let server = |each| Rc::new(Server::new(each, &state.config, &line, &state.room));
         let servers: Vec<_> = state.servers.iter().map(server).collect();
         let pool = Self {
@@ -172,13 +172,12 @@ impl Pool {
         &self.state
     }
 
-    /// An idle connection, or a new one.
+    /// An idle connection, or a new one. `now` is the time.
     ///
     /// # Errors
     /// No server could be reached, or none had room.
-    pub(crate) async fn lease(&self, ask: &Ask<'_>) -> Result<Lease, LeaseError> {
+    pub(crate) async fn lease(&self, ask: &Ask<'_>, now: Instant) -> Result<Lease, LeaseError> {
         self.budget.deposit();
-        let now = Instant::now();
         let first = match self.servers.len() {
             1 => Choice::Server(0),
             _ => self.choose(ask, now, &Tried::default()),
@@ -420,6 +419,7 @@ impl Pool {
 
     /// Housekeeping, ten times a second.
     pub(crate) fn tick(&self, now: Instant) {
+        self.line.ticked.set(now);
         let wanted = self.state.room.waiting.load(Relaxed) > 0;
         let due = now.saturating_duration_since(self.looked_through.get()) >= LOOK_THROUGH;
         if due {

@@ -61,11 +61,23 @@ pub(super) struct Shared {
 }
 
 /// Requests of one worker that wait for a connection.
-#[derive(Default)]
 pub(super) struct Line {
     pub(super) waiting: Cell<usize>,
+    /// The last tick of the worker: the time, to a tenth of a second, for whom that is enough.
+    pub(super) ticked: Cell<Instant>,
     /// Told when a connection is given back while somebody waits.
     pub(super) freed: Notify,
+}
+
+impl Line {
+    /// Nobody waits.
+    pub(super) fn new() -> Self {
+        Self {
+            waiting: Cell::default(),
+            ticked: Cell::new(Instant::now()),
+            freed: Notify::default(),
+        }
+    }
 }
 
 impl Server {
@@ -116,7 +128,7 @@ impl Server {
         }
         let mut idle = self.idle.borrow_mut();
         if idle.len() < self.max_idle.max(self.line.waiting.get()) {
-            idle.push(Idle { link, since: Instant::now() });
+            idle.push(Idle { link, since: self.line.ticked.get() });
         }
     }
 

@@ -49,7 +49,7 @@ async fn a_server_that_cannot_be_reached_is_tried_until_it_is_ejected() {
         "ejection = { failures = 2, base = \"1h\", max = \"1h\" }",
     );
     for _ in 0..8 {
-        let lease = pool.lease(&Ask::default()).await.unwrap();
+        let lease = pool.lease(&Ask::default(), Instant::now()).await.unwrap();
         assert_eq!(format!("http://{}", lease.server.authority), live);
     }
     let report = pool.state.report(Instant::now());
@@ -64,10 +64,10 @@ async fn when_every_server_is_ejected_all_are_tried() {
     let (one, two) = (gone().await, gone().await);
     let pool =
         pool(&[one.clone(), two], "ejection = { failures = 1, base = \"1h\", max = \"1h\" }");
-    assert!(matches!(pool.lease(&Ask::default()).await, Err(LeaseError::Io(_))));
+    assert!(matches!(pool.lease(&Ask::default(), Instant::now()).await, Err(LeaseError::Io(_))));
     assert!(pool.state.report(Instant::now()).trying_all);
     let _back = TcpListener::bind(one.trim_start_matches("http://")).await.unwrap();
-    let lease = pool.lease(&Ask::default()).await.unwrap();
+    let lease = pool.lease(&Ask::default(), Instant::now()).await.unwrap();
     lease.server.note_success();
     assert_eq!(pool.state.report(Instant::now()).servers[0].state.as_str(), "up");
 }
@@ -76,8 +76,8 @@ async fn when_every_server_is_ejected_all_are_tried() {
 async fn without_a_budget_no_second_server_is_tried() {
     let (_listener, live) = silent().await;
     let pool = pool(&[gone().await, live], "retry_budget = 0");
-    assert!(pool.lease(&Ask::default()).await.is_err());
-    assert!(pool.lease(&Ask::default()).await.is_ok(), "it is the live one's turn");
+    assert!(pool.lease(&Ask::default(), Instant::now()).await.is_err());
+    assert!(pool.lease(&Ask::default(), Instant::now()).await.is_ok(), "it is the live one's turn");
     let report = pool.state.report(Instant::now());
     assert_eq!((report.retries, report.retries_refused), (0, 1));
 }
@@ -87,11 +87,11 @@ async fn a_connection_is_used_again_and_flights_are_counted() {
     let (_listener, url) = silent().await;
     let pool = pool(&[url], "");
     let in_flight = || pool.state.report(Instant::now()).servers[0].in_flight;
-    let lease = pool.lease(&Ask::default()).await.unwrap();
+    let lease = pool.lease(&Ask::default(), Instant::now()).await.unwrap();
     assert!(!lease.reused && in_flight() == 1);
     give_back(lease);
     assert_eq!(in_flight(), 0);
-    assert!(pool.lease(&Ask::default()).await.unwrap().reused);
+    assert!(pool.lease(&Ask::default(), Instant::now()).await.unwrap().reused);
     assert_eq!(pool.state.report(Instant::now()).servers[0].connections, 0, "it was dropped");
 }
 
@@ -99,7 +99,7 @@ async fn a_connection_is_used_again_and_flights_are_counted() {
 async fn a_closed_connection_is_replaced_though_its_place_is_still_taken() {
     let (_listener, url) = silent().await;
     let pool = pool(&[url], "max_connections = 1");
-    let closed = pool.lease(&Ask::default()).await.unwrap();
+    let closed = pool.lease(&Ask::default(), Instant::now()).await.unwrap();
     let replaced = pool.reconnect(&closed.server, &Ask::default()).await.unwrap();
     assert!(!replaced.reused);
     drop(closed);
@@ -110,17 +110,17 @@ async fn a_closed_connection_is_replaced_though_its_place_is_still_taken() {
 async fn beyond_the_limits_a_request_is_refused_at_once() {
     let (_listener, url) = silent().await;
     let pool = pool(&[url], "max_connections = 1\nmax_waiting = 1\nwait_timeout = \"1h\"");
-    let held = pool.lease(&Ask::default()).await.unwrap();
+    let held = pool.lease(&Ask::default(), Instant::now()).await.unwrap();
     local(async {
         let pool = Rc::new(pool);
         let waiting = spawn_local({
             let pool = Rc::clone(&pool);
-            async move { pool.lease(&Ask::default()).await.map(|lease| lease.reused) }
+            async move { pool.lease(&Ask::default(), Instant::now()).await.map(|lease| lease.reused) }
         });
         while pool.state.report(Instant::now()).waiting == 0 {
             tokio::task::yield_now().await;
         }
-        assert!(matches!(pool.lease(&Ask::default()).await, Err(LeaseError::Full)));
+        assert!(matches!(pool.lease(&Ask::default(), Instant::now()).await, Err(LeaseError::Full)));
         give_back(held);
         assert!(waiting.await.unwrap().unwrap(), "the one who waits gets what was given back");
         assert_eq!(pool.state.report(Instant::now()).waiting, 0);
@@ -136,13 +136,15 @@ async fn a_place_that_another_worker_frees_is_taken_by_who_waits() {
     let (busy, other) = (Pool::new(&state), Rc::new(Pool::new(&state)));
     local(async {
         for idle_first in [false, true] {
-            let mut held = Some(busy.lease(&Ask::default()).await.unwrap());
+            let mut held = Some(busy.lease(&Ask::default(), Instant::now()).await.unwrap());
             if idle_first {
                 give_back(held.take().unwrap());
             }
             let waiting = spawn_local({
                 let pool = Rc::clone(&other);
-                async move { pool.lease(&Ask::default()).await.map(|lease| lease.reused) }
+                async move {
+                    pool.lease(&Ask::default(), Instant::now()).await.map(|lease| lease.reused)
+                }
             });
             while state.report(Instant::now()).waiting == 0 {
                 tokio::task::yield_now().await;
@@ -160,8 +162,8 @@ async fn a_place_that_another_worker_frees_is_taken_by_who_waits() {
 async fn a_wait_for_a_connection_ends() {
     let (_listener, url) = silent().await;
     let pool = pool(&[url], "max_connections = 1\nmax_waiting = 5");
-    let _held = pool.lease(&Ask::default()).await.unwrap();
-    assert!(matches!(pool.lease(&Ask::default()).await, Err(LeaseError::Full)));
+    let _held = pool.lease(&Ask::default(), Instant::now()).await.unwrap();
+    assert!(matches!(pool.lease(&Ask::default(), Instant::now()).await, Err(LeaseError::Full)));
     assert_eq!(pool.state.report(Instant::now()).waiting, 0);
 }
 
@@ -172,7 +174,7 @@ async fn the_least_busy_server_is_counted_over_all_workers() {
     let (here, there) = (Pool::new(&state), Pool::new(&state));
     let mut held = Vec::new();
     for pool in [&here, &there, &here, &there, &there, &here] {
-        held.push(pool.lease(&Ask::default()).await.unwrap());
+        held.push(pool.lease(&Ask::default(), Instant::now()).await.unwrap());
     }
     let report = state.report(Instant::now());
     assert_eq!(report.servers.iter().map(|server| server.in_flight).collect::<Vec<_>>(), [3, 3]);
@@ -188,7 +190,7 @@ async fn a_user_stays_with_a_server_until_it_is_ejected() {
     );
     let server_of = async |user: &str| {
         let ask = Ask { user: Some(user), ..Ask::default() };
-        pool.lease(&ask).await.unwrap().server
+        pool.lease(&ask, Instant::now()).await.unwrap().server
     };
     let users: Vec<_> = (0..30).map(|user| format!("u{user}")).collect();
     let mut before = Vec::new();
@@ -250,18 +252,19 @@ async fn requests_share_an_http2_connection_up_to_its_limit() {
         let pool = pool(&[url], "protocol = \"h2c\"");
         let ask = Ask::default();
         // At once: one of them dials, the others wait for it.
-        let leases = futures_util::future::join_all((0..2).map(|_| pool.lease(&ask))).await;
+        let leases =
+            futures_util::future::join_all((0..2).map(|_| pool.lease(&ask, Instant::now()))).await;
         let mut leases: Vec<_> = leases.into_iter().map(Result::unwrap).collect();
         for lease in &mut leases {
             assert_eq!(h2_exchange(lease).await, 200);
         }
         let _first = connections.recv().await.unwrap();
         assert!(connections.try_recv().is_err(), "one connection for both");
-        let third = pool.lease(&ask).await.unwrap();
+        let third = pool.lease(&ask, Instant::now()).await.unwrap();
         assert!(!third.reused);
         let _second = connections.recv().await.unwrap();
         drop(leases.pop());
-        assert!(pool.lease(&ask).await.unwrap().reused, "there is room again");
+        assert!(pool.lease(&ask, Instant::now()).await.unwrap().reused, "there is room again");
         let report = pool.state.report(Instant::now());
         assert_eq!((report.servers[0].connections, report.servers[0].in_flight), (2, 2));
     })
@@ -273,14 +276,14 @@ async fn an_http2_connection_that_says_goodbye_is_replaced() {
     local(async {
         let (url, mut connections) = h2_server(100).await;
         let pool = pool(&[url], "protocol = \"h2c\"");
-        let mut lease = pool.lease(&Ask::default()).await.unwrap();
+        let mut lease = pool.lease(&Ask::default(), Instant::now()).await.unwrap();
         assert_eq!(h2_exchange(&mut lease).await, 200);
         drop(lease);
         drop(connections.recv().await.unwrap());
         while pool.state.report(Instant::now()).servers[0].connections > 0 {
             tokio::task::yield_now().await;
         }
-        let mut lease = pool.lease(&Ask::default()).await.unwrap();
+        let mut lease = pool.lease(&Ask::default(), Instant::now()).await.unwrap();
         assert!(!lease.reused);
         assert_eq!(h2_exchange(&mut lease).await, 200);
     })
@@ -292,10 +295,10 @@ async fn an_http2_connection_on_which_a_request_failed_takes_no_more() {
     local(async {
         let (url, _connections) = h2_server(100).await;
         let pool = pool(&[url], "protocol = \"h2c\"");
-        let lease = pool.lease(&Ask::default()).await.unwrap();
-        assert!(pool.lease(&Ask::default()).await.unwrap().reused);
+        let lease = pool.lease(&Ask::default(), Instant::now()).await.unwrap();
+        assert!(pool.lease(&Ask::default(), Instant::now()).await.unwrap().reused);
         lease.flight.note_failure();
-        assert!(!pool.lease(&Ask::default()).await.unwrap().reused);
+        assert!(!pool.lease(&Ask::default(), Instant::now()).await.unwrap().reused);
     })
     .await;
 }
@@ -330,7 +333,7 @@ async fn http2_over_tls_must_be_agreed_on() {
             });
             let tls = format!("protocol = \"h2\"\ntls = {{ ca = {:?} }}", ca.display().to_string());
             let pool = pool(&[url.replace("http://", "https://")], &tls);
-            match pool.lease(&Ask::default()).await {
+            match pool.lease(&Ask::default(), Instant::now()).await {
                 Ok(mut lease) => assert!(agreed && h2_exchange(&mut lease).await == 200),
                 Err(error) => assert!(!agreed, "{error:?}"),
             }

@@ -1,0 +1,134 @@
+//! What can be done with an account: sign up, log in, refresh, log out, look, change. Knows
+//! neither HTTP nor SQL; inputs are valid when they arrive.
+//!
+//! Two orders hold everywhere. A refused sign-up, login or password change is stored before it is
+//! answered: when that fails the answer is "unavailable", never a refusal nobody can look up, nor
+//! a hint that the password was right. And sessions that were ended are refused by every worker of
+//! this process before the caller hears of it.
+//!
+//! The futures must be driven to their end: whoever calls from a connection that may go away puts
+//! them into a task of their own.
+
+mod log_in;
+mod log_out;
+mod origin;
+mod refresh;
+mod session;
+mod sign_up;
+mod update;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::error::AuthError;
+use super::password::Hasher;
+use super::policy::Policy;
+use crate::clock::Clock;
+use crate::config;
+use crate::identity::{Revocations, Verifier};
+use crate::model::{
+    Event, EventKind, Outcome, Session, SessionId, StoredEvent, User, UserId, clean_text,
+};
+use crate::store::{Store, StoreError};
+
+pub use log_out::LogoutScope;
+pub use origin::Origin;
+pub use session::Issued;
+
+/// Clients that are told to come back later wait this long: store calls give up after two
+/// seconds, so sooner would only add to the queue.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// Longest address that an event keeps, in bytes.
+const MAX_EMAIL: usize = 254;
+
+/// The service behind the account endpoints, made of what it works with.
+pub struct Accounts {
+    /// Where accounts live.
+    pub store: Arc<Store>,
+    /// Where passwords are hashed.
+    pub hasher: Arc<Hasher>,
+    /// Which passwords may be chosen.
+    pub policy: Policy,
+    /// What tokens say and for how long.
+    pub tokens: config::Tokens,
+    /// The keys to sign and to check with; replaced when they rotate.
+    pub verifier: Arc<ArcSwap<Verifier>>,
+    /// The sessions that are refused.
+    pub revocations: Arc<Revocations>,
+    /// The time.
+    pub clock: Clock,
+}
+
+impl Accounts {
+    /// The bearer's account, as it is now.
+    ///
+    /// # Errors
+    /// [`AuthError::SessionNotFound`] when it is gone; what storing may meet.
+    pub async fn user(&self, bearer: &Bearer) -> Result<User, AuthError> {
+        let user = self.store.user(&bearer.user_id).await.map_err(failed)?;
+        user.ok_or(AuthError::SessionNotFound)
+    }
+
+    /// The bearer's running sessions.
+    ///
+    /// # Errors
+    /// What storing may meet.
+    pub async fn sessions(&self, bearer: &Bearer) -> Result<Vec<Session>, AuthError> {
+        self.store.sessions_of(&bearer.user_id, self.clock.now()).await.map_err(failed)
+    }
+
+    /// The bearer's events, newest first, from before a place in that order.
+    ///
+    /// # Errors
+    /// What storing may meet.
+    pub async fn events(
+        &self,
+        bearer: &Bearer,
+        limit: u32,
+        before: Option<(Timestamp, Uuid)>,
+    ) -> Result<Vec<StoredEvent>, AuthError> {
+        self.store.events_of_user(&bearer.user_id, limit, before).await.map_err(failed)
+    }
+
+    /// Stores that a sign-up or a login was refused for its form: [`EventKind::SignupFailed`] or
+    /// [`EventKind::LoginFailed`], with the address that was tried if there was one.
+    ///
+    /// # Errors
+    /// What storing may meet.
+    pub async fn record_refusal(
+        &self,
+        kind: EventKind,
+        email: Option<&str>,
+        reason: &str,
+        origin: &Origin,
+    ) -> Result<(), AuthError> {
+        let event = Event {
+            email: email.map(|email| clean_text(email.as_bytes(), MAX_EMAIL)),
+            reason: Some(reason.to_owned()),
+            ..origin.event(kind, Outcome::Failure, self.clock.now())
+        };
+        self.store.record(&[event]).await.map_err(failed)
+    }
+}
+
+/// Who an access token of ours speaks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bearer {
+    /// The user.
+    pub user_id: UserId,
+    /// The session the token belongs to.
+    pub session_id: SessionId,
+}
+
+fn failed(error: StoreError) -> AuthError {
+    if error.is_unavailable() {
+        AuthError::Unavailable { retry_after: RETRY_AFTER, source: error.into() }
+    } else {
+        AuthError::Internal(error.into())
+    }
+}

@@ -1,0 +1,95 @@
+//! What a session is begun with, and what its owner is handed.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::{Accounts, Origin};
+use crate::auth::error::AuthError;
+use crate::auth::shapes::Tokens;
+use crate::clock::random_bytes;
+use crate::identity::refresh::RefreshToken;
+use crate::identity::token::{IssueOptions, issue};
+use crate::model::{Session, SessionId, User, UserId};
+use crate::store;
+
+/// A session that begins or goes on, for its owner.
+#[derive(Debug)]
+pub struct Issued {
+    /// What to hand out.
+    pub tokens: Tokens,
+    /// Whose session it is.
+    pub user: User,
+    /// The session.
+    pub session_id: SessionId,
+    /// When the tokens were made.
+    pub at: Timestamp,
+}
+
+impl Accounts {
+    /// A session to be stored, and its first refresh token.
+    pub(super) fn new_login(
+        &self,
+        user_id: &UserId,
+        origin: &Origin,
+        now: Timestamp,
+    ) -> (store::NewLogin, RefreshToken) {
+        let refresh_token = RefreshToken::from_random(random_bytes());
+        let session = Session {
+            id: random_uuid(),
+            user_id: user_id.clone(),
+            created_at: now,
+            last_seen_at: now,
+            expires_at: later(now, self.tokens.refresh_lifetime.0),
+            access_expires_at: self.access_expires_at(now),
+            address: Some(origin.address),
+            user_agent: origin.user_agent.clone(),
+            ended: None,
+        };
+        (store::NewLogin { session, refresh: refresh_token.digest() }, refresh_token)
+    }
+
+    /// The `exp` of an access token issued at `now`, which counts in whole seconds.
+    pub(super) fn access_expires_at(&self, now: Timestamp) -> Timestamp {
+        let whole = Timestamp::from_second(now.as_second()).unwrap_or(now);
+        later(whole, Duration::from_secs(self.tokens.access_lifetime.0.as_secs()))
+    }
+
+    pub(super) fn issued(
+        &self,
+        user: User,
+        session: &Session,
+        refresh_token: &RefreshToken,
+        now: Timestamp,
+    ) -> Result<Issued, AuthError> {
+        let verifier = self.verifier.load();
+        let signer = verifier.keys().signer(now);
+        let signer =
+            signer.ok_or_else(|| AuthError::Internal("no signing key is active".into()))?;
+        let options = IssueOptions {
+            issuer: &self.tokens.issuer,
+            audience: &self.tokens.audience,
+            lifetime: self.tokens.access_lifetime.0,
+            jti: random_uuid(),
+            method: "password",
+        };
+        let access = issue(signer, &user, session, &options, now)
+            .map_err(|error| AuthError::Internal(error.into()))?;
+        let tokens = Tokens {
+            access_token: access.token,
+            expires_at: access.expires_at,
+            refresh_token: refresh_token.expose(),
+        };
+        Ok(Issued { tokens, user, session_id: session.id, at: now })
+    }
+}
+
+fn later(time: Timestamp, by: Duration) -> Timestamp {
+    time.checked_add(by).unwrap_or(Timestamp::MAX)
+}
+
+/// Near a credential, so random and without the time (RFC 9562 §5.4).
+fn random_uuid() -> Uuid {
+    uuid::Builder::from_random_bytes(random_bytes()).into_uuid()
+}

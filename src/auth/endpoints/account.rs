@@ -1,0 +1,149 @@
+//! Getting, renewing and giving up a session, and the own account.
+
+use http::StatusCode;
+
+use super::{Auth, AuthAnswer, AuthRequest, Endpoint, Seen, anonymous, split};
+use crate::auth::accounts::LogoutScope;
+use crate::auth::error::AuthError;
+use crate::auth::input::{self, Fields};
+use crate::auth::shapes;
+use crate::identity::caller::OURS;
+use crate::limit::Caller;
+use crate::model::EventKind;
+
+pub(super) const ENDPOINTS: &[Endpoint] = &[
+    Endpoint::new("POST", "/signup", |auth, request, seen| Box::pin(auth.sign_up(request, seen))),
+    Endpoint::new("POST", "/login", |auth, request, seen| Box::pin(auth.log_in(request, seen))),
+    Endpoint::new("POST", "/token", |auth, request, seen| Box::pin(auth.token(request, seen))),
+    Endpoint::new("POST", "/logout", |auth, request, seen| Box::pin(auth.log_out(request, seen))),
+    Endpoint::new("GET", "/user", |auth, request, seen| Box::pin(auth.user(request, seen))),
+    Endpoint::new("PUT", "/user", |auth, request, seen| Box::pin(auth.update_user(request, seen))),
+];
+
+impl Auth {
+    async fn sign_up(
+        &self,
+        request: AuthRequest,
+        seen: &mut Seen,
+    ) -> Result<AuthAnswer, AuthError> {
+        let rules = self.rules.load_full();
+        let (at_once, by_account) = split(&[rules.limit("signup")]);
+        let origin = request.origin();
+        let caller = anonymous(request.client, &request.path);
+        self.count(&at_once, caller, seen).await?;
+
+        let fields = Fields::read(&request.headers, request.body)?;
+        let tried = fields.peek("email").map(str::to_owned);
+        let new = if rules.signup_is_enabled {
+            input::SignUp::parse(fields, &self.accounts.policy).map_err(AuthError::from)
+        } else {
+            Err(AuthError::SignupDisabled)
+        };
+        let new = match new {
+            Ok(new) => new,
+            Err(error) => return self.refuse(EventKind::SignupFailed, tried, error, &origin).await,
+        };
+        let account = Some(new.email.key());
+        self.count(&by_account, Caller { account, ..caller }, seen)
+            .await
+            .map_err(|error| error.with_email(new.email.address()))?;
+        let issued = self.accounts.sign_up(new, &origin).await?;
+        Ok(self.session(StatusCode::CREATED, &issued))
+    }
+
+    async fn log_in(&self, request: AuthRequest, seen: &mut Seen) -> Result<AuthAnswer, AuthError> {
+        let rules = self.rules.load_full();
+        let (at_once, by_account) = split(&[rules.limit("login"), rules.limit("login_account")]);
+        let origin = request.origin();
+        let caller = anonymous(request.client, &request.path);
+        self.count(&at_once, caller, seen).await?;
+
+        let fields = Fields::read(&request.headers, request.body)?;
+        let tried = fields.peek("email").map(str::to_owned);
+        let login = match input::LogIn::parse(fields) {
+            Ok(login) => login,
+            Err(error) => {
+                return self.refuse(EventKind::LoginFailed, tried, error.into(), &origin).await;
+            }
+        };
+        let account = Some(login.email.key());
+        self.count(&by_account, Caller { account, ..caller }, seen)
+            .await
+            .map_err(|error| error.with_email(login.email.address()))?;
+        let issued = self.accounts.log_in(login, &origin).await?;
+        Ok(self.session(StatusCode::OK, &issued))
+    }
+
+    async fn token(&self, request: AuthRequest, seen: &mut Seen) -> Result<AuthAnswer, AuthError> {
+        match request.parameter("grant_type")?.as_deref() {
+            Some("password") => self.log_in(request, seen).await,
+            Some("refresh_token") => self.refresh(request, seen).await,
+            _ => Err(AuthError::UnsupportedGrantType),
+        }
+    }
+
+    async fn refresh(
+        &self,
+        request: AuthRequest,
+        seen: &mut Seen,
+    ) -> Result<AuthAnswer, AuthError> {
+        let rules = self.rules.load_full();
+        let origin = request.origin();
+        let caller = anonymous(request.client, &request.path);
+        self.count(&[rules.limit("refresh")], caller, seen).await?;
+        let refresh = input::Refresh::parse(Fields::read(&request.headers, request.body)?)?;
+        let issued = self.accounts.refresh(&refresh, &origin).await?;
+        Ok(self.session(StatusCode::OK, &issued))
+    }
+
+    async fn log_out(
+        &self,
+        request: AuthRequest,
+        seen: &mut Seen,
+    ) -> Result<AuthAnswer, AuthError> {
+        let bearer = self.bearer(&request.headers, seen)?;
+        let scope = match request.parameter("scope")? {
+            None => LogoutScope::Local,
+            Some(word) => LogoutScope::from_word(&word).ok_or_else(|| {
+                AuthError::ValidationFailed("`scope` is local, others or global".to_owned())
+            })?,
+        };
+        self.accounts.log_out(&bearer, scope, &request.origin()).await?;
+        Ok(AuthAnswer::no_content())
+    }
+
+    async fn user(&self, request: AuthRequest, seen: &mut Seen) -> Result<AuthAnswer, AuthError> {
+        let bearer = self.bearer(&request.headers, seen)?;
+        let user = self.accounts.user(&bearer).await?;
+        let body = shapes::user(&user, self.audience(), self.accounts.clock.now());
+        Ok(AuthAnswer::json(StatusCode::OK, &body))
+    }
+
+    async fn update_user(
+        &self,
+        request: AuthRequest,
+        seen: &mut Seen,
+    ) -> Result<AuthAnswer, AuthError> {
+        let bearer = self.bearer(&request.headers, seen)?;
+        let origin = request.origin();
+        let change =
+            input::UpdateUser::parse(Fields::read_if_any(&request.headers, request.body)?)?;
+        if change.password.is_some() || change.current_password.is_some() {
+            // Whoever has stolen a token could guess the password here instead of at the login,
+            // and whoever has any token could keep the hashing threads busy. Counted apart from
+            // logins, so that strangers who guess there cannot get in the way.
+            let rules = self.rules.load_full();
+            let account = format!("password change of {}", bearer.user_id);
+            let caller = Caller {
+                address: request.client,
+                user: Some((OURS, bearer.user_id.as_str())),
+                account: Some(&account),
+                route: &request.path,
+            };
+            self.count(&[rules.limit("login_account")], caller, seen).await?;
+        }
+        let user = self.accounts.update_user(&bearer, change, &origin).await?;
+        let body = shapes::user(&user, self.audience(), self.accounts.clock.now());
+        Ok(AuthAnswer::json(StatusCode::OK, &body))
+    }
+}

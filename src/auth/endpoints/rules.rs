@@ -1,0 +1,45 @@
+//! What the configuration says of the account endpoints.
+
+use std::collections::BTreeMap;
+
+use crate::config::{Config, Limits, Problem};
+use crate::limit::Rule;
+
+/// What a reload of the configuration changes here.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    pub(super) signup_is_enabled: bool,
+    limits: BTreeMap<&'static str, Rule>,
+}
+
+impl Rules {
+    /// Compiles `[signup]` and the limits that are always there.
+    ///
+    /// # Errors
+    /// What is wrong with the limits.
+    pub fn compile(config: &Config) -> Result<Self, Vec<Problem>> {
+        let mut limits = BTreeMap::new();
+        let mut problems = Vec::new();
+        for (name, default) in Limits::built_in() {
+            let limit = config.limits.0.get(name).unwrap_or(&default);
+            match Rule::compile(name, limit, config.counters.on_outage) {
+                Ok(rule) => {
+                    limits.insert(name, rule);
+                }
+                Err(problem) => problems.push(problem),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        Ok(Self { signup_is_enabled: config.signup.enabled, limits })
+    }
+
+    /// A limit of [`Limits::built_in`].
+    ///
+    /// # Panics
+    /// When there is none of this name: names come from the code of endpoints only.
+    pub(super) fn limit(&self, name: &'static str) -> &Rule {
+        self.limits.get(name).expect("endpoints name limits that are built in")
+    }
+}

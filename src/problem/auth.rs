@@ -1,0 +1,90 @@
+//! Why an account endpoint refuses.
+
+use http::StatusCode;
+use serde_json::json;
+
+use super::common::{
+    bad_jwt, malformed_credential, method_not_allowed, no_authorization, no_route, over_limit,
+    unavailable, unexpected,
+};
+use super::{Error, Problem};
+use crate::auth::AuthError;
+use crate::identity::Rejection;
+
+pub(super) fn auth_problem(error: &AuthError) -> Problem {
+    let refused = |status: StatusCode, detail: &str| Problem::new(status, error.code(), detail);
+    match error {
+        AuthError::AnonymousProviderDisabled => {
+            refused(StatusCode::UNPROCESSABLE_ENTITY, "Signing up needs an e-mail address.")
+        }
+        AuthError::BadJson(detail) => {
+            refused(StatusCode::BAD_REQUEST, &format!("The body is not acceptable JSON: {detail}."))
+        }
+        AuthError::BadJwt(rejection) => bad_jwt(*rejection),
+        AuthError::BodyTooLarge => Error::BodyTooLarge.problem(),
+        AuthError::Busy { retry_after } | AuthError::Unavailable { retry_after, .. } => {
+            unavailable(*retry_after)
+        }
+        AuthError::CurrentPasswordInvalid => {
+            refused(StatusCode::BAD_REQUEST, "The current password is wrong.")
+        }
+        AuthError::CurrentPasswordRequired => {
+            refused(StatusCode::BAD_REQUEST, "A new password needs the current password.")
+        }
+        AuthError::Internal(_) => unexpected(),
+        AuthError::InvalidCredentials => {
+            refused(StatusCode::UNAUTHORIZED, "The e-mail address or the password is wrong.")
+        }
+        AuthError::MalformedCredential => malformed_credential(),
+        AuthError::MethodNotAllowed { allow } => method_not_allowed(allow),
+        AuthError::NoAuthorization => no_authorization(),
+        AuthError::NoRoute => no_route(),
+        AuthError::OverLimit(over) => over_limit(&over.decision),
+        AuthError::ReauthenticationNeeded => refused(
+            StatusCode::BAD_REQUEST,
+            "A new password needs the current password, or a login less than 24 hours old.",
+        ),
+        AuthError::RefreshTokenAlreadyUsed => refused(
+            StatusCode::BAD_REQUEST,
+            "The refresh token was used before. Its session has been ended.",
+        ),
+        AuthError::RefreshTokenNotFound => {
+            refused(StatusCode::BAD_REQUEST, "The refresh token is not known.")
+        }
+        AuthError::SamePassword => refused(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "The new password must differ from the old one.",
+        ),
+        AuthError::SessionExpired => {
+            refused(StatusCode::BAD_REQUEST, "The session has expired. Log in again.")
+        }
+        AuthError::SessionNotFound => bad_jwt(Rejection::SessionEnded),
+        AuthError::SignupDisabled => {
+            refused(StatusCode::FORBIDDEN, "Signing up is switched off here.")
+        }
+        AuthError::UnknownSession => {
+            refused(StatusCode::NOT_FOUND, "There is no such session of this user.")
+        }
+        AuthError::UnsupportedGrantType => {
+            refused(StatusCode::BAD_REQUEST, "grant_type must be password or refresh_token.")
+        }
+        AuthError::UnsupportedMediaType => {
+            refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body must be application/json.")
+        }
+        AuthError::UserAlreadyExists => {
+            refused(StatusCode::CONFLICT, "There is an account with this e-mail address.")
+        }
+        AuthError::ValidationFailed(detail) => refused(StatusCode::UNPROCESSABLE_ENTITY, detail),
+        AuthError::WeakPassword(weakness) => {
+            let mut problem = refused(StatusCode::UNPROCESSABLE_ENTITY, &weakness.message);
+            problem.extra = Some((
+                "weak_password",
+                json!({
+                    "message": weakness.message,
+                    "reasons": weakness.reasons.iter().map(|reason| reason.as_str()).collect::<Vec<_>>(),
+                }),
+            ));
+            problem
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! What is worded alike wherever it happens, on a route or at an account endpoint.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::Problem;
+use crate::identity::Rejection;
+use crate::limit::Decision;
+
+pub(super) fn unexpected() -> Problem {
+    Problem::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "unexpected_failure",
+        "Something went wrong here. The operator can find it by the request id.",
+    )
+}
+
+pub(super) fn unavailable(wait: Duration) -> Problem {
+    Problem::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "unavailable",
+        "A service that is needed for this is unavailable. Try again later.",
+    )
+    .retry_after(wait)
+}
+
+pub(super) fn over_limit(decision: &Decision) -> Problem {
+    if decision.basis == crate::limit::Basis::Unavailable {
+        return unavailable(decision.retry_after);
+    }
+    Problem::new(
+        StatusCode::TOO_MANY_REQUESTS,
+        "over_request_rate_limit",
+        "Too many requests. Try again later.",
+    )
+    .retry_after(Duration::from_secs(decision.retry_after_seconds()))
+}
+
+pub(super) fn no_route() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "no_route", "There is nothing at this path.")
+}
+
+pub(super) fn method_not_allowed(allow: &str) -> Problem {
+    let detail = "This path does not take this method.";
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail).allow(allow)
+}
+
+pub(super) fn no_authorization() -> Problem {
+    let detail = "This needs an access token: Authorization: Bearer ….";
+    Problem::new(StatusCode::UNAUTHORIZED, "no_authorization", detail).challenge(None)
+}
+
+pub(super) fn malformed_credential() -> Problem {
+    let detail = "There must be one Authorization header with one bearer token.";
+    Problem::new(StatusCode::BAD_REQUEST, "invalid_request", detail)
+        .challenge(Some("invalid_request"))
+}
+
+pub(super) fn bad_jwt(rejection: Rejection) -> Problem {
+    let (code, detail) = match rejection {
+        Rejection::SessionEnded => {
+            ("session_not_found", "The session of the access token has ended.")
+        }
+        _ => ("bad_jwt", "The access token is not valid."),
+    };
+    Problem::new(StatusCode::UNAUTHORIZED, code, detail).challenge(Some("invalid_token"))
+}

@@ -1,0 +1,46 @@
+//! Why a request is not let through.
+
+use http::StatusCode;
+
+use super::Problem;
+use super::common::{
+    bad_jwt, malformed_credential, method_not_allowed, no_authorization, no_route,
+};
+use crate::proxy::authorize::Refusal;
+
+pub(super) fn refusal_problem(refusal: &Refusal) -> Problem {
+    match refusal {
+        Refusal::BadPath(error) => Problem::new(
+            StatusCode::BAD_REQUEST,
+            "bad_request",
+            format!("The path is not acceptable: {error}."),
+        ),
+        Refusal::BadToken(rejection) => bad_jwt(*rejection),
+        Refusal::Denied => Problem::new(StatusCode::FORBIDDEN, "denied", "This path is closed."),
+        Refusal::MalformedCredential => malformed_credential(),
+        Refusal::MethodNotAllowed { allow } => method_not_allowed(allow),
+        Refusal::MissingRole => Problem::new(
+            StatusCode::FORBIDDEN,
+            "insufficient_scope",
+            "The access token does not carry a role that this needs.",
+        )
+        .challenge(Some("insufficient_scope")),
+        Refusal::OriginDenied => Problem::new(
+            StatusCode::FORBIDDEN,
+            "origin_denied",
+            "This path cannot be called from a page of this origin.",
+        ),
+        Refusal::NoClientCertificate => Problem::new(
+            StatusCode::FORBIDDEN,
+            "client_certificate_required",
+            "This path is for clients that show a certificate.",
+        ),
+        Refusal::NoRoute | Refusal::OwnerMismatch { hidden: true } => no_route(),
+        Refusal::NoToken => no_authorization(),
+        Refusal::OwnerMismatch { hidden: false } => Problem::new(
+            StatusCode::FORBIDDEN,
+            "owner_mismatch",
+            "This path belongs to another user.",
+        ),
+    }
+}
