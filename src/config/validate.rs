@@ -358,7 +358,7 @@ fn mail(config: &Config, found: &mut Found) {
             }
         }
         MailTransport::Webhook if mail.webhook.is_none() => {
-            found.add("mail.webhook", "is missing: transport \"webhook\" needs its url and secret")
+            found.add("mail.webhook", "is missing: transport \"webhook\" needs its url and secret");
         }
         MailTransport::None | MailTransport::Webhook | MailTransport::Log => {}
     }

@@ -52,7 +52,7 @@ enum Way {
         server: Smtp,
         sender: Box<Sender>,
     },
-    Webhook(Webhook),
+    Webhook(Box<Webhook>),
 }
 
 /// What letters speak of.
@@ -261,7 +261,8 @@ fn compile_webhook(mail: &Mail, problems: &mut Vec<Problem>) -> Option<Way> {
     let client = Client::new(mail.ca.as_deref())
         .map_err(|error| problems.push(Problem::new("mail.ca", telemetry::chain(&error))))
         .ok();
-    Some(Way::Webhook(Webhook { client: client?, endpoint: endpoint?, secret: secret? }))
+    let webhook = Webhook { client: client?, endpoint: endpoint?, secret: secret? };
+    Some(Way::Webhook(Box::new(webhook)))
 }
 
 impl SendError {

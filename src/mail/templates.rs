@@ -322,7 +322,7 @@ mod tests {
         let templates = Templates::compile(None, SITE).unwrap_or_else(|wrong| panic!("{wrong:?}"));
         for kind in Template::ALL {
             let Texts { subject, text, html } = written(&templates, kind, &JsonObject::new());
-            assert!(subject.contains("example.com") && !subject.contains("{"), "{subject}");
+            assert!(subject.contains("example.com") && !subject.contains('{'), "{subject}");
             // A code in a subject shows on a locked screen.
             assert!(!subject.contains("012345"), "{subject}");
             for (what, part) in [("text", &text), ("html", &html)] {

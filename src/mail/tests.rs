@@ -320,7 +320,7 @@ async fn a_letter_without_what_it_is_for_is_not_sent() {
     let mailer = mailer(&smtp("smtps://127.0.0.1:1", ""));
     for kind in Template::ALL.into_iter().filter(|kind| *kind != Template::Test) {
         let is_bare = !(kind.has_code() || kind.has_addresses());
-        let error = mailer.send(&letter(kind), now()).await.err().expect("nobody listens there");
+        let error = mailer.send(&letter(kind), now()).await.expect_err("nobody listens there");
         let expected = if is_bare { Outlook::Later } else { Outlook::Never };
         assert_eq!(error.outlook, expected, "{}: {error}", kind.name());
     }

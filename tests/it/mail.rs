@@ -297,7 +297,8 @@ async fn a_webhook_gets_letters_signed_and_in_the_form_that_others_know() {
     let signed = [id.as_bytes(), b".", at.as_bytes(), b".", &seen.body].concat();
     let expected = format!("v1,{}", STANDARD.encode(hmac(key, &signed)));
     assert_eq!(header("webhook-signature"), expected);
-    let age = jiff::Timestamp::now().as_second() - at.parse::<i64>().expect("seconds");
+    let age =
+        portcullis::clock::Clock::system().now().as_second() - at.parse::<i64>().expect("seconds");
     assert!((0..60).contains(&age), "{at}");
 
     let body: Value = serde_json::from_slice(&seen.body).expect("JSON");
@@ -335,7 +336,8 @@ async fn texts_with_mistakes_stop_a_check_and_a_start_with_file_and_line() {
     write("recovery.txt", "Hello\n{{ confirmaton_url }}\n");
     let upstream = Upstream::echo().await;
     let text = format!("[mail]\ntemplates = {:?}", folder.path());
-    let program = Program::of(TestGateway::builder().upstream("app", &upstream).config(&text)).await;
+    let program =
+        Program::of(TestGateway::builder().upstream("app", &upstream).config(&text)).await;
     let expected = format!("mail.templates: {}:2: undefined value", at("recovery.txt").display());
     for command in ["check", "serve"] {
         let told = program.run(&[command]).await.expect(2);
