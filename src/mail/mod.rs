@@ -1,5 +1,5 @@
-//! Letters to users: what they say ([`templates`]), how they are written down ([`message`]), and how
-//! they leave ([`smtp`], [`webhook`]). Knows neither accounts nor databases: who gets which letter,
+//! Letters to users: what they say (`templates`), how they are written down (`message`), and how
+//! they leave (`smtp`, `webhook`). Knows neither accounts nor databases: who gets which letter,
 //! and what becomes of one that did not leave, is decided elsewhere.
 //!
 //! Invariant: one attempt ends within `mail.timeout`, and a failure says whether another can help.

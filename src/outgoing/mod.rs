@@ -1,7 +1,7 @@
 //! The gateway's own requests to others, such as webhooks: one HTTP/1.1 exchange over a connection
 //! of its own. Whom it calls, operators have written into the configuration; nothing that a client,
 //! a token or an answer says leads anywhere, so redirects are not followed, and neither proxies nor
-//! cookies are known. [`dial`] and [`tls`] make the connections, also those of mail; [`signature`]
+//! cookies are known. `dial` and `tls` make the connections, also those of mail; [`signature`]
 //! proves to the other side who asks.
 //!
 //! Invariant: every exchange ends at its deadline, whatever the other side does, and keeps no more
