@@ -13,8 +13,9 @@
 //!     auth         the account endpoints
 //! L1  identity     who is calling           wire      client connections, time limits, heads
 //!     limit        rate limits              store     users, sessions, keys, events
-//!     events       events of proxied routes
-//! L0  message      heads, fields, framing    config  model  clock  telemetry
+//!     events           events of proxied routes  mail     letters to users
+//! L0  message      heads, fields, framing    outgoing  our own requests to others
+//!     config  model  clock  telemetry
 //! ```
 //!
 //! A file imports from its own folder or from a lower layer. `proxy` and `auth` never import each
@@ -40,8 +41,10 @@ pub mod events;
 pub mod gateway;
 pub mod identity;
 pub mod limit;
+pub mod mail;
 pub mod message;
 pub mod model;
+pub mod outgoing;
 pub mod problem;
 pub mod proxy;
 pub mod reload;

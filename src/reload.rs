@@ -27,6 +27,7 @@ use crate::config::{Config, Contents, Input, LoadError, Loaded, Problem, restart
 use crate::gateway::Gateway;
 use crate::identity::token::check_tokens;
 use crate::limit::{LimitError, Limiter};
+use crate::mail::Mailer;
 use crate::store::{Store, StoreError};
 
 /// How long whoever asks for a reload waits for its end. Compiling ten thousand routes takes less
@@ -56,7 +57,7 @@ impl Source {
         // Before they are read: a change in between is then seen as one.
         let mut contents = Contents::of(input.files());
         let loaded = input.load()?;
-        contents.look_at(loaded.config.files().cloned());
+        contents.look_at(loaded.config.files());
         Ok((Self { input, contents }, loaded))
     }
 }
@@ -69,6 +70,7 @@ pub(crate) fn examine(config: &Config) -> Vec<Problem> {
     if let Err(StoreError::Url(message)) = Store::check(&config.storage) {
         problems.push(Problem::new("storage.url", message));
     }
+    problems.extend(Mailer::compile(config).err().unwrap_or_default());
     if let Err(LimitError::Url(message)) = Limiter::check(&config.counters) {
         problems.push(Problem::new("counters.url", message));
     }
@@ -196,7 +198,7 @@ impl Reloader {
     pub(crate) fn new(gateway: Arc<Gateway>, config: Config, source: Option<Source>) -> Self {
         let (input, mut contents) =
             source.map_or_else(Default::default, |source| (Some(source.input), source.contents));
-        contents.look_at(config.files().cloned());
+        contents.look_at(config.files());
         let now = gateway.clock.now();
         let state = State {
             live: Version { hash: hash(&config, &contents), loaded_at: now },
@@ -306,7 +308,7 @@ impl Reloader {
         let mut contents = Contents::of(input.files());
         let read = input.load().map_err(|error| lines(&error));
         match &read {
-            Ok(loaded) => contents.look_at(loaded.config.files().cloned()),
+            Ok(loaded) => contents.look_at(loaded.config.files()),
             // Which files it names is not known; those of the live one still count.
             Err(_) => contents.look_at(self.state().contents.files().cloned().collect::<Vec<_>>()),
         }
@@ -452,7 +454,7 @@ fn hash(config: &Config, contents: &Contents) -> Box<str> {
     let mut digest = Sha256::new();
     digest.update(format!("{config:?}"));
     for file in config.files() {
-        contents.add_to(&mut digest, file);
+        contents.add_to(&mut digest, &file);
     }
     let digest = digest.finalize();
     let mut hex = String::with_capacity(16);
@@ -472,7 +474,7 @@ mod tests {
         let env = env.iter().map(|&(name, value)| (name.to_owned(), value.to_owned()));
         let loaded = config::parse(text, Path::new("p.toml"), env);
         let config = loaded.unwrap_or_else(|error| panic!("{error}")).config;
-        hash(&config, &Contents::of(config.files().cloned()))
+        hash(&config, &Contents::of(config.files()))
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod events;
 mod explain;
 mod healthcheck;
 mod keys;
+mod mail;
 mod migrate;
 mod serve;
 mod sessions;
@@ -81,6 +82,9 @@ enum Command {
         after_help = "Examples:\n  portcullis keys list\n  portcullis keys rotate             # the new key signs in ten minutes\n  portcullis keys rotate --now\n  portcullis keys import key.pem\n  portcullis keys retire KID         # its tokens are refused at once"
     )]
     Keys(keys::Args),
+    /// Try whether letters to users arrive
+    #[command(after_help = "Example:\n  portcullis mail test ann@example.com")]
+    Mail(mail::Args),
     /// See authentication events
     #[command(
         after_help = "Examples:\n  portcullis events list --kind login_failed --limit 20\n  portcullis events tail --json"
@@ -126,6 +130,7 @@ pub fn run() -> ExitCode {
         Command::Users(args) => users::run(&context, args),
         Command::Sessions(args) => sessions::run(&context, args),
         Command::Keys(args) => keys::run(&context, args),
+        Command::Mail(args) => mail::run(&context, args),
         Command::Events(args) => events::run(&context, args),
         Command::Healthcheck(args) => healthcheck::run(&context, &args),
         Command::Completions { shell } => {

@@ -12,7 +12,14 @@ use super::sources::{LoadError, Sources, is_at_or_under, join};
 use super::{Config, Problem};
 
 /// Keys whose values no message quotes.
-pub(super) const SECRETS: [&str; 3] = ["counters.url", "storage.url", "tokens.secret"];
+pub(super) const SECRETS: [&str; 6] = [
+    "counters.url",
+    "mail.url",
+    "mail.webhook.secret",
+    "mail.webhook.url",
+    "storage.url",
+    "tokens.secret",
+];
 
 /// Serde is asked at most this often: a mistake takes up to a dozen times, and after a hundred
 /// mistakes nobody reads on.

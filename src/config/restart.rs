@@ -75,6 +75,17 @@ const KEYS: &[Key] = &[
     key!(passwords.argon2),
     key!(passwords.max_concurrent_hashes),
     key!(passwords.max_queued_hashes),
+    key!(links.site_url),
+    key!(mail.transport),
+    key!(mail.url, |url| url.as_ref().map(ExposeSecret::expose_secret)),
+    key!(mail.from),
+    key!(mail.reply_to),
+    key!(mail.templates),
+    key!(mail.timeout),
+    key!(mail.ca),
+    key!(mail.webhook, |webhook| webhook
+        .as_ref()
+        .map(|webhook| { (webhook.url.expose_secret(), webhook.secret.expose_secret()) })),
     key!(log.access),
     key!(log.format),
     key!(log.level),

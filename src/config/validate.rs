@@ -12,9 +12,11 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     Algorithm, Argon2, ByteSize, ClientCertificates, Config, Cors, HealthCheck, IdentityHeaders,
-    Interval, Issuer, Listen, Problem, Protocol, Server, ServerTls, Tokens, Upstream, UpstreamTls,
+    Interval, Issuer, Listen, Mail, MailTransport, Problem, Protocol, Server, ServerTls, Tokens,
+    Upstream, UpstreamTls,
 };
 use crate::model::is_role_name;
+use crate::outgoing::Peer;
 
 /// Everything that is wrong.
 pub fn problems(config: &Config) -> Vec<Problem> {
@@ -35,6 +37,8 @@ pub fn problems(config: &Config) -> Vec<Problem> {
     storage(config, &mut found);
     tokens(&config.tokens, &mut found);
     passwords(config, &mut found);
+    links(config, &mut found);
+    mail(config, &mut found);
     for name in config.limits.0.keys().filter(|name| !is_limit_name(name)) {
         found.add(format!("limits.{name}"), "a limit's name is made of a-z, 0-9, `_` and `-`");
     }
@@ -86,6 +90,13 @@ pub fn advice(config: &Config) -> Vec<Problem> {
             "hashes are cheaper to guess than OWASP advises: 19MiB with 2 iterations, or 46MiB \
              with 1, 12MiB with 3, 9MiB with 4, 7MiB with 5",
         );
+    }
+    let Mail { transport, url, webhook, .. } = &config.mail;
+    if url.is_some() && *transport != MailTransport::Smtp {
+        found.add("mail.url", "says nothing while mail.transport is not \"smtp\"");
+    }
+    if webhook.is_some() && *transport != MailTransport::Webhook {
+        found.add("mail.webhook", "says nothing while mail.transport is not \"webhook\"");
     }
     for (name, upstream) in &config.upstreams {
         let has_tls = upstream.servers.iter().any(|server| server.url.starts_with("https://"));
@@ -296,6 +307,64 @@ fn passwords(config: &Config, found: &mut Found) {
     }
     if memory > ByteSize::mib(256) {
         found.add("passwords.argon2.memory", "must be at most 256MiB: every login takes as much");
+    }
+}
+
+fn links(config: &Config, found: &mut Found) {
+    if let Some(Err(message)) = config.links.site_url.as_deref().map(check_site) {
+        found.add("links.site_url", message);
+    }
+}
+
+/// Letters speak of the site, and tokens are sent there.
+fn check_site(site: &str) -> Result<(), &'static str> {
+    const FORM: &str = "must be an address such as \"https://app.example.com\"";
+    let url = url::Url::parse(site).map_err(|_| FORM)?;
+    let (Some(host), Some(port), "http" | "https") =
+        (url.host_str(), url.port_or_known_default(), url.scheme())
+    else {
+        return Err(FORM);
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("must not have a user or password");
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("must not have a query or fragment");
+    }
+    let is_here = Peer::new(host, port).is_ok_and(|peer| peer.is_loopback());
+    if url.scheme() == "http" && !is_here {
+        return Err(
+            "must begin with https://: tokens are sent there. http:// is for this machine \
+                    only",
+        );
+    }
+    Ok(())
+}
+
+fn mail(config: &Config, found: &mut Found) {
+    let mail = &config.mail;
+    found.not_zero("mail.timeout", mail.timeout);
+    match mail.transport {
+        MailTransport::Smtp => {
+            if mail.url.is_none() {
+                let message = "is missing: transport \"smtp\" needs the mail server, such as \
+                               smtps://USER:PASSWORD@mail.example.com";
+                found.add("mail.url", message);
+            }
+            if mail.from.is_none() {
+                let message = "is missing: letters need a sender, such as \
+                               \"Example <no-reply@example.com>\"";
+                found.add("mail.from", message);
+            }
+        }
+        MailTransport::Webhook if mail.webhook.is_none() => {
+            found.add("mail.webhook", "is missing: transport \"webhook\" needs its url and secret");
+        }
+        MailTransport::None | MailTransport::Webhook | MailTransport::Log => {}
+    }
+    if mail.transport != MailTransport::None && config.site_url().is_none() {
+        let message = "is missing: tokens.issuer is no address that it could be taken from";
+        found.add("links.site_url", message);
     }
 }
 

@@ -31,6 +31,7 @@ use crate::events::{self, EventNotes};
 use crate::identity::keys::{self, KeyError};
 use crate::identity::{KeySet, Revocations, Verifier};
 use crate::limit::{LimitError, Limiter};
+use crate::mail::Mailer;
 use crate::model::SessionId;
 use crate::proxy::decide::run_tests;
 use crate::store::{RevocationCursor, Store, StoreError};
@@ -139,6 +140,8 @@ impl Gateway {
         let limiter =
             Limiter::open(&config.counters, clock.clone()).map_err(StartError::Counters)?;
         let limiter = Arc::new(limiter);
+        // What cannot be sent later is found now.
+        Mailer::compile(config).map_err(StartError::Config)?;
         let settings = Settings::compile(&config.passwords).map_err(StartError::Config)?;
         let accounts = Accounts {
             store: Arc::clone(&store),

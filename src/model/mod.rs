@@ -6,6 +6,7 @@ mod event;
 mod letter;
 mod link;
 mod session;
+mod template;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -20,6 +21,7 @@ pub use link::{Challenge, ChallengeMethod, InvalidChallenge, Purpose, is_pkce_te
 pub use session::{
     AuthMethod, EndReason, EndedSession, Proof, Session, SessionId, SigningKey, TokenDigest,
 };
+pub use template::Template;
 
 /// A JSON object.
 pub type JsonObject = Map<String, Value>;

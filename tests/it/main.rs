@@ -21,6 +21,7 @@ mod jose;
 mod lifecycle;
 mod limiter;
 mod listeners;
+mod mail;
 mod openapi;
 mod outages;
 mod paths;

@@ -10,7 +10,9 @@ mod expectations;
 mod headers;
 mod issuers;
 mod limits;
+mod links;
 mod log;
+mod mail;
 mod passwords;
 mod routes;
 mod server;
@@ -22,13 +24,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use url::Url;
 
 pub use admin::*;
 pub use expectations::*;
 pub use headers::*;
 pub use issuers::*;
 pub use limits::*;
+pub use links::*;
 pub use log::*;
+pub use mail::*;
 pub use passwords::*;
 pub use routes::*;
 pub use server::*;
@@ -56,6 +61,10 @@ pub struct Config {
     pub signup: Signup,
     /// Password rule and hashing cost.
     pub passwords: Passwords,
+    /// Where links in letters lead.
+    pub links: Links,
+    /// Letters to users.
+    pub mail: Mail,
     /// Named rate limits.
     pub limits: Limits,
     /// Names of the headers that carry the identity to upstreams.
@@ -77,9 +86,19 @@ pub struct Config {
 impl Config {
     /// The files whose content is part of the configuration, though it only names them: what
     /// compiling it reads.
-    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
         let keys = self.issuers.iter().map(|issuer| &issuer.key_file);
         let tls = self.upstreams.values().map(|upstream| &upstream.tls);
-        keys.chain(tls.flat_map(|tls| [&tls.ca, &tls.certificate, &tls.private_key]).flatten())
+        let tls = tls.flat_map(|tls| [&tls.ca, &tls.certificate, &tls.private_key]).flatten();
+        keys.chain(tls).cloned().chain(self.mail.files())
+    }
+
+    /// The address of the site that accounts are for; none, when nothing says it.
+    pub fn site_url(&self) -> Option<String> {
+        if let Some(site) = &self.links.site_url {
+            return Some(site.clone());
+        }
+        let origin = Url::parse(&self.tokens.issuer).ok()?.origin();
+        origin.is_tuple().then(|| origin.ascii_serialization())
     }
 }

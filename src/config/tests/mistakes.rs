@@ -213,6 +213,44 @@ fn each_mistake_is_named_with_its_line_and_column() {
             "2:12: passwords.argon2.iterations: must be at least 1",
         ),
         (
+            "[links]\nsite_url = \"app.example.com\"",
+            "2:1: links.site_url: must be an address such as",
+        ),
+        (
+            "[links]\nsite_url = \"http://app.example.com\"",
+            "2:1: links.site_url: must begin with https://: tokens are sent there",
+        ),
+        (
+            "[links]\nsite_url = \"https://u@app.example.com\"",
+            "2:1: links.site_url: must not have a user or password",
+        ),
+        (
+            "[links]\nsite_url = \"https://app.example.com/?a\"",
+            "2:1: links.site_url: must not have a query or fragment",
+        ),
+        (
+            "[mail]\ntransport = \"log\"",
+            "2:1: mail.transport: `log` is unknown; expected one of none, smtp, webhook",
+        ),
+        (
+            "[mail]\ntransport = \"smtp\"\nfrom = \"a@b.example\"",
+            "1:2: mail.url: is missing: transport \"smtp\" needs the mail server",
+        ),
+        (
+            "[mail]\ntransport = \"smtp\"\nurl = \"smtps://h\"",
+            "1:2: mail.from: is missing: letters need a sender",
+        ),
+        (
+            "[mail]\ntransport = \"webhook\"",
+            "1:2: mail.webhook: is missing: transport \"webhook\" needs its url and secret",
+        ),
+        ("[mail]\ntimeout = \"0s\"", "2:1: mail.timeout: must be longer than 0s"),
+        (
+            "[tokens]\nissuer = \"us\"\n[mail]\ntransport = \"webhook\"\n\
+             webhook = { url = \"https://h\", secret = \"s\" }",
+            " links.site_url: is missing: tokens.issuer is no address",
+        ),
+        (
             "[limits.Big]\nrate = \"1/hour\"\nby = \"ip\"",
             "1:9: limits.Big: a limit's name is made of a-z, 0-9, `_` and `-`",
         ),

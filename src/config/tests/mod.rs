@@ -49,6 +49,11 @@ fn what_is_allowed_but_unwise_is_a_warning_with_its_place() {
             &[],
         ),
         (
+            "[mail]\nurl = \"smtps://h\"\nwebhook = { url = \"u\", secret = \"s\" }\n\
+             [[routes]]\npath = \"/\"",
+            &["p.toml:2:1: mail.url: says nothing", "p.toml:3:1: mail.webhook: says nothing"],
+        ),
+        (
             "[server]\ntrusted_proxies = [\"::/0\"]\n[[routes]]\npath = \"/\"",
             &["p.toml:2:20: server.trusted_proxies[0]: trusts everybody"],
         ),

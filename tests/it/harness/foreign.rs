@@ -3,8 +3,10 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use serde_json::Value;
 
 use super::client::patiently;
 use super::gateway::blocking;
@@ -63,7 +65,10 @@ pub(crate) async fn run(mut command: Command) -> String {
 }
 
 /// A server that ends when its standard input does, so that it cannot outlive the tests.
-pub(crate) struct Foreign(Child);
+pub(crate) struct Foreign {
+    child: Child,
+    said: Arc<Mutex<BufReader<ChildStdout>>>,
+}
 
 impl Foreign {
     /// Starts a server that prints its port first.
@@ -72,20 +77,32 @@ impl Foreign {
         let started = blocking(move || {
             let mut child = command.spawn().expect("the server starts");
             let mut line = String::new();
-            let stdout = child.stdout.as_mut().expect("piped");
-            BufReader::new(stdout).read_line(&mut line).expect("a line");
-            (Self(child), line)
+            let mut said = BufReader::new(child.stdout.take().expect("piped"));
+            said.read_line(&mut line).expect("a line");
+            (Self { child, said: Arc::new(Mutex::new(said)) }, line)
         });
         let (server, line) = patiently("a server to start", started).await;
         let port: u16 = line.trim().parse().unwrap_or_else(|_| panic!("no port: {line:?}"));
         (server, SocketAddr::from(([127, 0, 0, 1], port)))
     }
+
+    /// What it prints next, a line of JSON.
+    pub(crate) async fn told(&mut self) -> Value {
+        let said = Arc::clone(&self.said);
+        let reading = blocking(move || {
+            let mut line = String::new();
+            said.lock().expect("no reader panics").read_line(&mut line).expect("a line");
+            line
+        });
+        let line = patiently("a server to say something", reading).await;
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+    }
 }
 
 impl Drop for Foreign {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
