@@ -20,6 +20,9 @@ pub enum AuthError {
     /// A sign-up that names neither an e-mail address nor a phone number.
     #[error("signing up needs an address")]
     AnonymousProviderDisabled,
+    /// A verifier that does not fit the challenge (RFC 7636 §4.6).
+    #[error("the code verifier does not fit")]
+    BadCodeVerifier,
     /// A body that is not one strict JSON object; the words repeat nothing of it.
     #[error("the body is not acceptable JSON: {0}")]
     BadJson(String),
@@ -41,6 +44,21 @@ pub enum AuthError {
     /// A new password without the old one, for an account that has no recent login.
     #[error("the current password is needed")]
     CurrentPasswordRequired,
+    /// The new address became somebody else's before it was proved.
+    #[error("the new address has an account by now")]
+    EmailExists,
+    /// The right password, or a good token, of an account whose address is not proved.
+    #[error("the address is not confirmed")]
+    EmailNotConfirmed,
+    /// No letters leave here.
+    #[error("no letters are sent")]
+    EmailProviderDisabled,
+    /// A code of a used link that is too old.
+    #[error("the code of the link has expired")]
+    FlowStateExpired,
+    /// A code of a used link that nobody was given, or that was traded.
+    #[error("the code of the link is unknown")]
+    FlowStateNotFound,
     /// Anything that cannot happen.
     #[error("an account request failed")]
     Internal(#[source] Box<dyn Error + Send + Sync>),
@@ -62,12 +80,25 @@ pub enum AuthError {
     /// No endpoint has this path.
     #[error("there is no such endpoint")]
     NoRoute,
+    /// A form of another site.
+    #[error("the form was sent by another site")]
+    OriginDenied,
+    /// A link or code that is unknown, used, expired or wrong, or of a disabled user: never told
+    /// apart.
+    #[error("the link or code is not good")]
+    OtpExpired,
     /// A limit was reached.
     #[error("the limit `{}` is reached", .0.rule)]
     OverLimit(OverLimit),
+    /// A phone number, which there is no use for.
+    #[error("phone numbers are not supported")]
+    PhoneProviderDisabled,
     /// A new password needs the old one or a login less than a day old.
     #[error("the login is too old to change the password")]
     ReauthenticationNeeded,
+    /// A code to reauthenticate that is unknown, used, expired or wrong.
+    #[error("the code to reauthenticate is not good")]
+    ReauthenticationNotValid,
     /// A refresh token that was used, and whose session has been ended for it.
     #[error("the refresh token was used before")]
     RefreshTokenAlreadyUsed,
@@ -98,7 +129,7 @@ pub enum AuthError {
     /// The user has no running session with this id.
     #[error("the user has no such session")]
     UnknownSession,
-    /// `grant_type` is neither `password` nor `refresh_token`.
+    /// `grant_type` is none of `password`, `refresh_token`, `pkce`.
     #[error("the grant type is not supported")]
     UnsupportedGrantType,
     /// A body that is not declared as JSON.
@@ -119,19 +150,30 @@ impl AuthError {
     /// Every code, sorted.
     pub const CODES: &'static [&'static str] = &[
         "anonymous_provider_disabled",
+        "bad_code_verifier",
         "bad_json",
         "bad_jwt",
         "body_too_large",
         "current_password_invalid",
         "current_password_required",
+        "email_exists",
+        "email_not_confirmed",
+        "email_provider_disabled",
+        "flow_state_expired",
+        "flow_state_not_found",
         "invalid_credentials",
         "invalid_request",
         "method_not_allowed",
         "no_authorization",
         "no_route",
         "not_found",
+        "origin_denied",
+        "otp_expired",
+        "over_email_send_rate_limit",
         "over_request_rate_limit",
+        "phone_provider_disabled",
         "reauthentication_needed",
+        "reauthentication_not_valid",
         "refresh_token_already_used",
         "refresh_token_not_found",
         "same_password",
@@ -162,20 +204,31 @@ impl AuthError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::AnonymousProviderDisabled => "anonymous_provider_disabled",
+            Self::BadCodeVerifier => "bad_code_verifier",
             Self::BadJson(_) => "bad_json",
             Self::BadJwt(_) => "bad_jwt",
             Self::BodyTooLarge => "body_too_large",
             Self::Busy { .. } | Self::Unavailable { .. } => "unavailable",
             Self::CurrentPasswordInvalid => "current_password_invalid",
             Self::CurrentPasswordRequired => "current_password_required",
+            Self::EmailExists => "email_exists",
+            Self::EmailNotConfirmed => "email_not_confirmed",
+            Self::EmailProviderDisabled => "email_provider_disabled",
+            Self::FlowStateExpired => "flow_state_expired",
+            Self::FlowStateNotFound => "flow_state_not_found",
             Self::Internal(_) => "unexpected_failure",
             Self::InvalidCredentials => "invalid_credentials",
             Self::MalformedCredential => "invalid_request",
             Self::MethodNotAllowed { .. } => "method_not_allowed",
             Self::NoAuthorization => "no_authorization",
             Self::NoRoute => "no_route",
+            Self::OriginDenied => "origin_denied",
+            Self::OtpExpired => "otp_expired",
+            Self::OverLimit(over) if over.is_of_letters() => "over_email_send_rate_limit",
             Self::OverLimit(_) => "over_request_rate_limit",
+            Self::PhoneProviderDisabled => "phone_provider_disabled",
             Self::ReauthenticationNeeded => "reauthentication_needed",
+            Self::ReauthenticationNotValid => "reauthentication_not_valid",
             Self::RefreshTokenAlreadyUsed => "refresh_token_already_used",
             Self::RefreshTokenNotFound => "refresh_token_not_found",
             Self::SamePassword => "same_password",
@@ -196,6 +249,7 @@ impl From<InputError> for AuthError {
     fn from(error: InputError) -> Self {
         match error {
             InputError::Anonymous => Self::AnonymousProviderDisabled,
+            InputError::Phone => Self::PhoneProviderDisabled,
             InputError::UnsupportedMediaType => Self::UnsupportedMediaType,
             InputError::TooLarge => Self::BodyTooLarge,
             InputError::BadJson(words) => Self::BadJson(words),
@@ -223,6 +277,13 @@ pub struct OverLimit {
     pub decision: Decision,
     /// The address that was tried, when that is known; not cleaned.
     pub email: Option<String>,
+}
+
+impl OverLimit {
+    /// Whether it is a limit of letters, which clients know by a code of its own.
+    fn is_of_letters(&self) -> bool {
+        matches!(self.rule.as_str(), "mail" | "mail_account")
+    }
 }
 
 /// A refusal with what its answer needs beside the problem document.

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use zeroize::Zeroize as _;
 
 use super::policy::{Policy, Weakness};
-use crate::model::{Email, JsonObject};
+use crate::model::{Challenge, ChallengeMethod, Email, JsonObject, Purpose};
 
 /// Longest body of an account request.
 pub const MAX_BODY_BYTES: usize = 16 * 1024;
@@ -30,6 +30,9 @@ pub enum InputError {
     /// A sign-up that names neither an e-mail address nor a phone number.
     #[error("an e-mail address is needed")]
     Anonymous,
+    /// A phone number where an address is needed.
+    #[error("phone numbers are not supported")]
+    Phone,
     /// A body that is not declared as JSON.
     #[error("the content type must be application/json")]
     UnsupportedMediaType,
@@ -63,10 +66,12 @@ pub struct SignUp {
     pub password: SecretString,
     /// What the user notes.
     pub user_metadata: JsonObject,
+    /// The challenge of the client, for the link that confirms the address.
+    pub challenge: Option<Challenge>,
 }
 
 impl SignUp {
-    /// Reads `{email, password, data?}`.
+    /// Reads `{email, password, data?, code_challenge?, code_challenge_method?}`.
     ///
     /// # Errors
     /// [`InputError::Anonymous`], [`InputError::Invalid`] and [`InputError::Weak`].
@@ -81,7 +86,8 @@ impl SignUp {
             return Err(InputError::Weak(weakness));
         }
         let user_metadata = new_metadata(fields.optional_object("data")?.unwrap_or_default())?;
-        Ok(Self { email, password: password.into(), user_metadata })
+        let challenge = fields.challenge()?;
+        Ok(Self { email, password: password.into(), user_metadata, challenge })
     }
 }
 
@@ -132,24 +138,167 @@ pub struct UpdateUser {
     pub password: Option<SecretString>,
     /// The old one.
     pub current_password: Option<SecretString>,
+    /// The code of a letter, in the place of the old one.
+    pub nonce: Option<SecretString>,
+    /// Another address.
+    pub email: Option<Email>,
+    /// Where the links to prove it are to lead.
+    pub redirect_to: Option<String>,
+    /// The challenge of the client, for these links.
+    pub challenge: Option<Challenge>,
 }
 
 impl UpdateUser {
-    /// Reads `{data?, password?, current_password?}`.
+    /// Reads `{data?, password?, email?, current_password?, nonce?, code_challenge?,
+    /// code_challenge_method?}`.
     ///
     /// # Errors
-    /// [`InputError::Invalid`], also for a new `email` or `phone`, which cannot be proved yet.
+    /// [`InputError::Invalid`], also for a new `phone`, which cannot be proved.
     pub fn parse(mut fields: Fields) -> Result<Self, InputError> {
         let password = fields.optional_text("password")?.map(SecretString::from);
         let current_password = fields.optional_text("current_password")?.map(SecretString::from);
         let user_metadata = fields.optional_object("data")?;
-        if fields.optional_text("email")?.is_some() {
-            return Err(invalid("The e-mail address cannot be changed"));
-        }
+        let nonce = fields.filled_text("nonce")?.map(SecretString::from);
+        let email = if fields.is_blank("email") { None } else { Some(fields.email()?) };
+        let challenge = fields.challenge()?;
         if fields.optional_text("phone")?.is_some_and(|phone| !phone.is_empty()) {
             return Err(invalid("Phone numbers are not supported"));
         }
-        Ok(Self { user_metadata, password, current_password })
+        Ok(Self {
+            user_metadata,
+            password,
+            current_password,
+            nonce,
+            email,
+            redirect_to: None,
+            challenge,
+        })
+    }
+}
+
+/// `POST /recover`, `/otp`, `/magiclink`, `/resend`
+#[derive(Debug)]
+pub struct LetterWanted {
+    /// Where it goes.
+    pub email: Email,
+    /// Whether an account may be made for the address.
+    pub may_create: bool,
+    /// The metadata of such an account.
+    pub user_metadata: JsonObject,
+    /// The challenge of the client.
+    pub challenge: Option<Challenge>,
+}
+
+impl LetterWanted {
+    /// Reads `{email, create_user = true, data?, code_challenge?, code_challenge_method?}`.
+    ///
+    /// # Errors
+    /// [`InputError::Phone`] and [`InputError::Invalid`].
+    pub fn parse(mut fields: Fields) -> Result<Self, InputError> {
+        if fields.is_blank("email") && !fields.is_blank("phone") {
+            return Err(InputError::Phone);
+        }
+        let email = fields.email()?;
+        let may_create = fields.optional_bool("create_user")?.unwrap_or(true);
+        let user_metadata = new_metadata(fields.optional_object("data")?.unwrap_or_default())?;
+        let challenge = fields.challenge()?;
+        Ok(Self { email, may_create, user_metadata, challenge })
+    }
+
+    /// Reads `{type: "signup", email, …}` of `POST /resend`.
+    ///
+    /// # Errors
+    /// [`InputError::Phone`] and [`InputError::Invalid`].
+    pub fn parse_repeated(mut fields: Fields) -> Result<Self, InputError> {
+        match fields.required_text("type")?.as_str() {
+            "signup" => Self::parse(fields),
+            "sms" | "phone_change" => Err(InputError::Phone),
+            _ => Err(invalid("`type` must be signup")),
+        }
+    }
+}
+
+/// `POST /verify`
+#[derive(Debug)]
+pub enum Verify {
+    /// The token of a link.
+    Link {
+        /// The token, of any form.
+        token_hash: SecretString,
+        /// What it may be good for.
+        purposes: Vec<Purpose>,
+    },
+    /// A code of six digits.
+    Code {
+        /// The address that it was sent to.
+        email: Email,
+        /// The code, of any form.
+        token: SecretString,
+        /// What it may be good for.
+        purposes: Vec<Purpose>,
+    },
+}
+
+impl Verify {
+    /// Reads `{type, token_hash}` or `{type, email, token}`.
+    ///
+    /// # Errors
+    /// [`InputError::Phone`] and [`InputError::Invalid`].
+    pub fn parse(mut fields: Fields) -> Result<Self, InputError> {
+        let kind = fields.required_text("type")?;
+        if matches!(&*kind, "sms" | "phone_change") {
+            return Err(InputError::Phone);
+        }
+        let purposes = purposes_of(&kind).ok_or_else(|| {
+            invalid("`type` must be signup, invite, recovery, magiclink, email or email_change")
+        })?;
+        if let Some(token_hash) = fields.filled_text("token_hash")? {
+            return Ok(Self::Link { token_hash: token_hash.into(), purposes });
+        }
+        let email = fields.email()?;
+        let token = fields.required_text("token")?;
+        if token.len() > MAX_CODE {
+            return Err(invalid("`token` is too long"));
+        }
+        Ok(Self::Code { email, token: token.into(), purposes })
+    }
+}
+
+/// Longest text that is tried as a code, in bytes.
+const MAX_CODE: usize = 64;
+
+/// What the `type` of a link or code may mean.
+pub fn purposes_of(kind: &str) -> Option<Vec<Purpose>> {
+    Some(match kind {
+        "signup" => vec![Purpose::Signup],
+        "invite" => vec![Purpose::Invite],
+        "recovery" => vec![Purpose::Recovery],
+        "magiclink" => vec![Purpose::MagicLink],
+        // What clients say for the code of either.
+        "email" => vec![Purpose::Signup, Purpose::MagicLink],
+        "email_change" => vec![Purpose::EmailChangeCurrent, Purpose::EmailChangeNew],
+        _ => return None,
+    })
+}
+
+/// `POST /token?grant_type=pkce`
+#[derive(Debug)]
+pub struct Pkce {
+    /// The code that a link left, of any form.
+    pub auth_code: SecretString,
+    /// What its challenge was made of.
+    pub code_verifier: SecretString,
+}
+
+impl Pkce {
+    /// Reads `{auth_code, code_verifier}`.
+    ///
+    /// # Errors
+    /// [`InputError::Invalid`].
+    pub fn parse(mut fields: Fields) -> Result<Self, InputError> {
+        let auth_code = fields.required_text("auth_code")?.into();
+        let code_verifier = fields.required_text("code_verifier")?.into();
+        Ok(Self { auth_code, code_verifier })
     }
 }
 
@@ -251,6 +400,36 @@ impl Fields {
             Some(Value::String(text)) => Ok(Some(text)),
             Some(_) => Err(InputError::Invalid(format!("`{name}` must be a string"))),
         }
+    }
+
+    /// A text of which an empty one is none.
+    fn filled_text(&mut self, name: &str) -> Result<Option<String>, InputError> {
+        Ok(self.optional_text(name)?.filter(|text| !text.is_empty()))
+    }
+
+    fn optional_bool(&mut self, name: &str) -> Result<Option<bool>, InputError> {
+        match self.0.remove(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Bool(value)) => Ok(Some(value)),
+            Some(_) => Err(InputError::Invalid(format!("`{name}` must be true or false"))),
+        }
+    }
+
+    /// `code_challenge` and `code_challenge_method`, both or neither.
+    fn challenge(&mut self) -> Result<Option<Challenge>, InputError> {
+        let text = self.filled_text("code_challenge")?;
+        let method = self.filled_text("code_challenge_method")?;
+        let (text, method) = match (text, method) {
+            (None, None) => return Ok(None),
+            (Some(text), Some(method)) => (text, method),
+            _ => return Err(invalid("`code_challenge` and `code_challenge_method` go together")),
+        };
+        let method = ChallengeMethod::from_word(&method.to_ascii_lowercase())
+            .ok_or_else(|| invalid("`code_challenge_method` must be s256 or plain"))?;
+        let challenge = Challenge::new(method, &text);
+        challenge
+            .map(Some)
+            .map_err(|error| InputError::Invalid(format!("`code_challenge`: {error}")))
     }
 
     fn optional_object(&mut self, name: &str) -> Result<Option<JsonObject>, InputError> {
@@ -498,14 +677,81 @@ mod tests {
     }
 
     #[test]
-    fn an_update_refuses_what_cannot_be_proved() {
+    fn an_update_takes_an_address_and_no_phone_number() {
         let update = |text: &str| UpdateUser::parse(fields(text));
         let fine = update(r#"{"data":{"a":1},"password":"x","current_password":"y","email":null}"#);
         let fine = fine.unwrap();
         assert!(fine.user_metadata.is_some() && fine.current_password.is_some());
         assert!(update("{}").unwrap().password.is_none());
-        for bad in [r#"{"email":"bob@example.com"}"#, r#"{"phone":"+49"}"#, r#"{"password":1}"#] {
+        let address = update(r#"{"email":"bob@example.com","nonce":"123456"}"#).unwrap();
+        assert_eq!(
+            address.email.map(|email| email.address().to_owned()).as_deref(),
+            Some("bob@example.com")
+        );
+        assert!(address.nonce.is_some());
+        for bad in [r#"{"email":"bob"}"#, r#"{"phone":"+49"}"#, r#"{"password":1}"#] {
             assert!(matches!(update(bad), Err(InputError::Invalid(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn letters_are_asked_for_by_address() {
+        let wanted = |text: &str| LetterWanted::parse(fields(text));
+        let plain =
+            wanted(r#"{"email":"ann@example.com","phone":"","code_challenge":null}"#).unwrap();
+        assert!(plain.may_create && plain.user_metadata.is_empty() && plain.challenge.is_none());
+        let challenge = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
+        let full = format!(
+            r#"{{"email":"ann@example.com","create_user":false,"data":{{"a":1}},
+                "code_challenge":"{challenge}","code_challenge_method":"S256"}}"#
+        );
+        let full = wanted(&full).unwrap();
+        assert!(!full.may_create && full.user_metadata.len() == 1);
+        assert_eq!(full.challenge, Challenge::new(ChallengeMethod::S256, challenge).ok());
+        for phone in [r#"{"phone":"+49"}"#, r#"{"phone":"+49","email":""}"#] {
+            assert_eq!(wanted(phone).err(), Some(InputError::Phone), "{phone}");
+        }
+        for bad in [
+            "{}",
+            r#"{"email":"ann"}"#,
+            r#"{"email":"ann@example.com","create_user":"no"}"#,
+            r#"{"email":"ann@example.com","data":[]}"#,
+            r#"{"email":"ann@example.com","code_challenge":"short","code_challenge_method":"s256"}"#,
+            r#"{"email":"ann@example.com","code_challenge_method":"s256"}"#,
+        ] {
+            assert!(matches!(wanted(bad), Err(InputError::Invalid(_))), "{bad}");
+        }
+        let again = |text: &str| LetterWanted::parse_repeated(fields(text));
+        assert!(again(r#"{"type":"signup","email":"ann@example.com"}"#).is_ok());
+        let sms = again(r#"{"type":"sms","phone":"+49"}"#);
+        assert_eq!(sms.err(), Some(InputError::Phone));
+        for bad in
+            [r#"{"email":"ann@example.com"}"#, r#"{"type":"recovery","email":"a@b.example"}"#]
+        {
+            assert!(matches!(again(bad), Err(InputError::Invalid(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn links_and_codes_say_what_they_are_for() {
+        let verify = |text: &str| Verify::parse(fields(text));
+        let link = verify(r#"{"type":"email","token_hash":"x","email":null}"#).unwrap();
+        let Verify::Link { purposes, .. } = link else { panic!("{link:?}") };
+        assert_eq!(purposes, [Purpose::Signup, Purpose::MagicLink]);
+        let code = verify(r#"{"type":"recovery","email":"ann@example.com","token":"123456"}"#);
+        assert!(matches!(code, Ok(Verify::Code { .. })), "{code:?}");
+        assert_eq!(verify(r#"{"type":"sms","token":"1"}"#).err(), Some(InputError::Phone));
+        let long =
+            format!(r#"{{"type":"email","email":"a@b.example","token":"{}"}}"#, "1".repeat(65));
+        for bad in [
+            "{}",
+            r#"{"type":"pkce","token_hash":"x"}"#,
+            r#"{"type":"reauthentication","token_hash":"x"}"#,
+            r#"{"type":"recovery","token":"123456"}"#,
+            r#"{"type":"recovery","email":"ann@example.com"}"#,
+            &long,
+        ] {
+            assert!(matches!(verify(bad), Err(InputError::Invalid(_))), "{bad}");
         }
     }
 

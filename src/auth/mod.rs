@@ -13,8 +13,11 @@ pub mod error;
 mod formats;
 pub mod input;
 pub mod openapi;
+pub mod otp;
+mod pages;
 pub mod password;
 pub mod policy;
+pub mod redirects;
 pub mod shapes;
 
 pub use accounts::Accounts;
@@ -22,6 +25,7 @@ pub use endpoints::{Auth, AuthAnswer, AuthRequest, Rules};
 pub use error::{AuthError, AuthFailure, OverLimit};
 pub use password::Hasher;
 pub use policy::{MAX_PASSWORD_BYTES, Policy};
+pub use redirects::Redirects;
 
 use crate::config::{Config, Problem};
 
@@ -31,6 +35,7 @@ pub fn check(config: &Config) -> Vec<Problem> {
         password::Settings::compile(&config.passwords).err(),
         Policy::compile(&config.passwords).err(),
         Rules::compile(config).err(),
+        Redirects::compile(config).err(),
     ];
     checks.into_iter().flatten().flatten().collect()
 }

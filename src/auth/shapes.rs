@@ -46,6 +46,8 @@ pub fn user(user: &User, audience: &str, now: Timestamp) -> Value {
         "email": user.email,
         "email_confirmed_at": confirmed_at,
         "confirmed_at": confirmed_at,
+        "new_email": user.new_email,
+        "invited_at": optional_time(user.invited_at),
         "last_sign_in_at": optional_time(user.last_sign_in_at),
         "app_metadata": user.public_app_metadata(),
         "user_metadata": user.user_metadata,
@@ -111,12 +113,12 @@ pub fn events(events: &[StoredEvent], next: Option<&str>) -> Value {
 }
 
 /// What a client may know before anyone has logged in.
-pub fn settings(signup_is_enabled: bool, policy: &Policy) -> Value {
+pub fn settings(signup_is_enabled: bool, email_is_confirmed: bool, policy: &Policy) -> Value {
     let require: Vec<_> = policy.require().iter().copied().map(class_word).collect();
     json!({
         "external": { "anonymous_users": false, "email": true, "phone": false },
         "disable_signup": !signup_is_enabled,
-        "mailer_autoconfirm": true,
+        "mailer_autoconfirm": !email_is_confirmed,
         "phone_autoconfirm": false,
         "saml_enabled": false,
         "password": { "min_length": policy.min_length(), "require": require },
@@ -200,6 +202,7 @@ mod tests {
                 "user": {
                     "id": "u-1", "aud": "authenticated", "role": "authenticated",
                     "email": "Ann@example.com", "email_confirmed_at": null, "confirmed_at": null,
+                    "new_email": null, "invited_at": null,
                     "last_sign_in_at": "2026-01-02T03:04:05.000000Z",
                     "app_metadata": { "provider": "email", "providers": ["email"], "roles": ["admin"] },
                     "user_metadata": { "name": "Ann" },
@@ -264,8 +267,9 @@ mod tests {
         assert_eq!(events(&[], None), json!({"events": [], "next": null}));
 
         let policy = Policy::compile(&config::Passwords::default()).unwrap();
-        let shown = settings(false, &policy);
+        let shown = settings(false, true, &policy);
         assert_eq!(shown["disable_signup"], true);
+        assert_eq!(shown["mailer_autoconfirm"], false);
         let rule = json!({"min_length": 8, "require": ["lowercase", "uppercase", "digit"]});
         assert_eq!(shown["password"], rule);
     }

@@ -362,6 +362,10 @@ fn mail(config: &Config, found: &mut Found) {
         }
         MailTransport::None | MailTransport::Webhook | MailTransport::Log => {}
     }
+    if config.signup.confirm_email && mail.transport == MailTransport::None {
+        let message = "needs letters: set mail.transport";
+        found.add("signup.confirm_email", message);
+    }
     if mail.transport != MailTransport::None && config.site_url().is_none() {
         let message = "is missing: tokens.issuer is no address that it could be taken from";
         found.add("links.site_url", message);

@@ -150,6 +150,9 @@ impl Gateway {
             tokens: config.tokens.clone(),
             verifier: Arc::clone(&verifier),
             revocations: Arc::clone(&revocations),
+            letters: crate::auth::accounts::Letters::compile(config),
+            redirects: crate::auth::Redirects::compile(config).map_err(StartError::Config)?,
+            links: config.links.clone(),
             clock: clock.clone(),
         };
         let rules = Rules::compile(config).map_err(StartError::Config)?;

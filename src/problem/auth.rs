@@ -17,6 +17,9 @@ pub(super) fn auth_problem(error: &AuthError) -> Problem {
         AuthError::AnonymousProviderDisabled => {
             refused(StatusCode::UNPROCESSABLE_ENTITY, "Signing up needs an e-mail address.")
         }
+        AuthError::BadCodeVerifier => {
+            refused(StatusCode::BAD_REQUEST, "The code verifier does not fit the challenge.")
+        }
         AuthError::BadJson(detail) => {
             refused(StatusCode::BAD_REQUEST, &format!("The body is not acceptable JSON: {detail}."))
         }
@@ -31,6 +34,22 @@ pub(super) fn auth_problem(error: &AuthError) -> Problem {
         AuthError::CurrentPasswordRequired => {
             refused(StatusCode::BAD_REQUEST, "A new password needs the current password.")
         }
+        AuthError::EmailExists => refused(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "There is an account with this e-mail address.",
+        ),
+        AuthError::EmailNotConfirmed => {
+            refused(StatusCode::BAD_REQUEST, "The e-mail address is not confirmed yet.")
+        }
+        AuthError::EmailProviderDisabled => {
+            refused(StatusCode::UNPROCESSABLE_ENTITY, "No letters are sent here.")
+        }
+        AuthError::FlowStateExpired => {
+            refused(StatusCode::UNPROCESSABLE_ENTITY, "The code has expired. Ask for another link.")
+        }
+        AuthError::FlowStateNotFound => {
+            refused(StatusCode::NOT_FOUND, "The code is not known, or was used before.")
+        }
         AuthError::Internal(_) => unexpected(),
         AuthError::InvalidCredentials => {
             refused(StatusCode::UNAUTHORIZED, "The e-mail address or the password is wrong.")
@@ -39,10 +58,24 @@ pub(super) fn auth_problem(error: &AuthError) -> Problem {
         AuthError::MethodNotAllowed { allow } => method_not_allowed(allow),
         AuthError::NoAuthorization => no_authorization(),
         AuthError::NoRoute => no_route(),
-        AuthError::OverLimit(over) => over_limit(&over.decision),
+        AuthError::OriginDenied => {
+            refused(StatusCode::FORBIDDEN, "Forms of other sites are not accepted.")
+        }
+        AuthError::OtpExpired => {
+            refused(StatusCode::FORBIDDEN, "The link or code is wrong, was used, or has expired.")
+        }
+        AuthError::OverLimit(over) => over_limit(&over.decision, error.code()),
+        AuthError::PhoneProviderDisabled => {
+            refused(StatusCode::BAD_REQUEST, "Phone numbers are not supported.")
+        }
         AuthError::ReauthenticationNeeded => refused(
             StatusCode::BAD_REQUEST,
-            "A new password needs the current password, or a login less than 24 hours old.",
+            "A new password or address needs the current password, the code of a letter, or a login \
+             less than 24 hours old.",
+        ),
+        AuthError::ReauthenticationNotValid => refused(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "The code is wrong, was used, or has expired.",
         ),
         AuthError::RefreshTokenAlreadyUsed => refused(
             StatusCode::BAD_REQUEST,
@@ -66,7 +99,7 @@ pub(super) fn auth_problem(error: &AuthError) -> Problem {
             refused(StatusCode::NOT_FOUND, "There is no such session of this user.")
         }
         AuthError::UnsupportedGrantType => {
-            refused(StatusCode::BAD_REQUEST, "grant_type must be password or refresh_token.")
+            refused(StatusCode::BAD_REQUEST, "grant_type must be password, refresh_token or pkce.")
         }
         AuthError::UnsupportedMediaType => {
             refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body must be application/json.")

@@ -25,16 +25,12 @@ pub(super) fn unavailable(wait: Duration) -> Problem {
     .retry_after(wait)
 }
 
-pub(super) fn over_limit(decision: &Decision) -> Problem {
+pub(super) fn over_limit(decision: &Decision, code: &'static str) -> Problem {
     if decision.basis == crate::limit::Basis::Unavailable {
         return unavailable(decision.retry_after);
     }
-    Problem::new(
-        StatusCode::TOO_MANY_REQUESTS,
-        "over_request_rate_limit",
-        "Too many requests. Try again later.",
-    )
-    .retry_after(Duration::from_secs(decision.retry_after_seconds()))
+    Problem::new(StatusCode::TOO_MANY_REQUESTS, code, "Too many requests. Try again later.")
+        .retry_after(Duration::from_secs(decision.retry_after_seconds()))
 }
 
 pub(super) fn no_route() -> Problem {

@@ -133,7 +133,7 @@ impl Error {
             Self::Forward(error) => forward_problem(error),
             Self::Head(error) => head_problem(*error),
             Self::Internal(_) => unexpected(),
-            Self::OverLimit(decision) => over_limit(decision),
+            Self::OverLimit(decision) => over_limit(decision, "over_request_rate_limit"),
             Self::Refused(refusal) => refusal_problem(refusal),
             Self::Unavailable(_) => unavailable(TRY_AGAIN),
         }

@@ -7,13 +7,28 @@ use crate::auth::password::Verdict;
 use crate::model::{Account, Event, EventKind, Outcome, clean_text};
 use crate::store;
 
+/// What becomes of the right password of an account whose address is not proved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unproved {
+    /// It logs in.
+    LogsIn,
+    /// It is told to prove the address first.
+    Waits,
+}
+
 impl Accounts {
     /// Checks a password and begins a session.
     ///
     /// # Errors
     /// [`AuthError::InvalidCredentials`] for an unknown address, a wrong password and a disabled
-    /// account alike, after one hash in each case; and what hashing and storing may meet.
-    pub async fn log_in(&self, tried: input::LogIn, origin: &Origin) -> Result<Issued, AuthError> {
+    /// account alike, after one hash in each case; [`AuthError::EmailNotConfirmed`] after the right
+    /// password; and what hashing and storing may meet.
+    pub async fn log_in(
+        &self,
+        tried: input::LogIn,
+        unproved: Unproved,
+        origin: &Origin,
+    ) -> Result<Issued, AuthError> {
         let input::LogIn { email, password } = tried;
         let account = self.store.account_by_email(&email).await.map_err(failed)?;
         let stored = account.as_ref().and_then(|account| account.password_hash.clone());
@@ -33,6 +48,10 @@ impl Accounts {
                 if user.is_disabled(now) {
                     return self.refuse_login(event, "user_disabled").await;
                 }
+                if user.email_confirmed_at.is_none() && unproved == Unproved::Waits {
+                    self.record_failed_login(event, "email_not_confirmed").await?;
+                    return Err(AuthError::EmailNotConfirmed);
+                }
                 (user.id, checked, rehash)
             }
             (Some(_), ..) => return self.refuse_login(event, "wrong_password").await,
@@ -50,13 +69,17 @@ impl Accounts {
     }
 
     async fn refuse_login<T>(&self, event: Event, reason: &str) -> Result<T, AuthError> {
+        self.record_failed_login(event, reason).await?;
+        Err(AuthError::InvalidCredentials)
+    }
+
+    async fn record_failed_login(&self, event: Event, reason: &str) -> Result<(), AuthError> {
         let event = Event {
             kind: EventKind::LoginFailed,
             outcome: Outcome::Failure,
             reason: Some(reason.to_owned()),
             ..event
         };
-        self.store.record(&[event]).await.map_err(failed)?;
-        Err(AuthError::InvalidCredentials)
+        self.store.record(&[event]).await.map_err(failed)
     }
 }

@@ -9,6 +9,8 @@
 //! The futures must be driven to their end: whoever calls from a connection that may go away puts
 //! them into a task of their own.
 
+mod letters;
+mod links;
 mod log_in;
 mod log_out;
 mod origin;
@@ -16,6 +18,7 @@ mod refresh;
 mod session;
 mod sign_up;
 mod update;
+mod verify;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +30,7 @@ use uuid::Uuid;
 use super::error::AuthError;
 use super::password::Hasher;
 use super::policy::Policy;
+use super::redirects::Redirects;
 use crate::clock::Clock;
 use crate::config;
 use crate::identity::{Revocations, Verifier};
@@ -35,9 +39,13 @@ use crate::model::{
 };
 use crate::store::{Store, StoreError};
 
+pub use letters::{Letters, Notice};
+pub use links::Wish;
+pub use log_in::Unproved;
 pub use log_out::LogoutScope;
 pub use origin::Origin;
 pub use session::Issued;
+pub use verify::Opened;
 
 /// Clients that are told to come back later wait this long: store calls give up after two
 /// seconds, so sooner would only add to the queue.
@@ -60,6 +68,12 @@ pub struct Accounts {
     pub verifier: Arc<ArcSwap<Verifier>>,
     /// The sessions that are refused.
     pub revocations: Arc<Revocations>,
+    /// Letters to users.
+    pub letters: Letters,
+    /// Where links may lead.
+    pub redirects: Redirects,
+    /// What `[links]` says of links.
+    pub links: config::Links,
     /// The time.
     pub clock: Clock,
 }

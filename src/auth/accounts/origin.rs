@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 
-use crate::model::{Event, EventKind, Outcome, clean_text, uuid_v7};
+use crate::model::{Event, EventKind, LetterOrigin, Outcome, clean_text, uuid_v7};
 
 /// Longest texts of a client that an event keeps, in bytes.
 const MAX_USER_AGENT: usize = 256;
@@ -25,6 +25,15 @@ impl Origin {
             address,
             user_agent: user_agent.map(|text| clean_text(text, MAX_USER_AGENT)),
             request_id: clean_text(request_id.as_bytes(), MAX_REQUEST_ID),
+        }
+    }
+
+    /// Who asks for a letter.
+    pub(super) fn asked_by(&self) -> LetterOrigin {
+        LetterOrigin {
+            address: Some(self.address),
+            user_agent: self.user_agent.clone(),
+            request_id: Some(self.request_id.clone()),
         }
     }
 

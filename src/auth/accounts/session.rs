@@ -85,11 +85,11 @@ impl Accounts {
     }
 }
 
-fn later(time: Timestamp, by: Duration) -> Timestamp {
+pub(super) fn later(time: Timestamp, by: Duration) -> Timestamp {
     time.checked_add(by).unwrap_or(Timestamp::MAX)
 }
 
 /// Near a credential, so random and without the time (RFC 9562 §5.4).
-fn random_uuid() -> Uuid {
+pub(super) fn random_uuid() -> Uuid {
     uuid::Builder::from_random_bytes(random_bytes()).into_uuid()
 }

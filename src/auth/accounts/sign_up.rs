@@ -12,7 +12,7 @@ impl Accounts {
     /// # Errors
     /// [`AuthError::UserAlreadyExists`], and what hashing and storing may meet.
     pub async fn sign_up(&self, new: input::SignUp, origin: &Origin) -> Result<Issued, AuthError> {
-        let input::SignUp { email, password, user_metadata } = new;
+        let input::SignUp { email, password, user_metadata, .. } = new;
         // Saves the hash. Whether the address is free is decided when the account is stored.
         if self.store.account_by_email(&email).await.map_err(failed)?.is_some() {
             return self.refuse_taken_address(&email, origin).await;

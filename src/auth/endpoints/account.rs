@@ -32,6 +32,7 @@ impl Auth {
         let caller = anonymous(request.client, &request.path);
         self.count(&at_once, caller, seen).await?;
 
+        let redirect_to = request.filled_parameter("redirect_to")?;
         let fields = Fields::read(&request.headers, request.body)?;
         let tried = fields.peek("email").map(str::to_owned);
         let new = if rules.signup_is_enabled {
@@ -47,6 +48,17 @@ impl Auth {
         self.count(&by_account, Caller { account, ..caller }, seen)
             .await
             .map_err(|error| error.with_email(new.email.address()))?;
+        if rules.email_is_confirmed {
+            let letters = [rules.limit("mail"), rules.limit("mail_account")];
+            let caller = Caller { account: Some(new.email.key()), ..caller };
+            self.count(&letters, caller, seen)
+                .await
+                .map_err(|error| error.with_email(new.email.address()))?;
+            let redirect_to = redirect_to.as_deref();
+            let user = self.accounts.sign_up_by_letter(new, redirect_to, &origin).await?;
+            let body = shapes::user(&user, self.audience(), user.created_at);
+            return Ok(AuthAnswer::json(StatusCode::OK, &body));
+        }
         let issued = self.accounts.sign_up(new, &origin).await?;
         Ok(self.session(StatusCode::CREATED, &issued))
     }
@@ -70,7 +82,7 @@ impl Auth {
         self.count(&by_account, Caller { account, ..caller }, seen)
             .await
             .map_err(|error| error.with_email(login.email.address()))?;
-        let issued = self.accounts.log_in(login, &origin).await?;
+        let issued = self.accounts.log_in(login, rules.unproved(), &origin).await?;
         Ok(self.session(StatusCode::OK, &issued))
     }
 
@@ -78,6 +90,7 @@ impl Auth {
         match request.parameter("grant_type")?.as_deref() {
             Some("password") => self.log_in(request, seen).await,
             Some("refresh_token") => self.refresh(request, seen).await,
+            Some("pkce") => self.trade_code(request, seen).await,
             _ => Err(AuthError::UnsupportedGrantType),
         }
     }
@@ -126,13 +139,15 @@ impl Auth {
     ) -> Result<AuthAnswer, AuthError> {
         let bearer = self.bearer(&request.headers, seen)?;
         let origin = request.origin();
-        let change =
-            input::UpdateUser::parse(Fields::read_if_any(&request.headers, request.body)?)?;
-        if change.password.is_some() || change.current_password.is_some() {
+        let redirect_to = request.filled_parameter("redirect_to")?;
+        let fields = Fields::read_if_any(&request.headers, request.body)?;
+        let change = input::UpdateUser { redirect_to, ..input::UpdateUser::parse(fields)? };
+        let rules = self.rules.load_full();
+        if change.password.is_some() || change.current_password.is_some() || change.nonce.is_some()
+        {
             // Whoever has stolen a token could guess the password here instead of at the login,
             // and whoever has any token could keep the hashing threads busy. Counted apart from
             // logins, so that strangers who guess there cannot get in the way.
-            let rules = self.rules.load_full();
             let account = format!("password change of {}", bearer.user_id);
             let caller = Caller {
                 address: request.client,
@@ -141,6 +156,16 @@ impl Auth {
                 route: &request.path,
             };
             self.count(&[rules.limit("login_account")], caller, seen).await?;
+        }
+        if let Some(email) = &change.email {
+            let letters = [rules.limit("mail"), rules.limit("mail_account")];
+            let caller = Caller {
+                address: request.client,
+                user: Some((OURS, bearer.user_id.as_str())),
+                account: Some(email.key()),
+                route: &request.path,
+            };
+            self.count(&letters, caller, seen).await?;
         }
         let user = self.accounts.update_user(&bearer, change, &origin).await?;
         let body = shapes::user(&user, self.audience(), self.accounts.clock.now());

@@ -8,6 +8,7 @@
 
 mod account;
 mod activity;
+mod links;
 mod place;
 mod public;
 mod request;
@@ -38,6 +39,7 @@ const AREAS: &[&[Endpoint]] = &[
     // Where two would answer a request, the first does.
     account::ENDPOINTS,
     activity::ENDPOINTS,
+    links::ENDPOINTS,
     public::ENDPOINTS,
 ];
 

@@ -25,8 +25,12 @@ impl Auth {
     }
 
     fn settings(&self) -> AuthAnswer {
-        let signup_is_enabled = self.rules.load().signup_is_enabled;
-        let body = shapes::settings(signup_is_enabled, &self.accounts.policy);
+        let rules = self.rules.load();
+        let body = shapes::settings(
+            rules.signup_is_enabled,
+            rules.email_is_confirmed,
+            &self.accounts.policy,
+        );
         AuthAnswer::json(StatusCode::OK, &body)
     }
 }

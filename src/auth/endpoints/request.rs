@@ -69,7 +69,7 @@ impl AuthRequest {
 /// An answer to a request that was not refused.
 #[derive(Debug)]
 pub struct AuthAnswer {
-    /// 200, 201 or 204.
+    /// 200, 201, 204, 303; 400 for a page.
     pub status: StatusCode,
     /// Everything but the length.
     pub headers: HeaderMap,

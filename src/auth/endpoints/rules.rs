@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::{Config, Limits, Problem};
+use crate::auth::accounts::Unproved;
+use crate::config::{self, Config, Limits, Problem};
 use crate::limit::Rule;
 
 /// What a reload of the configuration changes here.
 #[derive(Clone, Debug)]
 pub struct Rules {
     pub(super) signup_is_enabled: bool,
+    pub(super) email_is_confirmed: bool,
     limits: BTreeMap<&'static str, Rule>,
 }
 
@@ -32,7 +34,13 @@ impl Rules {
         if !problems.is_empty() {
             return Err(problems);
         }
-        Ok(Self { signup_is_enabled: config.signup.enabled, limits })
+        let config::Signup { enabled, confirm_email } = config.signup;
+        Ok(Self { signup_is_enabled: enabled, email_is_confirmed: confirm_email, limits })
+    }
+
+    /// What becomes of a login whose address is not proved.
+    pub(super) fn unproved(&self) -> Unproved {
+        if self.email_is_confirmed { Unproved::Waits } else { Unproved::LogsIn }
     }
 
     /// A limit of [`Limits::built_in`].

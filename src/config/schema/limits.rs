@@ -19,8 +19,8 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The limits that exist without being written: sign-up and login per address, login per
-    /// account, refresh per address.
+    /// The limits that exist without being written: sign-up, login, refresh, letters and their links
+    /// per address; login, letters and their codes per account.
     pub fn built_in() -> Vec<(&'static str, Limit)> {
         let limit = |n, seconds, by| Limit { rate: Rate::new(n, seconds), by, on_outage: None };
         vec![
@@ -28,6 +28,10 @@ impl Limits {
             ("login", limit(5, 60, LimitBy::Ip)),
             ("login_account", limit(20, 3600, LimitBy::Account)),
             ("refresh", limit(30, 60, LimitBy::Ip)),
+            ("mail", limit(10, 3600, LimitBy::Ip)),
+            ("mail_account", limit(4, 3600, LimitBy::Account)),
+            ("verify", limit(30, 60, LimitBy::Ip)),
+            ("verify_account", limit(10, 3600, LimitBy::Account)),
         ]
     }
 }

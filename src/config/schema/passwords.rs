@@ -10,11 +10,14 @@ use crate::config::units::ByteSize;
 pub struct Signup {
     /// Let anyone create an account. Default true.
     pub enabled: bool,
+    /// Let nobody in who has not proved the address: a sign-up gets a letter instead of a session.
+    /// Needs `mail.transport`. Default false.
+    pub confirm_email: bool,
 }
 
 impl Default for Signup {
     fn default() -> Self {
-        Self { enabled: true }
+        Self { enabled: true, confirm_email: false }
     }
 }
 

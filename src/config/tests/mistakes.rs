@@ -212,6 +212,7 @@ fn each_mistake_is_named_with_its_line_and_column() {
             "[passwords]\nargon2 = { iterations = 0 }",
             "2:12: passwords.argon2.iterations: must be at least 1",
         ),
+        ("[signup]\nconfirm_email = true", "2:1: signup.confirm_email: needs letters"),
         (
             "[links]\nsite_url = \"app.example.com\"",
             "2:1: links.site_url: must be an address such as",

@@ -52,6 +52,9 @@ const OTHERS: &[(&str, &str)] = &[
     ("passwords.max_concurrent_hashes", "[passwords]\nmax_concurrent_hashes = 1"),
     ("passwords.max_queued_hashes", "[passwords]\nmax_queued_hashes = 1"),
     ("links.site_url", "[links]\nsite_url = \"https://a.example\""),
+    ("links.redirects", "[links]\nredirects = [\"https://a.example/*\"]"),
+    ("links.confirm_page", "[links]\nconfirm_page = false"),
+    ("links.email_change", "[links]\nemail_change = \"new\""),
     (
         "mail.transport mail.url mail.from",
         "[mail]\ntransport = \"smtp\"\nurl = \"smtps://h\"\nfrom = \"a@b.example\"",

@@ -68,6 +68,9 @@ impl World {
             tokens: config.tokens.clone(),
             verifier: Arc::new(ArcSwap::from_pointee(verifier)),
             revocations: Arc::new(Revocations::new(config.tokens.leeway.0, Instant::now())),
+            letters: crate::auth::accounts::Letters::compile(&config),
+            redirects: crate::auth::Redirects::compile(&config).unwrap(),
+            links: config.links.clone(),
             clock: clock.clone(),
         };
         let limiter = Arc::new(Limiter::open(&config.counters, clock.clone()).unwrap());

@@ -1,0 +1,204 @@
+//! Asking for letters. Whoever asks learns nothing of accounts, not even by the time it takes:
+//! nobody is looked up here. The wish is stored as it came; who has the address, and whether
+//! anything is sent, is found out when the letter is made.
+
+use super::{Accounts, Bearer, MAX_EMAIL, Origin, failed};
+use crate::auth::error::AuthError;
+use crate::auth::input::{self, InputError};
+use crate::model::{
+    Challenge, Email, Event, EventKind, JsonObject, Letter, LetterKind, Outcome, PasswordHash,
+    Purpose, User, UserId, clean_text, uuid_v7,
+};
+use crate::store::{NewParcel, Parcel};
+
+/// A letter that somebody asks for, who may be anybody.
+pub struct Wish {
+    /// What it is about.
+    pub kind: LetterKind,
+    /// Where it goes.
+    pub email: Email,
+    /// Whether an account may be made for the address, with this metadata.
+    pub account: Option<JsonObject>,
+    /// Where the link is to lead.
+    pub redirect_to: Option<String>,
+    /// The challenge of the client that asks.
+    pub challenge: Option<Challenge>,
+}
+
+impl Accounts {
+    /// Stores a wish for a letter. `event` is what it is called in the record.
+    ///
+    /// # Errors
+    /// [`AuthError::EmailProviderDisabled`] where no letters leave; what storing may meet.
+    pub async fn ask(
+        &self,
+        wish: Wish,
+        event: EventKind,
+        origin: &Origin,
+    ) -> Result<(), AuthError> {
+        self.ask_with(wish, None, event, origin).await
+    }
+
+    /// Stores a sign-up. Its account begins when the link in the letter is used. The user that is
+    /// returned is made of the request alone, the same for an address that has an account.
+    ///
+    /// # Errors
+    /// [`AuthError::EmailProviderDisabled`] where no letters leave; what hashing and storing may
+    /// meet.
+    pub async fn sign_up_by_letter(
+        &self,
+        new: input::SignUp,
+        redirect_to: Option<&str>,
+        origin: &Origin,
+    ) -> Result<User, AuthError> {
+        let input::SignUp { email, password, user_metadata, challenge } = new;
+        let password = self.hasher.hash(password).await?;
+        let now = self.clock.now();
+        let user = User {
+            id: UserId::generate(now),
+            email: email.address().to_owned(),
+            email_confirmed_at: None,
+            new_email: None,
+            invited_at: None,
+            roles: Vec::new(),
+            app_metadata: JsonObject::new(),
+            user_metadata: user_metadata.clone(),
+            last_sign_in_at: None,
+            disabled_until: None,
+            created_at: now,
+            updated_at: now,
+        };
+        let wish = Wish {
+            kind: LetterKind::Confirmation,
+            email,
+            account: Some(user_metadata),
+            redirect_to: redirect_to.map(str::to_owned),
+            challenge,
+        };
+        let event = EventKind::ConfirmationRequested;
+        self.ask_with(wish, Some(password), event, origin).await?;
+        Ok(user)
+    }
+
+    async fn ask_with(
+        &self,
+        wish: Wish,
+        password: Option<PasswordHash>,
+        event: EventKind,
+        origin: &Origin,
+    ) -> Result<(), AuthError> {
+        self.letters_leave()?;
+        let now = self.clock.now();
+        let event = Event {
+            email: Some(clean_text(wish.email.address().as_bytes(), MAX_EMAIL)),
+            ..origin.event(event, Outcome::Success, now)
+        };
+        let letter = Letter {
+            may_create: wish.account.is_some(),
+            redirect_to: Some(self.redirects.choose(wish.redirect_to.as_deref()).into()),
+            challenge: wish.challenge,
+            password,
+            user_metadata: wish.account,
+            ..letter(wish.kind, wish.email, origin)
+        };
+        let parcel = NewParcel { id: uuid_v7(now), parcel: Parcel::Mail(letter), at: now };
+        self.post(&[parcel], &[event]).await
+    }
+
+    /// Has a code sent to the bearer, to show again who has the session.
+    ///
+    /// # Errors
+    /// [`AuthError::EmailNotConfirmed`], [`AuthError::EmailProviderDisabled`],
+    /// [`AuthError::SessionNotFound`], and what storing may meet.
+    pub async fn reauthenticate(
+        &self,
+        bearer: &Bearer,
+        user: &User,
+        origin: &Origin,
+    ) -> Result<(), AuthError> {
+        self.letters_leave()?;
+        if user.email_confirmed_at.is_none() {
+            return Err(AuthError::EmailNotConfirmed);
+        }
+        let email = address_of(user)?;
+        let now = self.clock.now();
+        let event = Event {
+            user_id: Some(bearer.user_id.clone()),
+            session_id: Some(bearer.session_id),
+            ..origin.event(EventKind::ReauthenticationRequested, Outcome::Success, now)
+        };
+        let letter = Letter {
+            user_id: Some(bearer.user_id.clone()),
+            session_id: Some(bearer.session_id),
+            ..letter(LetterKind::Reauthentication, email, origin)
+        };
+        let parcel = NewParcel { id: uuid_v7(now), parcel: Parcel::Mail(letter), at: now };
+        self.post(&[parcel], &[event]).await
+    }
+
+    /// The letters that a change of address needs.
+    pub(super) fn letters_of_change(
+        &self,
+        user: &User,
+        new: &Email,
+        asks_current: bool,
+        change: &input::UpdateUser,
+        origin: &Origin,
+    ) -> Result<Vec<NewParcel>, AuthError> {
+        let now = self.clock.now();
+        let mut sides = vec![(LetterKind::EmailChangeNew, new.clone())];
+        if asks_current {
+            sides.push((LetterKind::EmailChangeCurrent, address_of(user)?));
+        }
+        let parcel = |(kind, email)| {
+            let letter = Letter {
+                user_id: Some(user.id.clone()),
+                redirect_to: Some(self.redirects.choose(change.redirect_to.as_deref()).into()),
+                challenge: change.challenge.clone(),
+                new_email: Some(new.clone()),
+                ..letter(kind, email, origin)
+            };
+            NewParcel { id: uuid_v7(now), parcel: Parcel::Mail(letter), at: now }
+        };
+        Ok(sides.into_iter().map(parcel).collect())
+    }
+
+    pub(super) fn letters_leave(&self) -> Result<(), AuthError> {
+        if self.letters.are_on() { Ok(()) } else { Err(AuthError::EmailProviderDisabled) }
+    }
+
+    /// Whether this is the code that was mailed to the session.
+    pub(super) async fn is_nonce(
+        &self,
+        bearer: &Bearer,
+        email: &Email,
+        digits: &str,
+    ) -> Result<bool, AuthError> {
+        let code = self.letters.code_mac(Purpose::Reauthentication, email, digits);
+        let (user, session) = (&bearer.user_id, &bearer.session_id);
+        self.store.check_nonce(user, session, code, self.clock.now()).await.map_err(failed)
+    }
+}
+
+/// A letter about nothing yet.
+fn letter(kind: LetterKind, email: Email, origin: &Origin) -> Letter {
+    Letter {
+        kind,
+        email,
+        user_id: None,
+        may_create: false,
+        redirect_to: None,
+        challenge: None,
+        password: None,
+        user_metadata: None,
+        new_email: None,
+        session_id: None,
+        asked_by: origin.asked_by(),
+    }
+}
+
+/// An address that was imported may be one that nothing can be sent to.
+pub(super) fn address_of(user: &User) -> Result<Email, AuthError> {
+    let unsendable = || InputError::Invalid("No mail can be sent to the address".to_owned());
+    user.email.parse().map_err(|_| unsendable().into())
+}

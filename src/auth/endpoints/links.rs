@@ -1,0 +1,307 @@
+//! Letters that are asked for, and the links and codes in them. Whoever asks gets the same answer
+//! whether or not anybody has the address; see `accounts/links.rs`.
+
+use http::header::{self, CONTENT_SECURITY_POLICY, LOCATION, REFERRER_POLICY};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use secrecy::ExposeSecret as _;
+use serde_json::json;
+use url::Url;
+use url::form_urlencoded::{self, Serializer};
+
+use super::{Auth, AuthAnswer, AuthRequest, Endpoint, Seen, anonymous};
+use crate::auth::accounts::{Opened, Wish};
+use crate::auth::error::AuthError;
+use crate::auth::input::{self, Fields, LetterWanted, MAX_BODY_BYTES, Verify, purposes_of};
+use crate::auth::pages::{self, Question};
+use crate::limit::Caller;
+use crate::model::{EventKind, LetterKind, Purpose};
+
+pub(super) const ENDPOINTS: &[Endpoint] = &[
+    Endpoint::new("POST", "/recover", |auth, request, seen| Box::pin(auth.recover(request, seen))),
+    Endpoint::new("POST", "/otp", |auth, request, seen| Box::pin(auth.magic_link(request, seen))),
+    Endpoint::new("POST", "/magiclink", |auth, request, seen| {
+        Box::pin(auth.magic_link(request, seen))
+    }),
+    Endpoint::new("POST", "/resend", |auth, request, seen| Box::pin(auth.resend(request, seen))),
+    Endpoint::new("GET", "/reauthenticate", |auth, request, seen| {
+        Box::pin(auth.reauthenticate(request, seen))
+    }),
+    Endpoint::new("GET", "/verify", |auth, request, seen| Box::pin(auth.open_link(request, seen))),
+    Endpoint::new("POST", "/verify", |auth, request, seen| Box::pin(auth.verify(request, seen))),
+];
+
+const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+const FORM: &str = "application/x-www-form-urlencoded";
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
+const ROBOTS: HeaderName = HeaderName::from_static("x-robots-tag");
+
+impl Auth {
+    async fn recover(
+        &self,
+        request: AuthRequest,
+        seen: &mut Seen,
+    ) -> Result<AuthAnswer, AuthError> {
+        let kind = (LetterKind::Recovery, EventKind::RecoveryRequested);
+        self.ask(request, seen, kind, |fields| {
+            Ok(LetterWanted { may_create: false, ..LetterWanted::parse(fields)? })
+        })
+        .await
+    }
+
+    async fn magic_link(
+        &self,
+        request: AuthRequest,
+        seen: &mut Seen,
+    ) -> Result<AuthAnswer, AuthError> {
+        // Where nobody may sign up, whoever has an account may still log in.
+        let signup_is_enabled = self.rules.load().signup_is_enabled;
+        let kind = (LetterKind::MagicLink, EventKind::MagicLinkRequested);
+        self.ask(request, seen, kind, |fields| {
+            let wanted = LetterWanted::parse(fields)?;
+            Ok(LetterWanted { may_create: wanted.may_create && signup_is_enabled, ..wanted })
+        })
+        .await
+    }
+
+    async fn resend(&self, request: AuthRequest, seen: &mut Seen) -> Result<AuthAnswer, AuthError> {
+        let kind = (LetterKind::Confirmation, EventKind::ConfirmationRequested);
+        self.ask(request, seen, kind, |fields| {
+            Ok(LetterWanted { may_create: false, ..LetterWanted::parse_repeated(fields)? })
+        })
+        .await
+    }
+
+    /// A letter for whoever has an address.
+    async fn ask(
+        &self,
+        request: AuthRequest,
+        seen: &mut Seen,
+        (kind, event): (LetterKind, EventKind),
+        parse: impl FnOnce(Fields) -> Result<LetterWanted, input::InputError>,
+    ) -> Result<AuthAnswer, AuthError> {
+        let rules = self.rules.load_full();
+        let origin = request.origin();
+        let caller = anonymous(request.client, &request.path);
+        self.count(&[rules.limit("mail")], caller, seen).await?;
+        let redirect_to = request.filled_parameter("redirect_to")?;
+        let wanted = parse(Fields::read(&request.headers, request.body)?)?;
+        let LetterWanted { email, may_create, user_metadata, challenge } = wanted;
+        let caller = Caller { account: Some(email.key()), ..caller };
+        self.count(&[rules.limit("mail_account")], caller, seen)
+            .await
+            .map_err(|error| error.with_email(email.address()))?;
+        let account = may_create.then_some(user_metadata);
+        let wish = Wish { kind, email, account, redirect_to, challenge };
+        self.accounts.ask(wish, event, &origin).await?;
+        Ok(AuthAnswer::json(StatusCode::OK, &json!({})))
+    }
+
+    async fn reauthenticate(
+        &self,
+        request: AuthRequest,
+        seen: &mut Seen,
+    ) -> Result<AuthAnswer, AuthError> {
+        let bearer = self.bearer(&request.headers, seen)?;
+        let rules = self.rules.load_full();
+        let caller = anonymous(request.client, &request.path);
+        self.count(&[rules.limit("mail")], caller, seen).await?;
+        let user = self.accounts.user(&bearer).await?;
+        let account = user.email.to_lowercase();
+        let caller = Caller { account: Some(&account), ..caller };
+        self.count(&[rules.limit("mail_account")], caller, seen).await?;
+        self.accounts.reauthenticate(&bearer, &user, &request.origin()).await?;
+        Ok(AuthAnswer::json(StatusCode::OK, &json!({})))
+    }
+
+    /// A link or code that a client shows, or the form of our page.
+    async fn verify(&self, request: AuthRequest, seen: &mut Seen) -> Result<AuthAnswer, AuthError> {
+        let rules = self.rules.load_full();
+        let caller = anonymous(request.client, &request.path);
+        self.count(&[rules.limit("verify")], caller, seen).await?;
+        if is_form(&request.headers) {
+            return self.submitted(request).await;
+        }
+        let origin = request.origin();
+        let shown = Verify::parse(Fields::read(&request.headers, request.body)?)?;
+        if let Verify::Code { email, .. } = &shown {
+            let caller = Caller { account: Some(email.key()), ..caller };
+            self.count(&[rules.limit("verify_account")], caller, seen)
+                .await
+                .map_err(|error| error.with_email(email.address()))?;
+        }
+        match self.accounts.verify(shown, &origin).await? {
+            Some(issued) => Ok(self.session(StatusCode::OK, &issued)),
+            None => {
+                Ok(AuthAnswer::json(StatusCode::OK, &json!({ "msg": HALF_DONE, "code": "200" })))
+            }
+        }
+    }
+
+    /// The link in a letter. Looks nothing up, so that it tells nothing; see [`pages`].
+    async fn open_link(
+        &self,
+        request: AuthRequest,
+        seen: &mut Seen,
+    ) -> Result<AuthAnswer, AuthError> {
+        let (Some(token), Some(kind)) =
+            (request.filled_parameter("token")?, request.filled_parameter("type")?)
+        else {
+            return Ok(page(StatusCode::BAD_REQUEST, pages::incomplete(), &pages::plain_policy()));
+        };
+        let Some(purposes) = purposes_of(&kind) else {
+            return Ok(page(StatusCode::BAD_REQUEST, pages::incomplete(), &pages::plain_policy()));
+        };
+        let redirect_to = request.filled_parameter("redirect_to")?;
+        if self.accounts.links.confirm_page || request.method == Method::HEAD {
+            let redirect_to = self.accounts.redirects.choose(redirect_to.as_deref());
+            let question = Question { token: &token, kind: &kind, redirect_to: &redirect_to };
+            return Ok(page(StatusCode::OK, question.page(), &question.policy()));
+        }
+        let rules = self.rules.load_full();
+        self.count(&[rules.limit("verify")], anonymous(request.client, &request.path), seen)
+            .await?;
+        self.follow(&request, &token, &purposes, redirect_to.as_deref()).await
+    }
+
+    /// The form of our page: the button was pressed.
+    async fn submitted(&self, request: AuthRequest) -> Result<AuthAnswer, AuthError> {
+        // Whoever has a link of their own could log somebody else in with it, who then works in the
+        // wrong account. Browsers that send no such header are too old to tell.
+        let site = request.headers.get(SEC_FETCH_SITE).map(HeaderValue::as_bytes);
+        if !matches!(site, None | Some(b"same-origin" | b"none")) {
+            return Err(AuthError::OriginDenied);
+        }
+        if request.body.len() > MAX_BODY_BYTES {
+            return Err(AuthError::BodyTooLarge);
+        }
+        let field = |name: &str| {
+            let mut values = form_urlencoded::parse(&request.body).filter(|(key, _)| key == name);
+            match (values.next(), values.next()) {
+                (Some(_), Some(_)) => {
+                    Err(AuthError::ValidationFailed(format!("`{name}` is given twice")))
+                }
+                (value, _) => Ok(value.map(|(_, value)| value.into_owned())),
+            }
+        };
+        let (token, redirect_to) = (field("token")?, field("redirect_to")?);
+        let purposes = field("type")?.and_then(|kind| purposes_of(&kind));
+        let (Some(token), Some(purposes)) = (token, purposes) else {
+            return Err(AuthError::ValidationFailed("`token` and `type` are required".to_owned()));
+        };
+        self.follow(&request, &token, &purposes, redirect_to.as_deref()).await
+    }
+
+    /// Uses a link and sends the browser on, with what came of it.
+    async fn follow(
+        &self,
+        request: &AuthRequest,
+        token: &str,
+        purposes: &[Purpose],
+        hint: Option<&str>,
+    ) -> Result<AuthAnswer, AuthError> {
+        let opened = self.accounts.follow(token, purposes, hint, &request.origin()).await;
+        let (place, told, user) = match opened {
+            Ok(Opened::Session { issued, purpose, redirect_to }) => {
+                let now = issued.at.as_second();
+                let tokens = &issued.tokens;
+                let told = pairs(&[
+                    ("access_token", &tokens.access_token),
+                    ("expires_at", &tokens.expires_at.to_string()),
+                    ("expires_in", &(tokens.expires_at - now).max(0).to_string()),
+                    ("refresh_token", &tokens.refresh_token),
+                    ("sb", ""),
+                    ("token_type", "bearer"),
+                    ("type", word_of(purpose)),
+                ]);
+                (redirect_to, told, Some((issued.user.id.clone(), issued.session_id)))
+            }
+            Ok(Opened::Code { code, mut redirect_to }) => {
+                redirect_to.query_pairs_mut().append_pair("code", code.expose_secret());
+                (redirect_to, String::new(), None)
+            }
+            Ok(Opened::HalfDone { redirect_to }) => {
+                (redirect_to, pairs(&[("message", HALF_DONE), ("sb", "")]), None)
+            }
+            Err(error @ (AuthError::OtpExpired | AuthError::EmailExists)) => {
+                // Nobody knows whether the client waits for a code, so it is told in both places.
+                let told = [
+                    ("error", "access_denied"),
+                    ("error_code", error.code()),
+                    ("error_description", "The link is wrong, was used, or has expired"),
+                ];
+                let mut place = self.accounts.redirects.choose(hint);
+                place.query_pairs_mut().extend_pairs(told);
+                let [one, two, three] = told;
+                (place, pairs(&[one, two, three, ("sb", "")]), None)
+            }
+            Err(other) => return Err(other),
+        };
+        let mut answer = AuthAnswer::new(StatusCode::SEE_OTHER, HTML, "");
+        answer.headers.remove(header::CONTENT_TYPE);
+        answer.headers.insert(LOCATION, location(&place, &told)?);
+        answer.headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        (answer.user_id, answer.session_id) = user.unzip();
+        Ok(answer)
+    }
+
+    /// The code that a link left for the client that asked for it.
+    pub(super) async fn trade_code(
+        &self,
+        request: AuthRequest,
+        seen: &mut Seen,
+    ) -> Result<AuthAnswer, AuthError> {
+        let rules = self.rules.load_full();
+        let origin = request.origin();
+        self.count(&[rules.limit("verify")], anonymous(request.client, &request.path), seen)
+            .await?;
+        let shown = input::Pkce::parse(Fields::read(&request.headers, request.body)?)?;
+        let issued = self.accounts.trade_code(&shown, &origin).await?;
+        Ok(self.session(StatusCode::OK, &issued))
+    }
+}
+
+/// What is said when one of two addresses has agreed to a change.
+const HALF_DONE: &str = "This address agrees. Confirm the link sent to the other address, too";
+
+/// The `type` that clients know a purpose by.
+fn word_of(purpose: Purpose) -> &'static str {
+    match purpose {
+        Purpose::EmailChangeCurrent | Purpose::EmailChangeNew => "email_change",
+        other => other.as_str(),
+    }
+}
+
+fn pairs(told: &[(&str, &str)]) -> String {
+    Serializer::new(String::new()).extend_pairs(told).finish()
+}
+
+fn location(place: &Url, told: &str) -> Result<HeaderValue, AuthError> {
+    let text = if told.is_empty() { place.to_string() } else { format!("{place}#{told}") };
+    HeaderValue::try_from(text).map_err(|error| AuthError::Internal(error.into()))
+}
+
+fn page(status: StatusCode, html: String, policy: &str) -> AuthAnswer {
+    let mut answer = AuthAnswer::new(status, HTML, html);
+    if let Ok(policy) = HeaderValue::try_from(policy) {
+        answer.headers.insert(CONTENT_SECURITY_POLICY, policy);
+    }
+    for (name, value) in [
+        // The address of the page has the token in it.
+        (REFERRER_POLICY, "no-referrer"),
+        (OPENER_POLICY, "same-origin"),
+        (ROBOTS, "noindex"),
+    ] {
+        answer.headers.insert(name, HeaderValue::from_static(value));
+    }
+    answer
+}
+
+fn is_form(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(header::CONTENT_TYPE).iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else { return false };
+    line.to_str().is_ok_and(|line| {
+        let media_type = line.split(';').next().unwrap_or_default();
+        media_type.trim().eq_ignore_ascii_case(FORM)
+    })
+}
