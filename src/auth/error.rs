@@ -74,6 +74,9 @@ pub enum AuthError {
         /// The value of `Allow`.
         allow: String,
     },
+    /// A bearer token without the role `admin`.
+    #[error("only administrators may do this")]
+    NotAdmin,
     /// No bearer token where one is needed.
     #[error("a bearer token is needed")]
     NoAuthorization,
@@ -166,6 +169,7 @@ impl AuthError {
         "method_not_allowed",
         "no_authorization",
         "no_route",
+        "not_admin",
         "not_found",
         "origin_denied",
         "otp_expired",
@@ -221,6 +225,7 @@ impl AuthError {
             Self::MalformedCredential => "invalid_request",
             Self::MethodNotAllowed { .. } => "method_not_allowed",
             Self::NoAuthorization => "no_authorization",
+            Self::NotAdmin => "not_admin",
             Self::NoRoute => "no_route",
             Self::OriginDenied => "origin_denied",
             Self::OtpExpired => "otp_expired",

@@ -77,6 +77,10 @@ const KEYS: &[Key] = &[
     key!(passwords.max_queued_hashes),
     key!(links.site_url),
     key!(links.redirects),
+    key!(links.lifetime),
+    key!(links.invite_lifetime),
+    key!(links.code_lifetime),
+    key!(links.resend_interval),
     key!(links.confirm_page),
     key!(links.email_change),
     key!(mail.transport),
@@ -85,6 +89,7 @@ const KEYS: &[Key] = &[
     key!(mail.reply_to),
     key!(mail.templates),
     key!(mail.timeout),
+    key!(mail.max_age),
     key!(mail.ca),
     key!(mail.webhook, |webhook| webhook
         .as_ref()

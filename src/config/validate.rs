@@ -311,6 +311,14 @@ fn passwords(config: &Config, found: &mut Found) {
 }
 
 fn links(config: &Config, found: &mut Found) {
+    for (key, interval) in [
+        ("links.lifetime", config.links.lifetime),
+        ("links.invite_lifetime", config.links.invite_lifetime),
+        ("links.code_lifetime", config.links.code_lifetime),
+        ("mail.max_age", config.mail.max_age),
+    ] {
+        found.not_zero(key, interval);
+    }
     if let Some(Err(message)) = config.links.site_url.as_deref().map(check_site) {
         found.add("links.site_url", message);
     }

@@ -8,6 +8,7 @@
 pub(crate) mod desk;
 mod exchange;
 pub mod live;
+mod outbox;
 mod record;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::desk::{Connection, Desk};
 pub use self::live::Live;
 use self::live::keep;
+use self::outbox::Outbox;
 use crate::auth::password::Settings;
 use crate::auth::{Accounts, Auth, Hasher, Policy, Rules};
 use crate::clock::Clock;
@@ -83,6 +85,8 @@ pub struct Gateway {
     max_staleness: Option<Duration>,
     stopping: CancellationToken,
     tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// Writes and sends letters; a reload reads its files again.
+    mailer: Arc<ArcSwap<Mailer>>,
 }
 
 /// Why a gateway does not start.
@@ -141,7 +145,8 @@ impl Gateway {
             Limiter::open(&config.counters, clock.clone()).map_err(StartError::Counters)?;
         let limiter = Arc::new(limiter);
         // What cannot be sent later is found now.
-        Mailer::compile(config).map_err(StartError::Config)?;
+        let mailer = Arc::new(Mailer::compile(config).map_err(StartError::Config)?);
+        let mailer = Arc::new(ArcSwap::new(mailer));
         let settings = Settings::compile(&config.passwords).map_err(StartError::Config)?;
         let accounts = Accounts {
             store: Arc::clone(&store),
@@ -176,8 +181,9 @@ impl Gateway {
             max_staleness: config.tokens.max_staleness.map(|interval| interval.0),
             stopping: CancellationToken::new(),
             tasks: Mutex::default(),
+            mailer,
         });
-        gateway.spawn_tasks(config.tokens.clone(), cursor, queue);
+        gateway.spawn_tasks(config, cursor, queue);
         Ok(gateway)
     }
 
@@ -197,11 +203,12 @@ impl Gateway {
         let keys = Arc::clone(self.verifier.load().keys());
         let compiled = Verifier::compile(&config.tokens, keys, &config.issuers);
         let verifier = keep(compiled, &mut problems);
+        let mailer = keep(Mailer::compile(config), &mut problems);
         if let Some(live) = &live {
             problems.extend(run_tests(config, &live.table));
         }
-        let (Some(live), Some(rules), Some(verifier), true) =
-            (live, rules, verifier, problems.is_empty())
+        let (Some(live), Some(rules), Some(verifier), Some(mailer), true) =
+            (live, rules, verifier, mailer, problems.is_empty())
         else {
             return Err(problems);
         };
@@ -214,12 +221,13 @@ impl Gateway {
         self.live.store(live);
         self.verifier.store(verifier);
         self.auth.reload(rules);
+        self.mailer.store(Arc::new(mailer));
         Ok(())
     }
 
     fn spawn_tasks(
         self: &Arc<Self>,
-        tokens: Tokens,
+        config: &Config,
         cursor: RevocationCursor,
         queue: events::EventQueue,
     ) {
@@ -228,11 +236,19 @@ impl Gateway {
             let store = Arc::clone(&store);
             async move { store.record(&batch).await }
         });
+        let outbox = Outbox {
+            auth: Arc::clone(&self.auth),
+            store: Arc::clone(&self.store),
+            mailer: Arc::clone(&self.mailer),
+            mail: config.mail.clone(),
+            stopping: self.stopping.clone(),
+        };
         let tasks = [
             tokio::spawn(Arc::clone(self).follow_ended_sessions(cursor)),
-            tokio::spawn(Arc::clone(self).follow_keys(tokens)),
+            tokio::spawn(Arc::clone(self).follow_keys(config.tokens.clone())),
             tokio::spawn(Arc::clone(self).prune()),
             tokio::spawn(writing),
+            tokio::spawn(outbox.run()),
         ];
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
     }

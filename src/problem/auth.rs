@@ -56,6 +56,7 @@ pub(super) fn auth_problem(error: &AuthError) -> Problem {
         }
         AuthError::MalformedCredential => malformed_credential(),
         AuthError::MethodNotAllowed { allow } => method_not_allowed(allow),
+        AuthError::NotAdmin => refused(StatusCode::FORBIDDEN, "Only administrators may do this."),
         AuthError::NoAuthorization => no_authorization(),
         AuthError::NoRoute => no_route(),
         AuthError::OriginDenied => {

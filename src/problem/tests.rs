@@ -53,6 +53,7 @@ fn every_error() -> Vec<Error> {
         AuthError::InvalidCredentials,
         AuthError::MalformedCredential,
         AuthError::MethodNotAllowed { allow: "GET, HEAD".to_owned() },
+        AuthError::NotAdmin,
         AuthError::NoAuthorization,
         AuthError::NoRoute,
         AuthError::OriginDenied,

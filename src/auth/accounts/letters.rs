@@ -1,40 +1,48 @@
-//! PLACEHOLDER until the mail branch's own.
+//! The letters of this gateway: whether any leave, and the bell that wakes their sender.
+
+use tokio::sync::Notify;
+
 use super::{Accounts, failed};
 use crate::auth::error::AuthError;
 use crate::config::{Config, MailTransport};
-use crate::model::{Email, Event, Purpose};
-use crate::store::{CodeMac, NewParcel};
+use crate::model::Event;
+use crate::store::NewParcel;
 
+/// Letters to users, as far as those who ask for them are concerned.
 pub struct Letters {
-    on: bool,
+    are_on: bool,
+    bell: Notify,
 }
-#[derive(Clone, Copy)]
-pub enum Notice {
-    PasswordChanged,
-    EmailChanged,
-}
+
 impl Letters {
+    /// Reads `[mail]`.
     pub fn compile(config: &Config) -> Self {
-        Self { on: config.mail.transport != MailTransport::None }
+        Self { are_on: config.mail.transport != MailTransport::None, bell: Notify::new() }
     }
+
+    /// Whether letters leave.
     pub fn are_on(&self) -> bool {
-        self.on
+        self.are_on
     }
-    pub fn code_mac(&self, purpose: Purpose, email: &Email, digits: &str) -> CodeMac {
-        let mut mac = [0; 32];
-        let text = format!("{}\0{}\0{digits}", purpose.as_str(), email.key());
-        mac.copy_from_slice(
-            aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes()).as_ref(),
-        );
-        mac
+
+    /// Says that there may be something to send.
+    pub(super) fn ring(&self) {
+        self.bell.notify_one();
     }
-    pub fn notifies(&self, _: Notice) -> bool {
-        self.on
+
+    /// Waits until there may be something to send.
+    pub async fn rung(&self) {
+        self.bell.notified().await;
     }
-    pub fn ring(&self) {}
 }
+
 impl Accounts {
-    pub async fn post(&self, parcels: &[NewParcel], events: &[Event]) -> Result<(), AuthError> {
+    /// Stores what is to be sent with the events of it, and wakes the sender.
+    pub(super) async fn post(
+        &self,
+        parcels: &[NewParcel],
+        events: &[Event],
+    ) -> Result<(), AuthError> {
         self.store.post(parcels, events).await.map_err(failed)?;
         self.letters.ring();
         Ok(())

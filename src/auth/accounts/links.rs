@@ -2,14 +2,20 @@
 //! nobody is looked up here. The wish is stored as it came; who has the address, and whether
 //! anything is sent, is found out when the letter is made.
 
+use jiff::Timestamp;
+
 use super::{Accounts, Bearer, MAX_EMAIL, Origin, failed};
 use crate::auth::error::AuthError;
 use crate::auth::input::{self, InputError};
+use crate::auth::otp;
 use crate::model::{
     Challenge, Email, Event, EventKind, JsonObject, Letter, LetterKind, Outcome, PasswordHash,
     Purpose, User, UserId, clean_text, uuid_v7,
 };
 use crate::store::{NewParcel, Parcel};
+
+/// The role of administrators.
+const ADMIN: &str = "admin";
 
 /// A letter that somebody asks for, who may be anybody.
 pub struct Wish {
@@ -54,20 +60,7 @@ impl Accounts {
         let input::SignUp { email, password, user_metadata, challenge } = new;
         let password = self.hasher.hash(password).await?;
         let now = self.clock.now();
-        let user = User {
-            id: UserId::generate(now),
-            email: email.address().to_owned(),
-            email_confirmed_at: None,
-            new_email: None,
-            invited_at: None,
-            roles: Vec::new(),
-            app_metadata: JsonObject::new(),
-            user_metadata: user_metadata.clone(),
-            last_sign_in_at: None,
-            disabled_until: None,
-            created_at: now,
-            updated_at: now,
-        };
+        let user = user_to_be(&email, user_metadata.clone(), now);
         let wish = Wish {
             kind: LetterKind::Confirmation,
             email,
@@ -103,6 +96,47 @@ impl Accounts {
         };
         let parcel = NewParcel { id: uuid_v7(now), parcel: Parcel::Mail(letter), at: now };
         self.post(&[parcel], &[event]).await
+    }
+
+    /// Has an administrator invite the owner of an address. The user that is returned is the account
+    /// there is, or one made of the request.
+    ///
+    /// # Errors
+    /// [`AuthError::NotAdmin`], [`AuthError::EmailExists`] when the address is proved,
+    /// [`AuthError::EmailProviderDisabled`]; what storing may meet.
+    pub async fn invite(
+        &self,
+        admin: &Bearer,
+        wanted: input::LetterWanted,
+        redirect_to: Option<&str>,
+        origin: &Origin,
+    ) -> Result<User, AuthError> {
+        // The role as it is now: what a token says may be as old as the token.
+        if !self.user(admin).await?.roles.iter().any(|role| role == ADMIN) {
+            return Err(AuthError::NotAdmin);
+        }
+        self.letters_leave()?;
+        let now = self.clock.now();
+        let account = self.store.account_by_email(&wanted.email).await.map_err(failed)?;
+        let user = match account.map(|account| account.user) {
+            Some(user) if user.email_confirmed_at.is_some() => return Err(AuthError::EmailExists),
+            Some(user) => user,
+            None => user_to_be(&wanted.email, wanted.user_metadata.clone(), now),
+        };
+        let event = Event {
+            actor: Some(admin.user_id.to_string()),
+            email: Some(clean_text(wanted.email.address().as_bytes(), MAX_EMAIL)),
+            ..origin.event(EventKind::Invited, Outcome::Success, now)
+        };
+        let letter = Letter {
+            may_create: true,
+            redirect_to: Some(self.redirects.choose(redirect_to).into()),
+            user_metadata: Some(wanted.user_metadata),
+            ..letter(LetterKind::Invite, wanted.email, origin)
+        };
+        let parcel = NewParcel { id: uuid_v7(now), parcel: Parcel::Mail(letter), at: now };
+        self.post(&[parcel], &[event]).await?;
+        Ok(User { invited_at: Some(now), ..user })
     }
 
     /// Has a code sent to the bearer, to show again who has the session.
@@ -163,6 +197,21 @@ impl Accounts {
         Ok(sides.into_iter().map(parcel).collect())
     }
 
+    /// Tells the user of a new password, who may not have been the one that set it.
+    pub(super) fn notice_of_password(
+        &self,
+        user: &User,
+        email: &Email,
+        origin: &Origin,
+    ) -> NewParcel {
+        let now = self.clock.now();
+        let letter = Letter {
+            user_id: Some(user.id.clone()),
+            ..letter(LetterKind::PasswordChanged, email.clone(), origin)
+        };
+        NewParcel { id: uuid_v7(now), parcel: Parcel::Mail(letter), at: now }
+    }
+
     pub(super) fn letters_leave(&self) -> Result<(), AuthError> {
         if self.letters.are_on() { Ok(()) } else { Err(AuthError::EmailProviderDisabled) }
     }
@@ -174,9 +223,27 @@ impl Accounts {
         email: &Email,
         digits: &str,
     ) -> Result<bool, AuthError> {
-        let code = self.letters.code_mac(Purpose::Reauthentication, email, digits);
+        let code = otp::code_mac(Purpose::Reauthentication, email, digits);
         let (user, session) = (&bearer.user_id, &bearer.session_id);
         self.store.check_nonce(user, session, code, self.clock.now()).await.map_err(failed)
+    }
+}
+
+/// An account as a request describes it, before anything is stored.
+fn user_to_be(email: &Email, user_metadata: JsonObject, now: Timestamp) -> User {
+    User {
+        id: UserId::generate(now),
+        email: email.address().to_owned(),
+        email_confirmed_at: None,
+        new_email: None,
+        invited_at: None,
+        roles: Vec::new(),
+        app_metadata: JsonObject::new(),
+        user_metadata,
+        last_sign_in_at: None,
+        disabled_until: None,
+        created_at: now,
+        updated_at: now,
     }
 }
 

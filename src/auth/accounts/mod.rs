@@ -9,6 +9,7 @@
 //! The futures must be driven to their end: whoever calls from a connection that may go away puts
 //! them into a task of their own.
 
+mod delivery;
 mod letters;
 mod links;
 mod log_in;
@@ -39,7 +40,9 @@ use crate::model::{
 };
 use crate::store::{Store, StoreError};
 
-pub use letters::{Letters, Notice};
+pub use delivery::Delivery;
+pub(crate) use delivery::{letter_event, word_of};
+pub use letters::Letters;
 pub use links::Wish;
 pub use log_in::Unproved;
 pub use log_out::LogoutScope;

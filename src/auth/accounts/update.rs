@@ -8,6 +8,7 @@ use subtle::ConstantTimeEq as _;
 use super::{Accounts, Bearer, MAX_EMAIL, Origin, failed};
 use crate::auth::error::AuthError;
 use crate::auth::input::{self, InputError, MAX_METADATA_BYTES};
+use crate::auth::otp;
 use crate::auth::password::Verdict;
 use crate::config::EmailChange;
 use crate::model::{
@@ -124,7 +125,7 @@ impl Accounts {
                     self.record_refused(bearer, change, "wrong_code", origin).await?;
                     return Err(AuthError::ReauthenticationNotValid);
                 }
-                Some(self.letters.code_mac(Purpose::Reauthentication, email, digits))
+                Some(otp::code_mac(Purpose::Reauthentication, email, digits))
             }
             (None, None) if self.has_logged_in_recently(bearer).await? => None,
             (None, None) => return Err(AuthError::ReauthenticationNeeded),
@@ -136,18 +137,22 @@ impl Accounts {
             }
             None => None,
         };
+        let mut parcels = Vec::new();
+        if let (Some(_), Some(email), true) = (&new_password, &email, self.letters.are_on()) {
+            parcels.push(self.notice_of_password(&user, email, origin));
+        }
         let is_other = |new: &&Email| email.as_ref().is_none_or(|email| email.key() != new.key());
-        let (new_email, parcels) = match change.email.as_ref().filter(is_other) {
+        let new_email = match change.email.as_ref().filter(is_other) {
             Some(new) => {
                 // Nobody answers at an address that was never proved: a typing error, as often as
                 // not.
                 let asks_current = user.email_confirmed_at.is_some()
                     && self.links.email_change == EmailChange::Both;
                 let consent = if asks_current { Consent::Both } else { Consent::New };
-                let parcels = self.letters_of_change(&user, new, asks_current, change, origin)?;
-                (Some(NewEmail { email: new.clone(), consent }), parcels)
+                parcels.extend(self.letters_of_change(&user, new, asks_current, change, origin)?);
+                Some(NewEmail { email: new.clone(), consent })
             }
-            None => (None, Vec::new()),
+            None => None,
         };
         Ok(Proved { new_password, new_email, nonce, parcels })
     }

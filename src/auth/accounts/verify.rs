@@ -6,10 +6,10 @@ use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
 use super::session::{later, random_uuid};
-use super::{Accounts, Issued, Notice, Origin, failed};
+use super::{Accounts, Issued, Origin, failed};
 use crate::auth::error::AuthError;
 use crate::auth::input;
-use crate::auth::otp::LinkToken;
+use crate::auth::otp::{self, LinkToken};
 use crate::clock::random_bytes;
 use crate::identity::refresh::RefreshToken;
 use crate::model::{Email, EventKind, Outcome, Purpose};
@@ -61,7 +61,7 @@ impl Accounts {
                 shown_link(token_hash.expose_secret(), &purposes)
             }
             input::Verify::Code { email, token, purposes } => {
-                self.shown_code(email, token.expose_secret(), &purposes)
+                shown_code(email, token.expose_secret(), &purposes)
             }
         };
         match self.use_link(shown, None, origin).await? {
@@ -123,7 +123,7 @@ impl Accounts {
                 digest: code.digest(),
                 expires_at: later(now, PKCE_LIFETIME),
             }),
-            notify_former_address: self.letters.notifies(Notice::EmailChanged),
+            notify_former_address: self.letters.are_on(),
             now,
             event: origin.event(EventKind::LinkUsed, Outcome::Success, now),
         };
@@ -162,12 +162,6 @@ impl Accounts {
         }
     }
 
-    fn shown_code(&self, email: Email, digits: &str, purposes: &[Purpose]) -> Shown {
-        let code = |&purpose| (purpose, self.letters.code_mac(purpose, &email, digits));
-        let codes = purposes.iter().map(code).collect();
-        Shown::Code { email, codes }
-    }
-
     /// A session whose user is not known yet, and its first refresh token.
     fn new_session(
         &self,
@@ -192,4 +186,10 @@ fn shown_link(token: &str, purposes: &[Purpose]) -> Shown {
     let token = LinkToken::parse(token);
     let token = token.unwrap_or_else(|| LinkToken::from_random(random_bytes()));
     Shown::Link { digest: token.digest(), purposes: purposes.to_vec() }
+}
+
+fn shown_code(email: Email, digits: &str, purposes: &[Purpose]) -> Shown {
+    let code = |&purpose| (purpose, otp::code_mac(purpose, &email, digits));
+    let codes = purposes.iter().map(code).collect();
+    Shown::Code { email, codes }
 }

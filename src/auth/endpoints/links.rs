@@ -9,10 +9,11 @@ use url::Url;
 use url::form_urlencoded::{self, Serializer};
 
 use super::{Auth, AuthAnswer, AuthRequest, Endpoint, Seen, anonymous};
-use crate::auth::accounts::{Opened, Wish};
+use crate::auth::accounts::{Opened, Wish, word_of};
 use crate::auth::error::AuthError;
 use crate::auth::input::{self, Fields, LetterWanted, MAX_BODY_BYTES, Verify, purposes_of};
 use crate::auth::pages::{self, Question};
+use crate::auth::shapes;
 use crate::limit::Caller;
 use crate::model::{EventKind, LetterKind, Purpose};
 
@@ -23,6 +24,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         Box::pin(auth.magic_link(request, seen))
     }),
     Endpoint::new("POST", "/resend", |auth, request, seen| Box::pin(auth.resend(request, seen))),
+    Endpoint::new("POST", "/invite", |auth, request, seen| Box::pin(auth.invite(request, seen))),
     Endpoint::new("GET", "/reauthenticate", |auth, request, seen| {
         Box::pin(auth.reauthenticate(request, seen))
     }),
@@ -95,6 +97,19 @@ impl Auth {
         let wish = Wish { kind, email, account, redirect_to, challenge };
         self.accounts.ask(wish, event, &origin).await?;
         Ok(AuthAnswer::json(StatusCode::OK, &json!({})))
+    }
+
+    async fn invite(&self, request: AuthRequest, seen: &mut Seen) -> Result<AuthAnswer, AuthError> {
+        let bearer = self.bearer(&request.headers, seen)?;
+        let rules = self.rules.load_full();
+        let caller = anonymous(request.client, &request.path);
+        self.count(&[rules.limit("mail")], caller, seen).await?;
+        let origin = request.origin();
+        let redirect_to = request.filled_parameter("redirect_to")?;
+        let wanted = LetterWanted::parse(Fields::read(&request.headers, request.body)?)?;
+        let user = self.accounts.invite(&bearer, wanted, redirect_to.as_deref(), &origin).await?;
+        let body = shapes::user(&user, self.audience(), self.accounts.clock.now());
+        Ok(AuthAnswer::json(StatusCode::OK, &body))
     }
 
     async fn reauthenticate(
@@ -263,14 +278,6 @@ impl Auth {
 
 /// What is said when one of two addresses has agreed to a change.
 const HALF_DONE: &str = "This address agrees. Confirm the link sent to the other address, too";
-
-/// The `type` that clients know a purpose by.
-fn word_of(purpose: Purpose) -> &'static str {
-    match purpose {
-        Purpose::EmailChangeCurrent | Purpose::EmailChangeNew => "email_change",
-        other => other.as_str(),
-    }
-}
 
 fn pairs(told: &[(&str, &str)]) -> String {
     Serializer::new(String::new()).extend_pairs(told).finish()

@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use crate::config::units::Interval;
+
 /// `[links]` *(restart)*
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -12,6 +14,14 @@ pub struct Links {
     /// Where links may lead beside the site: whole addresses, addresses with a `*` at the end of
     /// their path, or `myapp://*`. Whatever else is asked for becomes the site. Default none.
     pub redirects: Vec<String>,
+    /// How long a link, and the code in the same letter, can be used. Default 1 h.
+    pub lifetime: Interval,
+    /// The same of an invitation. Default 7 d.
+    pub invite_lifetime: Interval,
+    /// How long a code can be used that shows again who has a session. Default 10 min.
+    pub code_lifetime: Interval,
+    /// Nothing is sent if the last letter of the kind to the account is younger. Default 60 s.
+    pub resend_interval: Interval,
     /// Show a page with a button before a link does anything. Mail programs and virus scanners
     /// follow links to look at them: without the page they use them up. Default true.
     pub confirm_page: bool,
@@ -25,6 +35,10 @@ impl Default for Links {
         Self {
             site_url: None,
             redirects: Vec::new(),
+            lifetime: Interval::hours(1),
+            invite_lifetime: Interval::hours(7 * 24),
+            code_lifetime: Interval::seconds(600),
+            resend_interval: Interval::seconds(60),
             confirm_page: true,
             email_change: EmailChange::Both,
         }

@@ -29,6 +29,8 @@ pub struct Mail {
     pub templates: Option<PathBuf>,
     /// Time for one attempt, from looking up the server to its last word. Default 20 s.
     pub timeout: Interval,
+    /// A letter that did not leave by then is given up. Default 24 h.
+    pub max_age: Interval,
     /// PEM file with the authorities that sign the server's, or the webhook's, certificate.
     /// Default: the system's.
     pub ca: Option<PathBuf>,
@@ -45,6 +47,7 @@ impl Default for Mail {
             reply_to: None,
             templates: None,
             timeout: Interval::seconds(20),
+            max_age: Interval::hours(24),
             ca: None,
             webhook: None,
         }

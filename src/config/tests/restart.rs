@@ -53,6 +53,10 @@ const OTHERS: &[(&str, &str)] = &[
     ("passwords.max_queued_hashes", "[passwords]\nmax_queued_hashes = 1"),
     ("links.site_url", "[links]\nsite_url = \"https://a.example\""),
     ("links.redirects", "[links]\nredirects = [\"https://a.example/*\"]"),
+    ("links.lifetime", "[links]\nlifetime = \"2h\""),
+    ("links.invite_lifetime", "[links]\ninvite_lifetime = \"2h\""),
+    ("links.code_lifetime", "[links]\ncode_lifetime = \"2h\""),
+    ("links.resend_interval", "[links]\nresend_interval = \"2h\""),
     ("links.confirm_page", "[links]\nconfirm_page = false"),
     ("links.email_change", "[links]\nemail_change = \"new\""),
     (
@@ -62,6 +66,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("mail.reply_to", "[mail]\nreply_to = \"a@b.example\""),
     ("mail.templates", "[mail]\ntemplates = \"t\""),
     ("mail.timeout", "[mail]\ntimeout = \"3s\""),
+    ("mail.max_age", "[mail]\nmax_age = \"3h\""),
     ("mail.ca", "[mail]\nca = \"c\""),
     ("mail.webhook", "[mail.webhook]\nurl = \"https://h\"\nsecret = \"s\""),
     ("log.access", "[log]\naccess = false"),

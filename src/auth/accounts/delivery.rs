@@ -1,0 +1,221 @@
+//! From a wish for a letter to the letter: who has the address is looked up, a token is made, and
+//! its digest stored. Whoever asked has had the answer long before, so that what is found out here
+//! shows neither in the answer nor in its time.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::Value;
+use url::form_urlencoded::Serializer;
+use uuid::Uuid;
+
+use super::links::address_of;
+use super::{Accounts, MAX_EMAIL, failed};
+use crate::auth::error::AuthError;
+use crate::auth::otp::{self, LinkToken};
+use crate::auth::shapes;
+use crate::clock::random_bytes;
+use crate::mail::{Code, Dispatch, Link};
+use crate::model::{
+    Email, Event, EventKind, JsonObject, Letter, LetterKind, Outcome, Purpose, Template, User,
+    UserId, clean_text, uuid_v7,
+};
+use crate::store::{LinkOwner, NewLink, PutLink};
+
+/// What becomes of a wish for a letter.
+pub enum Delivery {
+    /// This is to be sent.
+    Send(Box<Dispatch>),
+    /// Nothing, for this reason.
+    Nothing(&'static str),
+}
+
+impl Accounts {
+    /// Makes the letter `id` of a wish for it. From the second attempt on it takes the place of one
+    /// that did not leave.
+    ///
+    /// # Errors
+    /// What storing may meet.
+    pub async fn deliver(
+        &self,
+        id: Uuid,
+        letter: &Letter,
+        attempt: u32,
+    ) -> Result<Delivery, AuthError> {
+        let Some(purpose) = purpose_of(letter.kind) else {
+            return self.notice(id, letter).await;
+        };
+        let now = self.clock.now();
+        let (token, digits) = (LinkToken::from_random(random_bytes()), otp::digits(random_bytes()));
+        let lifetime = match purpose {
+            Purpose::Reauthentication => self.links.code_lifetime.0,
+            Purpose::Invite => self.links.invite_lifetime.0,
+            _ => self.links.lifetime.0,
+        };
+        let link = NewLink {
+            digest: token.digest(),
+            owner: owner_of(letter, now),
+            purpose,
+            email: letter.email.clone(),
+            code: Some(otp::code_mac(purpose, &letter.email, &digits)),
+            redirect_to: letter.redirect_to.clone(),
+            challenge: letter.challenge.clone(),
+            password: letter.password.clone(),
+            user_metadata: letter.user_metadata.clone(),
+            session_id: letter.session_id,
+            now,
+            expires_at: now.checked_add(lifetime).unwrap_or(Timestamp::MAX),
+        };
+        let not_within = (attempt == 1).then_some(self.links.resend_interval.0);
+        let signup = letter_event(letter, EventKind::Signup, Outcome::Success, now);
+        let user = match self.store.put_link(&link, not_within, &signup).await.map_err(failed)? {
+            PutLink::Stored(user) => user,
+            PutLink::TooSoon => return Ok(Delivery::Nothing("too_soon")),
+            PutLink::NoUser => return Ok(Delivery::Nothing("no_account")),
+            PutLink::Disabled => return Ok(Delivery::Nothing("user_disabled")),
+            PutLink::AddressTaken(owner) => {
+                let is_told = letter.may_create || purpose == Purpose::EmailChangeNew;
+                let Some(to) = address_of(&owner).ok().filter(|_| is_told) else {
+                    return Ok(Delivery::Nothing("already_confirmed"));
+                };
+                let dispatch =
+                    self.dispatch(id, Template::AlreadyRegistered, to, letter, &owner, now);
+                return Ok(Delivery::Send(Box::new(dispatch)));
+            }
+        };
+        let template = template_of(letter.kind);
+        let mut dispatch = self.dispatch(id, template, letter.email.clone(), letter, &user, now);
+        let code = Code { digits, lifetime };
+        dispatch.code = template.has_code().then_some(code);
+        dispatch.link = template.has_link().then(|| self.link(&token, purpose, letter, lifetime));
+        Ok(Delivery::Send(Box::new(dispatch)))
+    }
+
+    /// A letter that only tells something.
+    async fn notice(&self, id: Uuid, letter: &Letter) -> Result<Delivery, AuthError> {
+        let Some(user_id) = &letter.user_id else { return Ok(Delivery::Nothing("no_account")) };
+        let Some(user) = self.store.user(user_id).await.map_err(failed)? else {
+            return Ok(Delivery::Nothing("no_account"));
+        };
+        let (template, now) = (template_of(letter.kind), self.clock.now());
+        let mut dispatch = self.dispatch(id, template, letter.email.clone(), letter, &user, now);
+        if letter.kind == LetterKind::EmailChanged {
+            dispatch.old_email = Some(letter.email.address().to_owned());
+        }
+        Ok(Delivery::Send(Box::new(dispatch)))
+    }
+
+    fn dispatch(
+        &self,
+        id: Uuid,
+        kind: Template,
+        to: Email,
+        letter: &Letter,
+        user: &User,
+        now: Timestamp,
+    ) -> Dispatch {
+        // Metadata of an account that nobody has proved may be somebody else's words.
+        let is_proved = user.email_confirmed_at.is_some();
+        let data = if is_proved { user.user_metadata.clone() } else { JsonObject::new() };
+        let shown = User { user_metadata: data.clone(), ..user.clone() };
+        let user_shown: Value = shapes::user(&shown, &self.tokens.audience, now);
+        Dispatch {
+            id,
+            kind,
+            to,
+            link: None,
+            code: None,
+            redirect_to: letter.redirect_to.clone(),
+            old_email: Some(user.email.clone()),
+            new_email: letter.new_email.as_ref().map(|email| email.address().to_owned()),
+            data,
+            user: user_shown,
+        }
+    }
+
+    fn link(
+        &self,
+        token: &LinkToken,
+        purpose: Purpose,
+        letter: &Letter,
+        lifetime: Duration,
+    ) -> Link {
+        let token_hash = token.expose();
+        let mut query = Serializer::new(String::new());
+        query.append_pair("token", &token_hash).append_pair("type", word_of(purpose));
+        if let Some(redirect_to) = &letter.redirect_to {
+            query.append_pair("redirect_to", redirect_to);
+        }
+        let issuer = self.tokens.issuer.trim_end_matches('/');
+        let url = format!("{issuer}/verify?{}", query.finish());
+        Link { url, token_hash, lifetime }
+    }
+}
+
+/// The `type` that clients know a purpose by.
+pub(crate) fn word_of(purpose: Purpose) -> &'static str {
+    match purpose {
+        Purpose::EmailChangeCurrent | Purpose::EmailChangeNew => "email_change",
+        other => other.as_str(),
+    }
+}
+
+/// An event about a letter: who asked for it, and when. One that asks a new address is nobody's:
+/// users see their events, and would see there whether somebody else has the address.
+pub(crate) fn letter_event(
+    letter: &Letter,
+    kind: EventKind,
+    outcome: Outcome,
+    at: Timestamp,
+) -> Event {
+    Event {
+        id: uuid_v7(at),
+        at,
+        kind,
+        outcome,
+        reason: None,
+        actor: None,
+        user_id: letter.user_id.clone().filter(|_| letter.kind != LetterKind::EmailChangeNew),
+        email: Some(clean_text(letter.email.address().as_bytes(), MAX_EMAIL)),
+        session_id: None,
+        address: letter.asked_by.address,
+        user_agent: letter.asked_by.user_agent.clone(),
+        request_id: letter.asked_by.request_id.clone(),
+    }
+}
+
+/// What the link in a letter is good for; `None` = there is none.
+fn purpose_of(kind: LetterKind) -> Option<Purpose> {
+    Some(match kind {
+        LetterKind::Confirmation => Purpose::Signup,
+        LetterKind::EmailChangeCurrent => Purpose::EmailChangeCurrent,
+        LetterKind::EmailChangeNew => Purpose::EmailChangeNew,
+        LetterKind::Invite => Purpose::Invite,
+        LetterKind::MagicLink => Purpose::MagicLink,
+        LetterKind::Reauthentication => Purpose::Reauthentication,
+        LetterKind::Recovery => Purpose::Recovery,
+        LetterKind::EmailChanged | LetterKind::PasswordChanged => return None,
+    })
+}
+
+fn template_of(kind: LetterKind) -> Template {
+    match kind {
+        LetterKind::Confirmation => Template::Confirmation,
+        LetterKind::EmailChangeCurrent => Template::EmailChangeCurrent,
+        LetterKind::EmailChangeNew => Template::EmailChangeNew,
+        LetterKind::EmailChanged => Template::EmailChanged,
+        LetterKind::Invite => Template::Invite,
+        LetterKind::MagicLink => Template::MagicLink,
+        LetterKind::PasswordChanged => Template::PasswordChanged,
+        LetterKind::Reauthentication => Template::Reauthentication,
+        LetterKind::Recovery => Template::Recovery,
+    }
+}
+
+fn owner_of(letter: &Letter, now: Timestamp) -> LinkOwner {
+    match (&letter.user_id, letter.may_create) {
+        (Some(user), _) => LinkOwner::Id(user.clone()),
+        (None, true) => LinkOwner::AddressOrNew(UserId::generate(now)),
+        (None, false) => LinkOwner::Address,
+    }
+}
