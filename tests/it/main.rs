@@ -20,6 +20,7 @@ mod hostile_upstreams;
 mod jose;
 mod lifecycle;
 mod limiter;
+mod links;
 mod listeners;
 mod mail;
 mod openapi;
