@@ -122,6 +122,8 @@ async fn a_sign_up_makes_an_account_with_a_session() {
         "email",
         "email_confirmed_at",
         "confirmed_at",
+        "new_email",
+        "invited_at",
         "last_sign_in_at",
         "app_metadata",
         "user_metadata",
@@ -141,7 +143,7 @@ async fn a_sign_up_makes_an_account_with_a_session() {
     assert_eq!(user["app_metadata"], json!({ "provider": "email", "providers": ["email"] }));
     assert_eq!(user["is_anonymous"], false);
     assert_eq!(user["factors"], json!([]));
-    for null in ["email_confirmed_at", "confirmed_at", "banned_until"] {
+    for null in ["email_confirmed_at", "confirmed_at", "new_email", "invited_at", "banned_until"] {
         assert_eq!(user[null], Value::Null, "{null}");
     }
     for time in ["last_sign_in_at", "created_at", "updated_at"] {

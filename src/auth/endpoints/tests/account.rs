@@ -202,7 +202,7 @@ async fn unknown_and_expired_refresh_tokens_are_refused() {
     assert_eq!(code(world.refresh(&json!(7)).await), "validation_failed");
     world.clock.advance(Duration::from_hours(7 * 24 + 1));
     assert_eq!(code(world.refresh(&session["refresh_token"]).await), "session_expired");
-    for grant in ["", "?grant_type=pkce", "?grant_type=", "?grant=password"] {
+    for grant in ["", "?grant_type=implicit", "?grant_type=", "?grant=password"] {
         let refused = world.post(&format!("/token{grant}"), json!({})).await;
         assert_eq!(code(refused), "unsupported_grant_type");
     }
@@ -250,7 +250,7 @@ async fn metadata_is_changed_key_by_key() {
     assert_eq!(code(change(&world, &session, large).await), "validation_failed");
     let unchanged = change(&world, &session, json!({})).await.unwrap();
     assert_eq!(body(&unchanged)["user_metadata"], json!({"b": 2, "c": [3]}));
-    for bad in [json!({"email": "bob@example.com"}), json!({"phone": "1"}), json!({"data": 1})] {
+    for bad in [json!({"email": "bob"}), json!({"phone": "1"}), json!({"data": 1})] {
         assert_eq!(code(change(&world, &session, bad).await), "validation_failed");
     }
 }
