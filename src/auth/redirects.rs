@@ -42,7 +42,7 @@ impl Redirects {
             match Listed::parse(text) {
                 Ok(entry) => listed.push(entry),
                 Err(message) => {
-                    problems.push(Problem::new(format!("links.redirects[{n}]"), message))
+                    problems.push(Problem::new(format!("links.redirects[{n}]"), message));
                 }
             }
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use portcullis::model::{Event, EventKind, Outcome, uuid_v7};
 use serde_json::{Value, json};
-use url::Url;
+use url::{Url, form_urlencoded};
 
 use crate::harness::{
     Answer, Caller, PASSWORD, TestGateway, Upstream, events_of, reply, until_events,
@@ -162,7 +162,7 @@ fn sent_to(answer: &Answer) -> (String, BTreeMap<String, String>) {
     let mut url = Url::parse(answer.header("location").expect("a place")).expect("an address");
     let told = url.fragment().unwrap_or_default().to_owned();
     url.set_fragment(None);
-    let told = url::form_urlencoded::parse(told.as_bytes()).into_owned().collect();
+    let told = form_urlencoded::parse(told.as_bytes()).into_owned().collect();
     (url.into(), told)
 }
 
@@ -271,7 +271,7 @@ async fn links_expire_and_the_newest_counts() {
     let second = post.letter("ann@example.com", "recovery").await;
     post.show("recovery", &first).await.expect_problem(403, "otp_expired");
     post.show("magiclink", &second).await.expect_problem(403, "otp_expired");
-    post.gateway.advance(Duration::from_secs(3600));
+    post.gateway.advance(Duration::from_hours(1));
     post.show("recovery", &second).await.expect_problem(403, "otp_expired");
 }
 

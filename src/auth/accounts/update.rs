@@ -164,15 +164,12 @@ impl Accounts {
         current: Option<&SecretString>,
         stored: Option<&PasswordHash>,
     ) -> Result<PasswordHash, AuthError> {
-        let is_same = match current {
-            Some(current) => {
-                let (one, two) = (current.expose_secret(), new.expose_secret());
-                bool::from(one.as_bytes().ct_eq(two.as_bytes()))
-            }
-            None => {
-                let verdict = self.hasher.verify(stored.cloned(), new.clone()).await?;
-                matches!(verdict, Verdict::Right { .. })
-            }
+        let is_same = if let Some(current) = current {
+            let (one, two) = (current.expose_secret(), new.expose_secret());
+            bool::from(one.as_bytes().ct_eq(two.as_bytes()))
+        } else {
+            let verdict = self.hasher.verify(stored.cloned(), new.clone()).await?;
+            matches!(verdict, Verdict::Right { .. })
         };
         if is_same {
             return Err(AuthError::SamePassword);

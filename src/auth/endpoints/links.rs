@@ -15,7 +15,7 @@ use crate::auth::input::{self, Fields, LetterWanted, MAX_BODY_BYTES, Verify, pur
 use crate::auth::pages::{self, Question};
 use crate::auth::shapes;
 use crate::limit::Caller;
-use crate::model::{EventKind, LetterKind, Purpose};
+use crate::model::{Email, EventKind, LetterKind, Purpose};
 
 pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint::new("POST", "/recover", |auth, request, seen| Box::pin(auth.recover(request, seen))),
@@ -122,8 +122,9 @@ impl Auth {
         let caller = anonymous(request.client, &request.path);
         self.count(&[rules.limit("mail")], caller, seen).await?;
         let user = self.accounts.user(&bearer).await?;
-        let account = user.email.to_lowercase();
-        let caller = Caller { account: Some(&account), ..caller };
+        let email = user.email.parse::<Email>();
+        let account = email.as_ref().map_or(user.email.as_str(), Email::key);
+        let caller = Caller { account: Some(account), ..caller };
         self.count(&[rules.limit("mail_account")], caller, seen).await?;
         self.accounts.reauthenticate(&bearer, &user, &request.origin()).await?;
         Ok(AuthAnswer::json(StatusCode::OK, &json!({})))
