@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use portcullis::model::{Event, EventKind, Outcome, uuid_v7};
+use portcullis::model::{self, Event, EventKind, LetterKind, LetterOrigin, Outcome, uuid_v7};
+use portcullis::store::{NewParcel, Parcel, ParcelKind};
 use serde_json::{Value, json};
 use url::{Url, form_urlencoded};
 
@@ -515,6 +516,7 @@ async fn where_it_is_enough_the_new_address_alone_agrees_by_code() {
     let code = json!({ "type": "email_change", "email": "new@example.com", "token": letter.code });
     let session = post.verify(code).await.expect(200).json();
     assert_eq!(session["user"]["email"], "new@example.com");
+    post.letter("ann@example.com", "email_changed").await;
 }
 
 #[tokio::test]
@@ -682,4 +684,41 @@ async fn a_letter_that_did_not_leave_is_tried_again_and_given_up_in_the_end() {
     assert_eq!(post.unsent(1).await, ["refused"]);
     let state = store.outbox_state().await.expect("read");
     assert_eq!((state[0].waiting, state[0].failed), (0, 1));
+}
+
+#[tokio::test]
+async fn a_letter_of_a_gateway_that_died_is_sent_by_another_once() {
+    let post = Post::start("").await;
+    post.confirmed("ann").await;
+    let store = post.gateway.store();
+    let later = |seconds| post.gateway.clock.now() + Duration::from_secs(seconds);
+    // Due when the gateway's own clock is not there yet, so that only the test can claim it.
+    let letter = model::Letter {
+        kind: LetterKind::Recovery,
+        email: "ann@example.com".parse().expect("an address"),
+        user_id: None,
+        may_create: false,
+        redirect_to: None,
+        challenge: None,
+        password: None,
+        user_metadata: None,
+        new_email: None,
+        session_id: None,
+        asked_by: LetterOrigin::default(),
+    };
+    let id = uuid_v7(later(10));
+    let parcel = NewParcel { id, parcel: Parcel::Mail(letter), at: later(10) };
+    store.post(&[parcel], &[]).await.expect("stored");
+    let lease = Duration::from_secs(40);
+    let claimed = store.claim(ParcelKind::Mail, later(10), lease, 10).await.expect("claimed");
+    assert_eq!(claimed.len(), 1);
+    post.gateway.advance(Duration::from_secs(49));
+    post.ask("/auth/recover", json!({ "email": "nobody@example.com" })).await;
+    assert_eq!(post.unsent(1).await, ["no_account"]);
+    assert_eq!(post.letters.count(), 0, "it is still claimed");
+    post.gateway.advance(Duration::from_secs(2));
+    let letter = post.letter("ann@example.com", "recovery").await;
+    post.show("recovery", &letter).await.expect(200);
+    until_events(&store, EventKind::MailSent, 1).await;
+    assert_eq!(post.letters.count(), 1);
 }

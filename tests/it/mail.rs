@@ -5,11 +5,12 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use portcullis::model::EventKind;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::harness::foreign::{Foreign, python};
-use crate::harness::{Authority, Program, TestGateway, Told, Upstream, reply};
+use crate::harness::{Authority, Program, TestGateway, Told, Upstream, reply, until_events};
 
 /// In a URL: `s3cr@t, of ann`.
 const USER: &str = "ann:s3cr%40t%2C%20of%20ann";
@@ -127,6 +128,50 @@ async fn every_letter_can_be_seen_as_its_reader_would() {
         assert!(field(&letter, "Subject")[0].contains("app.example.com"), "{letter}");
     }
     send(&program, &["--letter", "nonsense", "ann@example.org"]).await.expect(2);
+}
+
+#[tokio::test]
+async fn what_is_asked_for_arrives_and_its_link_leads_back() {
+    let authority = Authority::new();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    authority.write(&folder.path().join("ca.pem"));
+    let mut server = Server::start("starttls", &authority, folder.path()).await;
+    let text = format!(
+        "[links]\nsite_url = \"https://app.example.com\"\n[mail]\ntransport = \"smtp\"\n\
+         url = {:?}\nfrom = \"no-reply@example.com\"\nca = {:?}",
+        server.url,
+        folder.path().join("ca.pem"),
+    );
+    let upstream = Upstream::echo().await;
+    let gateway = TestGateway::builder().upstream("app", &upstream).config(&text).start().await;
+    let ask = async |email: &str| {
+        gateway.post_json("/auth/otp", &json!({ "email": email })).await.expect(200)
+    };
+    ask("ann@example.org").await;
+    let letter = server.server.told().await;
+    assert_eq!(letter["to"], json!(["ann@example.org"]));
+    let text = letter["text"].as_str().expect("text");
+    let link = text.lines().find_map(|line| line.strip_prefix("http://127.0.0.1:8080"));
+    let link = link.unwrap_or_else(|| panic!("no link in {text}"));
+    let page = gateway.get(link).send().await.expect(200).text();
+    assert!(page.contains("<button>Log in</button>"), "{page}");
+    let (_, form) = link.split_once('?').expect("a query");
+    let pressed = gateway.post("/auth/verify").body(form);
+    let pressed = pressed.header("Content-Type", "application/x-www-form-urlencoded").send().await;
+    let place = pressed.expect(303);
+    let place = place.header("location").expect("a place");
+    assert!(place.starts_with("https://app.example.com/#access_token="), "{place}");
+    let store = gateway.store();
+    let sent = until_events(&store, EventKind::MailSent, 1).await;
+    assert_eq!(sent[0].event.reason.as_deref(), Some("magic_link"));
+
+    // An address that its server does not know is given up, and nothing else waits for it.
+    ask("gone@example.org").await;
+    let failed = until_events(&store, EventKind::MailFailed, 1).await;
+    assert_eq!(failed[0].event.reason.as_deref(), Some("refused"));
+    ask("later@example.org").await;
+    ask("bob@example.org").await;
+    assert_eq!(server.server.told().await["to"], json!(["bob@example.org"]));
 }
 
 #[tokio::test]
