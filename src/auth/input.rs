@@ -205,17 +205,28 @@ impl LetterWanted {
         Ok(Self { email, may_create, user_metadata, challenge })
     }
 
-    /// Reads `{type: "signup", email, …}` of `POST /resend`.
+    /// Reads `{type, email, …}` of `POST /resend`, and what is to be sent again.
     ///
     /// # Errors
     /// [`InputError::Phone`] and [`InputError::Invalid`].
-    pub fn parse_repeated(mut fields: Fields) -> Result<Self, InputError> {
-        match fields.required_text("type")?.as_str() {
-            "signup" => Self::parse(fields),
-            "sms" | "phone_change" => Err(InputError::Phone),
-            _ => Err(invalid("`type` must be signup")),
-        }
+    pub fn parse_repeated(mut fields: Fields) -> Result<(Repeated, Self), InputError> {
+        let repeated = match fields.required_text("type")?.as_str() {
+            "signup" => Repeated::Signup,
+            "email_change" => Repeated::EmailChange,
+            "sms" | "phone_change" => return Err(InputError::Phone),
+            _ => return Err(invalid("`type` must be signup or email_change")),
+        };
+        Ok((repeated, Self { may_create: false, ..Self::parse(fields)? }))
     }
+}
+
+/// What `POST /resend` sends again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeated {
+    /// The letter of a sign-up.
+    Signup,
+    /// The letters of a change of address, asked for by the present address.
+    EmailChange,
 }
 
 /// `POST /verify`
@@ -722,7 +733,13 @@ mod tests {
             assert!(matches!(wanted(bad), Err(InputError::Invalid(_))), "{bad}");
         }
         let again = |text: &str| LetterWanted::parse_repeated(fields(text));
-        assert!(again(r#"{"type":"signup","email":"ann@example.com"}"#).is_ok());
+        for (kind, repeated) in
+            [("signup", Repeated::Signup), ("email_change", Repeated::EmailChange)]
+        {
+            let wanted = again(&format!(r#"{{"type":"{kind}","email":"ann@example.com"}}"#));
+            let (found, wanted) = wanted.unwrap();
+            assert_eq!((found, wanted.may_create), (repeated, false), "{kind}");
+        }
         let sms = again(r#"{"type":"sms","phone":"+49"}"#);
         assert_eq!(sms.err(), Some(InputError::Phone));
         for bad in

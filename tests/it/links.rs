@@ -493,6 +493,20 @@ async fn both_addresses_agree_to_a_change_and_the_former_is_told() {
     let (current, new) = (&letters["email_change_current"], &letters["email_change_new"]);
     assert_eq!((&*current.to, &*new.to), ("ann@example.com", "New@example.com"));
 
+    // Once more, by the present address. The first ones are void then.
+    post.gateway.advance(Duration::from_secs(61));
+    post.ask("/auth/resend", json!({ "type": "email_change", "email": "ann@example.com" })).await;
+    let again = post.two_letters().await;
+    for old in [current, new] {
+        post.show("email_change", old).await.expect_problem(403, "otp_expired");
+    }
+    let (current, new) = (&again["email_change_current"], &again["email_change_new"]);
+    assert_eq!((&*current.to, &*new.to), ("ann@example.com", "New@example.com"));
+    for nobody in ["bob@example.com", "New@example.com"] {
+        post.ask("/auth/resend", json!({ "type": "email_change", "email": nobody })).await;
+    }
+    assert_eq!(post.unsent(4).await, ["no_account"; 4]);
+
     let half = post.show("email_change", new).await.expect(200).json();
     assert_eq!(half["code"], "200");
     assert!(half["msg"].is_string() && half.get("access_token").is_none());

@@ -45,6 +45,16 @@ impl Accounts {
         let Some(purpose) = purpose_of(letter.kind) else {
             return self.notice(id, letter).await;
         };
+        let resolved;
+        let letter = if purpose == Purpose::EmailChangeNew && letter.user_id.is_none() {
+            match self.wish_of(letter).await? {
+                Some(found) => resolved = found,
+                None => return Ok(Delivery::Nothing("no_account")),
+            }
+            &resolved
+        } else {
+            letter
+        };
         let now = self.clock.now();
         let (token, digits) = (LinkToken::from_random(random_bytes()), otp::digits(random_bytes()));
         let lifetime = match purpose {
@@ -91,6 +101,18 @@ impl Accounts {
         Ok(Delivery::Send(Box::new(dispatch)))
     }
 
+    /// The letter to the address that the owner of the present one wants, when it is asked for again
+    /// by the present one.
+    async fn wish_of(&self, letter: &Letter) -> Result<Option<Letter>, AuthError> {
+        let account = self.store.account_by_email(&letter.email).await.map_err(failed)?;
+        let Some(user) = account.map(|account| account.user) else { return Ok(None) };
+        let Some(new) = user.new_email.and_then(|new| new.parse::<Email>().ok()) else {
+            return Ok(None);
+        };
+        let (email, new_email) = (new.clone(), Some(new));
+        Ok(Some(Letter { user_id: Some(user.id), email, new_email, ..letter.clone() }))
+    }
+
     /// A letter that only tells something.
     async fn notice(&self, id: Uuid, letter: &Letter) -> Result<Delivery, AuthError> {
         let Some(user_id) = &letter.user_id else { return Ok(Delivery::Nothing("no_account")) };
@@ -127,7 +149,11 @@ impl Accounts {
             code: None,
             redirect_to: letter.redirect_to.clone(),
             old_email: Some(user.email.clone()),
-            new_email: letter.new_email.as_ref().map(|email| email.address().to_owned()),
+            new_email: letter
+                .new_email
+                .as_ref()
+                .map(|email| email.address().to_owned())
+                .or_else(|| user.new_email.clone()),
             data,
             user: user_shown,
         }

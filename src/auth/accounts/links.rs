@@ -17,11 +17,11 @@ use crate::store::{NewParcel, Parcel};
 /// The role of administrators.
 const ADMIN: &str = "admin";
 
-/// A letter that somebody asks for, who may be anybody.
+/// Letters that somebody asks for, who may be anybody.
 pub struct Wish {
-    /// What it is about.
-    pub kind: LetterKind,
-    /// Where it goes.
+    /// What they are about.
+    pub kinds: &'static [LetterKind],
+    /// Where they go; of a change of address, the present one.
     pub email: Email,
     /// Whether an account may be made for the address, with this metadata.
     pub account: Option<JsonObject>,
@@ -32,7 +32,7 @@ pub struct Wish {
 }
 
 impl Accounts {
-    /// Stores a wish for a letter. `event` is what it is called in the record.
+    /// Stores a wish for letters. `event` is what it is called in the record.
     ///
     /// # Errors
     /// [`AuthError::EmailProviderDisabled`] where no letters leave; what storing may meet.
@@ -62,7 +62,7 @@ impl Accounts {
         let now = self.clock.now();
         let user = user_to_be(&email, user_metadata.clone(), now);
         let wish = Wish {
-            kind: LetterKind::Confirmation,
+            kinds: &[LetterKind::Confirmation],
             email,
             account: Some(user_metadata),
             redirect_to: redirect_to.map(str::to_owned),
@@ -86,16 +86,20 @@ impl Accounts {
             email: Some(clean_text(wish.email.address().as_bytes(), MAX_EMAIL)),
             ..origin.event(event, Outcome::Success, now)
         };
-        let letter = Letter {
-            may_create: wish.account.is_some(),
-            redirect_to: Some(self.redirects.choose(wish.redirect_to.as_deref()).into()),
-            challenge: wish.challenge,
-            password,
-            user_metadata: wish.account,
-            ..letter(wish.kind, wish.email, origin)
+        let redirect_to: String = self.redirects.choose(wish.redirect_to.as_deref()).into();
+        let parcel = |&kind| {
+            let letter = Letter {
+                may_create: wish.account.is_some(),
+                redirect_to: Some(redirect_to.clone()),
+                challenge: wish.challenge.clone(),
+                password: password.clone(),
+                user_metadata: wish.account.clone(),
+                ..letter(kind, wish.email.clone(), origin)
+            };
+            NewParcel { id: uuid_v7(now), parcel: Parcel::Mail(letter), at: now }
         };
-        let parcel = NewParcel { id: uuid_v7(now), parcel: Parcel::Mail(letter), at: now };
-        self.post(&[parcel], &[event]).await
+        let parcels: Vec<_> = wish.kinds.iter().map(parcel).collect();
+        self.post(&parcels, &[event]).await
     }
 
     /// Has an administrator invite the owner of an address. The user that is returned is the account

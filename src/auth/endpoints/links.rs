@@ -11,7 +11,9 @@ use url::form_urlencoded::{self, Serializer};
 use super::{Auth, AuthAnswer, AuthRequest, Endpoint, Seen, anonymous};
 use crate::auth::accounts::{Opened, Wish, word_of};
 use crate::auth::error::AuthError;
-use crate::auth::input::{self, Fields, LetterWanted, MAX_BODY_BYTES, Verify, purposes_of};
+use crate::auth::input::{
+    self, Fields, LetterWanted, MAX_BODY_BYTES, Repeated, Verify, purposes_of,
+};
 use crate::auth::pages::{self, Question};
 use crate::auth::shapes;
 use crate::limit::Caller;
@@ -32,6 +34,17 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint::new("POST", "/verify", |auth, request, seen| Box::pin(auth.verify(request, seen))),
 ];
 
+/// What letters are asked for, and what the record calls that.
+type Asked = (&'static [LetterKind], EventKind);
+
+const EMAIL_CHANGE: Asked = (
+    &[LetterKind::EmailChangeCurrent, LetterKind::EmailChangeNew],
+    EventKind::EmailChangeRequested,
+);
+const MAGIC_LINK: Asked = (&[LetterKind::MagicLink], EventKind::MagicLinkRequested);
+const RECOVERY: Asked = (&[LetterKind::Recovery], EventKind::RecoveryRequested);
+const SIGNUP: Asked = (&[LetterKind::Confirmation], EventKind::ConfirmationRequested);
+
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const FORM: &str = "application/x-www-form-urlencoded";
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -44,9 +57,9 @@ impl Auth {
         request: AuthRequest,
         seen: &mut Seen,
     ) -> Result<AuthAnswer, AuthError> {
-        let kind = (LetterKind::Recovery, EventKind::RecoveryRequested);
-        self.ask(request, seen, kind, |fields| {
-            Ok(LetterWanted { may_create: false, ..LetterWanted::parse(fields)? })
+        self.ask(request, seen, |fields| {
+            let wanted = LetterWanted::parse(fields)?;
+            Ok((RECOVERY, LetterWanted { may_create: false, ..wanted }))
         })
         .await
     }
@@ -58,18 +71,22 @@ impl Auth {
     ) -> Result<AuthAnswer, AuthError> {
         // Where nobody may sign up, whoever has an account may still log in.
         let signup_is_enabled = self.rules.load().signup_is_enabled;
-        let kind = (LetterKind::MagicLink, EventKind::MagicLinkRequested);
-        self.ask(request, seen, kind, |fields| {
+        self.ask(request, seen, |fields| {
             let wanted = LetterWanted::parse(fields)?;
-            Ok(LetterWanted { may_create: wanted.may_create && signup_is_enabled, ..wanted })
+            let may_create = wanted.may_create && signup_is_enabled;
+            Ok((MAGIC_LINK, LetterWanted { may_create, ..wanted }))
         })
         .await
     }
 
     async fn resend(&self, request: AuthRequest, seen: &mut Seen) -> Result<AuthAnswer, AuthError> {
-        let kind = (LetterKind::Confirmation, EventKind::ConfirmationRequested);
-        self.ask(request, seen, kind, |fields| {
-            Ok(LetterWanted { may_create: false, ..LetterWanted::parse_repeated(fields)? })
+        self.ask(request, seen, |fields| {
+            let (repeated, wanted) = LetterWanted::parse_repeated(fields)?;
+            let letters = match repeated {
+                Repeated::Signup => SIGNUP,
+                Repeated::EmailChange => EMAIL_CHANGE,
+            };
+            Ok((letters, wanted))
         })
         .await
     }
@@ -79,22 +96,21 @@ impl Auth {
         &self,
         request: AuthRequest,
         seen: &mut Seen,
-        (kind, event): (LetterKind, EventKind),
-        parse: impl FnOnce(Fields) -> Result<LetterWanted, input::InputError>,
+        parse: impl FnOnce(Fields) -> Result<(Asked, LetterWanted), input::InputError>,
     ) -> Result<AuthAnswer, AuthError> {
         let rules = self.rules.load_full();
         let origin = request.origin();
         let caller = anonymous(request.client, &request.path);
         self.count(&[rules.limit("mail")], caller, seen).await?;
         let redirect_to = request.filled_parameter("redirect_to")?;
-        let wanted = parse(Fields::read(&request.headers, request.body)?)?;
+        let ((kinds, event), wanted) = parse(Fields::read(&request.headers, request.body)?)?;
         let LetterWanted { email, may_create, user_metadata, challenge } = wanted;
         let caller = Caller { account: Some(email.key()), ..caller };
         self.count(&[rules.limit("mail_account")], caller, seen)
             .await
             .map_err(|error| error.with_email(email.address()))?;
         let account = may_create.then_some(user_metadata);
-        let wish = Wish { kind, email, account, redirect_to, challenge };
+        let wish = Wish { kinds, email, account, redirect_to, challenge };
         self.accounts.ask(wish, event, &origin).await?;
         Ok(AuthAnswer::json(StatusCode::OK, &json!({})))
     }
