@@ -36,13 +36,21 @@ const MAX_HEADER_LIST: usize = 16 << 10;
 /// Streams that a client may reset before we have looked at them.
 const MAX_PENDING_RESETS: usize = 200;
 
-/// Streams that a client may reset before their answer has ended, within [`RESET_WINDOW`], as long as
-/// it lets fewer finish.
+/// Streams that a client may reset before their answer has ended, within [`CONDUCT_WINDOW`], as long
+/// as it lets fewer finish.
 const MAX_RESETS: u32 = 200;
 
-/// For how long resets are held against a client: subscriptions over gRPC end in no other way, and
-/// a connection that lives for days must not be cut off for their sum. 20 a second are no flood.
-const RESET_WINDOW: Duration = Duration::from_secs(10);
+/// Bytes that a client may send within [`CONDUCT_WINDOW`] beyond what its requests and the answers to
+/// them account for: 120,000 pings. Twice what bodies may fill before anybody has taken them.
+const MAX_IDLE_BYTES: usize = 2 * CONNECTION_WINDOW as usize;
+
+/// What a piece of a body may cost in frames around it, its windows included.
+const FRAMING: usize = 64;
+
+/// For how long a client's conduct is held against it: subscriptions over gRPC end in no other way
+/// than by a reset, and a connection that lives for days must not be cut off for their sum. 20 a
+/// second are no flood.
+const CONDUCT_WINDOW: Duration = Duration::from_secs(10);
 
 /// Bytes of answers that wait for a client, for one stream.
 const SEND_BUFFER: usize = 32 << 10;
@@ -58,27 +66,58 @@ const END_GRACE: Duration = Duration::from_secs(1);
 /// Time for a last frame to get out.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
-/// How the streams of a connection have ended since a moment.
+/// What a client has done with its connection since a moment.
 #[derive(Debug)]
-struct Ends {
+struct Conduct {
+    /// What may still be read before others get their turn.
+    turn: Cell<usize>,
     since: Cell<Moment>,
     answered: Cell<u32>,
     reset: Cell<u32>,
+    /// Bytes that came.
+    read: Cell<usize>,
+    /// Bytes that requests and answers account for.
+    used: Cell<usize>,
 }
 
-impl Ends {
+impl Conduct {
     fn since(moment: Moment) -> Self {
-        Self { since: Cell::new(moment), answered: Cell::new(0), reset: Cell::new(0) }
+        Self {
+            turn: Cell::new(TURN_BYTES),
+            since: Cell::new(moment),
+            answered: Cell::new(0),
+            reset: Cell::new(0),
+            read: Cell::new(0),
+            used: Cell::new(0),
+        }
     }
 
-    /// Whether there are too many resets among those of the window.
-    fn are_a_flood(&self, watch: &Watch) -> bool {
-        if watch.since(self.since.get()) > RESET_WINDOW {
-            self.since.set(watch.moment());
-            self.answered.set(0);
-            self.reset.set(0);
+    fn note_read(&self, bytes: usize) {
+        self.turn.set(self.turn.get().saturating_sub(bytes));
+        self.read.set(self.read.get().saturating_add(bytes));
+    }
+
+    fn note_use(&self, bytes: usize) {
+        self.used.set(self.used.get().saturating_add(bytes));
+    }
+
+    /// Whether there was too much of what serves nobody within the window.
+    fn is_a_flood(&self, watch: &Watch) -> bool {
+        if watch.since(self.since.get()) > CONDUCT_WINDOW {
+            self.start_again(watch);
         }
-        self.reset.get() > MAX_RESETS.max(self.answered.get())
+        // CVE-2023-44487: streams are opened only to be reset.
+        let resets = self.reset.get() > MAX_RESETS.max(self.answered.get());
+        // CVE-2019-9512, 9515: pings, settings, and what else costs a look and asks for nothing.
+        resets || self.read.get() > self.used.get().saturating_add(MAX_IDLE_BYTES)
+    }
+
+    fn start_again(&self, watch: &Watch) {
+        self.since.set(watch.moment());
+        self.answered.set(0);
+        self.reset.set(0);
+        self.read.set(0);
+        self.used.set(0);
     }
 }
 
@@ -96,11 +135,11 @@ pub(crate) async fn serve(
 ) -> Result<(), h2::Error> {
     let watch = Arc::clone(&guard.watch);
     watch.expect_head(limits.head);
-    let turn = Rc::new(Cell::new(TURN_BYTES));
+    let conduct = Rc::new(Conduct::since(watch.moment()));
     let io = Rewound {
         stream,
         seen: Bytes::from(seen),
-        turn: Rc::clone(&turn),
+        conduct: Rc::clone(&conduct),
         watch: Arc::clone(&watch),
     };
     let mut builder = h2::server::Builder::new();
@@ -117,11 +156,10 @@ pub(crate) async fn serve(
     let handshake = pin!(builder.handshake::<_, Bytes>(io));
     let Some(shaken) = unless_late(&watch, handshake).await else { return Ok(()) };
     let mut connection = shaken?;
-    let ends = Rc::new(Ends::since(watch.moment()));
     let (mut told, mut closing) = (false, false);
     watch.expect_next(limits.idle);
     poll_fn(|cx| {
-        turn.set(TURN_BYTES);
+        conduct.turn.set(TURN_BYTES);
         watch.register(cx.waker());
         if watch.is_draining() && !std::mem::replace(&mut told, true) {
             connection.graceful_shutdown();
@@ -135,7 +173,7 @@ pub(crate) async fn serve(
             watch.close_within(CLOSE_GRACE);
             watch.client_acted();
         }
-        poll_connection(&mut connection, cx, &watch, &ends, limits, &mut begin)
+        poll_connection(&mut connection, cx, &watch, &conduct, limits, &mut begin)
     })
     .await
 }
@@ -144,22 +182,22 @@ fn poll_connection(
     connection: &mut Connection<Rewound, Bytes>,
     cx: &mut Context<'_>,
     watch: &Arc<Watch>,
-    ends: &Rc<Ends>,
+    conduct: &Rc<Conduct>,
     limits: WireLimits,
     begin: &mut impl FnMut(Http2, RequestHead),
 ) -> Poll<Result<(), h2::Error>> {
     loop {
         let accepted = connection.poll_accept(cx);
-        if ends.are_a_flood(watch) {
-            // CVE-2023-44487: streams are opened only to be reset.
+        if conduct.is_a_flood(watch) {
             connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             watch.close_within(CLOSE_GRACE);
-            ends.reset.set(0);
+            conduct.start_again(watch);
         }
         match accepted {
             Poll::Ready(Some(Ok((request, respond)))) => {
                 watch.client_acted();
-                if let Some((stream, head)) = Http2::new(request, respond, watch, ends) {
+                conduct.note_use(limits.max_head_bytes);
+                if let Some((stream, head)) = Http2::new(request, respond, watch, conduct) {
                     begin(stream, head);
                 }
             }
@@ -185,7 +223,7 @@ pub(crate) struct Http2 {
     status: u16,
     fields: HeaderMap,
     watch: WatchGuard,
-    ends: Rc<Ends>,
+    conduct: Rc<Conduct>,
     /// Waits for leave to send its body (RFC 9110 §10.1.1).
     owes_continue: bool,
     /// The answer has ended.
@@ -199,7 +237,7 @@ impl Http2 {
         request: Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
         watch: &Watch,
-        ends: &Rc<Ends>,
+        conduct: &Rc<Conduct>,
     ) -> Option<(Self, RequestHead)> {
         let (parts, receiving) = request.into_parts();
         let protocol = parts.extensions.get::<h2::ext::Protocol>().map(h2::ext::Protocol::as_str);
@@ -233,7 +271,7 @@ impl Http2 {
             status: 200,
             fields: HeaderMap::new(),
             watch: watch.sibling(),
-            ends: Rc::clone(ends),
+            conduct: Rc::clone(conduct),
             owes_continue: head.expects_continue() && !received,
             answered: false,
             gone: false,
@@ -292,7 +330,7 @@ fn has_padded_value(headers: &HeaderMap) -> bool {
 impl Drop for Http2 {
     fn drop(&mut self) {
         let whole = self.answered && !self.gone;
-        let count = if whole { &self.ends.answered } else { &self.ends.reset };
+        let count = if whole { &self.conduct.answered } else { &self.conduct.reset };
         count.set(count.get().saturating_add(1));
     }
 }
@@ -310,7 +348,10 @@ impl Client for Http2 {
                 return Poll::Ready(Ok(Piece::End));
             }
             match self.receiving.poll_data(cx) {
-                Poll::Ready(Some(Ok(piece))) => self.piece = piece,
+                Poll::Ready(Some(Ok(piece))) => {
+                    self.conduct.note_use(piece.len() + FRAMING);
+                    self.piece = piece;
+                }
                 Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(self.went())),
                 Poll::Ready(None) => self.received = true,
                 Poll::Pending => {
@@ -415,10 +456,12 @@ impl Client for Http2 {
         let watch = &self.watch.watch;
         let Some(sending) = &mut self.sending else { return Poll::Ready(Err(self.went())) };
         let sent = poll_send_data(sending, cx, piece);
-        if sent.is_pending() {
-            watch.keep_expecting_room(WRITE_TIMEOUT);
-        } else {
-            watch.room_found();
+        match &sent {
+            Poll::Pending => watch.keep_expecting_room(WRITE_TIMEOUT),
+            Poll::Ready(taken) => {
+                watch.room_found();
+                self.conduct.note_use(taken.as_ref().map_or(0, |bytes| bytes + FRAMING));
+            }
         }
         sent.map_err(|_| self.went())
     }
@@ -482,8 +525,7 @@ pub(crate) fn poll_send_data(
 struct Rewound {
     stream: Stream,
     seen: Bytes,
-    /// What may still be read in this turn.
-    turn: Rc<Cell<usize>>,
+    conduct: Rc<Conduct>,
     /// Of the connection: its client may not leave what we write unread for ever, even when no
     /// stream is left that would wait for it.
     watch: Arc<Watch>,
@@ -510,7 +552,7 @@ impl AsyncRead for Rewound {
             buffer.put_slice(&self.seen.split_to(n));
             return Poll::Ready(Ok(()));
         }
-        if self.turn.get() == 0 {
+        if self.conduct.turn.get() == 0 {
             // Not by waking ourselves: the runtime looks at its sockets only now and then while
             // tasks are ready, but always before it goes on with tasks that have yielded.
             let _ = pin!(tokio::task::yield_now()).poll(cx);
@@ -518,7 +560,7 @@ impl AsyncRead for Rewound {
         }
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        self.turn.set(self.turn.get().saturating_sub(buffer.filled().len() - before));
+        self.conduct.note_read(buffer.filled().len() - before);
         polled
     }
 }

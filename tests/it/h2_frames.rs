@@ -1422,6 +1422,51 @@ async fn a_client_that_only_takes_requests_back_is_cut_off() {
 }
 
 #[tokio::test]
+async fn a_client_that_sends_only_what_serves_nobody_is_cut_off() {
+    let upstream = Upstream::echo().await;
+    let gateway = gateway(&upstream).await;
+    let frames = [
+        frame(kind::PING, 0, 0, [7; 8]),
+        window_update(0, 1),
+        settings(&[(setting::MAX_CONCURRENT_STREAMS, 9)]),
+    ];
+    for frame in frames {
+        let mut h2 = H2::connect(gateway.address).await;
+        h2.exchange(&Fields::get("/public/a")).await.expect(200);
+        let batch = frame.repeat(512);
+        let mut sent = 0;
+        while h2.flood(&batch).await {
+            sent += batch.len();
+            assert!(sent < 8 << 20, "that much may be sent");
+        }
+        assert!(sent > 1 << 20, "{sent} bytes are no flood");
+        h2.until("the end", |h2| h2.closed).await;
+    }
+}
+
+/// Windows that are granted in small steps are many frames, and no flood as long as they are used.
+#[tokio::test]
+async fn a_client_that_takes_a_long_answer_in_small_steps_is_not_cut_off() {
+    let big = "x".repeat(1 << 20);
+    let big = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{big}", big.len());
+    let upstream = Upstream::scripted(move |_| reply(&big)).await;
+    let gateway = gateway(&upstream).await;
+    let mut h2 = H2::connect_narrow(gateway.address, 0).await;
+    let stream = h2.begin(&Fields::get("/public/big"), false).await;
+    // 13 bytes for each: three times what may be sent for nothing.
+    for step in (8..=1 << 20).step_by(8) {
+        h2.grant(stream, 4).await;
+        h2.grant(stream, 4).await;
+        if step % 512 == 0 {
+            h2.until("its part", |h2| h2.so_far(stream).is_some_and(|a| a.body.len() == step))
+                .await;
+        }
+    }
+    assert_eq!(h2.answer(stream).await.expect(200).body.len(), 1 << 20);
+    assert!(h2.goaways.is_empty(), "{:?}", h2.goaways);
+}
+
+#[tokio::test]
 async fn a_connection_that_ends_ends_the_upstreams_work() {
     let upstream = Upstream::scripted(|_| vec![Step::Stall]).await;
     let gateway = gateway(&upstream).await;

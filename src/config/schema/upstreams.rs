@@ -29,7 +29,7 @@ pub struct Upstream {
     /// Silence within a response body. Default 60 s.
     #[serde(default = "Upstream::default_idle_timeout")]
     pub idle_timeout: Interval,
-    /// Idle connections kept by each worker to each server. Default 100.
+    /// Idle connections kept by each worker to each server. Default 1,024.
     #[serde(default = "Upstream::default_max_idle_connections")]
     pub max_idle_connections: usize,
     /// An idle connection is closed after this; keep it below the server's own limit. Default 4 s
@@ -81,7 +81,7 @@ impl Upstream {
         Interval::seconds(60)
     }
     fn default_max_idle_connections() -> usize {
-        100
+        1024
     }
     fn default_keep_alive() -> Interval {
         Interval::seconds(4)

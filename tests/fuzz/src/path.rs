@@ -54,7 +54,7 @@ fn is_plain(text: &str) -> bool {
 }
 
 /// Decodes once; `None` = an escape that is none.
-fn decode(bytes: &[u8]) -> Option<Vec<u8>> {
+pub fn decode(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     let mut rest = bytes;
     while let [first, after @ ..] = rest {
