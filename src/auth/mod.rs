@@ -9,9 +9,11 @@
 
 pub mod accounts;
 pub mod endpoints;
+pub mod equal_time;
 pub mod error;
-mod formats;
+pub mod formats;
 pub mod input;
+mod leaked;
 pub mod openapi;
 pub mod otp;
 mod pages;

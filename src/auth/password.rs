@@ -5,7 +5,7 @@
 //! The slot belongs to the job: once begun, a hash runs to its end whether or not its caller is
 //! still there, so that hanging up early buys an attacker nothing.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,13 +13,17 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use argon2::Params;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::oneshot;
 
-use super::formats::{MAX_ITERATIONS, MAX_MEMORY_KIB, MAX_PARALLELISM, Workbench};
+use super::equal_time::{Plan, Timings};
+use super::formats::{
+    Class, MAX_ITERATIONS, MAX_MEMORY_KIB, MAX_PARALLELISM, Measured, Workbench, prefix,
+};
 use crate::config::{self, Problem};
 use crate::model::PasswordHash;
 
@@ -36,6 +40,11 @@ pub struct Hasher {
     queue_wait: Duration,
     stats: Stats,
     threads: Vec<JoinHandle<()>>,
+    /// What failed checks are made up to.
+    plan: Arc<ArcSwap<Plan>>,
+    timings: Mutex<Timings>,
+    own: Class,
+    prefix: String,
 }
 
 impl Hasher {
@@ -46,13 +55,24 @@ impl Hasher {
     pub fn start(settings: &Settings) -> io::Result<Self> {
         let stats = Stats::default();
         let queue = Arc::new(Queue::new(settings.queued, stats.queued.clone()));
-        let mut hasher = Self { queue, queue_wait: QUEUE_WAIT, stats, threads: Vec::new() };
+        let own = Class::of_new(&settings.params);
+        let mut hasher = Self {
+            queue,
+            queue_wait: QUEUE_WAIT,
+            stats,
+            threads: Vec::new(),
+            plan: Arc::new(ArcSwap::from_pointee(Plan::of_own(own))),
+            timings: Mutex::default(),
+            own,
+            prefix: prefix(&settings.params),
+        };
         for n in 0..settings.threads.get() {
             let (queue, stats) = (Arc::clone(&hasher.queue), hasher.stats.clone());
-            let params = settings.params.clone();
-            let thread = thread::Builder::new()
-                .name(format!("hash-{n}"))
-                .spawn(move || work(&queue, &stats, params))?;
+            let (params, pepper) = (settings.params.clone(), settings.pepper.clone());
+            let plan = Arc::clone(&hasher.plan);
+            let thread = thread::Builder::new().name(format!("hash-{n}")).spawn(move || {
+                work(&queue, &stats, &plan, Workbench::new(params, pepper));
+            })?;
             hasher.threads.push(thread);
         }
         Ok(hasher)
@@ -79,6 +99,49 @@ impl Hasher {
     ) -> Result<Verdict, HashError> {
         let (reply, answer) = oneshot::channel();
         self.run(Work::Verify { stored, password, reply }, answer).await
+    }
+
+    /// As [`verify`](Self::verify), for an account that may not log in: the right password takes as
+    /// long as a wrong one.
+    ///
+    /// # Errors
+    /// See [`HashError`].
+    pub async fn verify_disabled(
+        &self,
+        stored: Option<PasswordHash>,
+        password: SecretString,
+    ) -> Result<Verdict, HashError> {
+        let (reply, answer) = oneshot::channel();
+        self.run(Work::VerifyDisabled { stored, password, reply }, answer).await
+    }
+
+    /// Makes failed checks take as long as those of the slowest of these classes, which are stored
+    /// beside hashes like new ones; times what was not timed before. Returns the slowest when that
+    /// is another one than before.
+    ///
+    /// # Errors
+    /// See [`HashError`]; what failed checks take is as before then.
+    pub async fn reckon_with(&self, others: &BTreeSet<Class>) -> Result<Option<Class>, HashError> {
+        let mut timings = lock(&self.timings).clone();
+        let plan = if others.is_empty() {
+            Plan::of_own(self.own)
+        } else {
+            for sample in timings.lacking(others.iter().copied().chain([self.own])) {
+                let (reply, answer) = oneshot::channel();
+                let measured = self.run(Work::Measure { class: sample, reply }, answer).await?;
+                timings.insert(sample, measured);
+                lock(&self.timings).insert(sample, measured);
+            }
+            Plan::of(self.own, others, &timings)
+        };
+        let slowest = plan.slowest();
+        let before = self.plan.swap(Arc::new(plan)).slowest();
+        Ok(if slowest == before { None } else { Some(slowest) })
+    }
+
+    /// How the texts of new hashes begin, and no others.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// What to show of the queue and the hashes.
@@ -116,6 +179,7 @@ impl Drop for Hasher {
 #[derive(Clone, Debug)]
 pub struct Settings {
     params: Params,
+    pepper: Option<SecretString>,
     threads: NonZero<usize>,
     queued: usize,
 }
@@ -150,7 +214,8 @@ impl Settings {
         let threads = NonZero::new(config.max_concurrent_hashes)
             .or_else(|| thread::available_parallelism().ok())
             .unwrap_or(NonZero::<usize>::MIN);
-        Ok(Self { params, threads, queued: config.max_queued_hashes })
+        let pepper = config.devise_pepper.clone();
+        Ok(Self { params, pepper, threads, queued: config.max_queued_hashes })
     }
 }
 
@@ -199,11 +264,20 @@ enum Work {
         password: SecretString,
         reply: oneshot::Sender<Result<Verdict, HashError>>,
     },
+    VerifyDisabled {
+        stored: Option<PasswordHash>,
+        password: SecretString,
+        reply: oneshot::Sender<Result<Verdict, HashError>>,
+    },
+    Measure {
+        class: Class,
+        reply: oneshot::Sender<Result<Measured, HashError>>,
+    },
 }
 
 impl Work {
     /// Does it, and counts it before it is answered: whoever has the answer finds it counted.
-    fn run(self, bench: &mut Workbench, stats: &Stats) {
+    fn run(self, bench: &mut Workbench, stats: &Stats, plan: &Plan) {
         let begun = Instant::now();
         let count = || stats.seconds.observe(begun.elapsed().as_secs_f64());
         let failed = |error: argon2::Error| {
@@ -219,26 +293,40 @@ impl Work {
             }
             Self::Verify { stored, password, reply } => {
                 let bytes = password.expose_secret().as_bytes();
-                let verdict = bench.verify(stored.as_ref(), bytes);
+                let verdict = bench.verify(stored.as_ref(), bytes, plan);
                 count();
                 let _ = reply.send(verdict.map_err(failed));
+            }
+            Self::VerifyDisabled { stored, password, reply } => {
+                let bytes = password.expose_secret().as_bytes();
+                let verdict = bench.verify_disabled(stored.as_ref(), bytes, plan);
+                count();
+                let _ = reply.send(Ok(verdict));
+            }
+            // No hash of anybody's: not counted.
+            Self::Measure { class, reply } => {
+                let _ = reply.send(Ok(bench.measure(class)));
             }
         }
     }
 }
 
 /// One hashing thread, until the queue is closed.
-fn work(queue: &Queue, stats: &Stats, params: Params) {
+fn work(queue: &Queue, stats: &Stats, plan: &ArcSwap<Plan>, mut bench: Workbench) {
     // On Linux a nice value belongs to the thread, and pid 0 names the calling one
     // (setpriority(2), "C library/kernel differences"). 19: proxied requests come first.
     if let Err(error) = rustix::process::setpriority_process(None, 19) {
         tracing::warn!(%error, "a hashing thread keeps its normal priority");
     }
-    let mut bench = Workbench::new(params);
     while let Some(work) = queue.next() {
         // A panic costs one request its answer, not every later login its thread.
-        let _ = catch_unwind(AssertUnwindSafe(|| work.run(&mut bench, stats)));
+        let _ = catch_unwind(AssertUnwindSafe(|| work.run(&mut bench, stats, &plan.load())));
     }
+}
+
+/// Nothing can panic while one of the two is held; were it so, what it guards would still be whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Jobs that wait, oldest first.
@@ -264,8 +352,7 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, QueueState> {
-        // Nothing can panic while it is held; were it so, the list would still be whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Puts a job at the end, unless too many wait already. Returns its number.

@@ -4,6 +4,7 @@
 
 use std::sync::LazyLock;
 
+use super::leaked::Leaked;
 use crate::config::{self, CharacterClass, Problem};
 use crate::model::Email;
 
@@ -16,21 +17,44 @@ const COMMON_PASSWORDS: &str = include_str!("common_passwords.txt");
 static COMMON: LazyLock<Vec<&str>> = LazyLock::new(|| COMMON_PASSWORDS.lines().collect());
 
 /// The rule for new passwords.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Policy {
     min_length: usize,
     require: Vec<CharacterClass>,
     refuse_common: bool,
+    leaked: Option<Leaked>,
+    /// In lower case, the longest first: one may be part of another.
+    words: Vec<String>,
 }
 
 impl Policy {
     /// Checks `[passwords]`.
     ///
     /// # Errors
-    /// A shortest length that lets everything or nothing pass.
+    /// A shortest length that lets everything or nothing pass; words that are too short to mean
+    /// anything; a list of leaked passwords that cannot be used.
     pub fn compile(config: &config::Passwords) -> Result<Self, Vec<Problem>> {
+        let mut problems = Vec::new();
         if !(1..=256).contains(&config.min_length) {
-            return Err(vec![Problem::new("passwords.min_length", "must be from 1 to 256")]);
+            problems.push(Problem::new("passwords.min_length", "must be from 1 to 256"));
+        }
+        let mut words: Vec<_> = config.words.iter().map(|word| word.to_lowercase()).collect();
+        if words.iter().any(|word| !(3..=64).contains(&word.chars().count())) {
+            let message = "each word must have 3 to 64 characters";
+            problems.push(Problem::new("passwords.words", message));
+        }
+        words.sort_by_key(|word| std::cmp::Reverse(word.len()));
+        let leaked = match config.leaked.as_deref().map(|path| (path, Leaked::open(path))) {
+            None => None,
+            Some((_, Ok(leaked))) => Some(leaked),
+            Some((path, Err(error))) => {
+                let message = format!("{}: {error}", path.display());
+                problems.push(Problem::new("passwords.leaked", message));
+                None
+            }
+        };
+        if !problems.is_empty() {
+            return Err(problems);
         }
         let mut require = Vec::new();
         for &class in &config.require {
@@ -38,7 +62,8 @@ impl Policy {
                 require.push(class);
             }
         }
-        Ok(Self { min_length: config.min_length, require, refuse_common: config.refuse_common })
+        let (min_length, refuse_common) = (config.min_length, config.refuse_common);
+        Ok(Self { min_length, require, refuse_common, leaked, words })
     }
 
     /// Fewest characters.
@@ -51,7 +76,9 @@ impl Policy {
         &self.require
     }
 
-    /// Whether the owner of `email` may choose `password`.
+    /// Whether the owner of `email` may choose `password`. Blocks while the list of leaked
+    /// passwords is read, some 36 small pieces of it; when that fails, this rule is passed over and
+    /// the log says so.
     ///
     /// # Errors
     /// [`Weakness`] names every rule that is broken.
@@ -72,20 +99,50 @@ impl Policy {
             let names: Vec<_> = missing.into_iter().map(class_name).collect();
             rules.push(format!("it must contain {}", names.join(" and ")));
         }
+        let mut known = Vec::new();
         if self.refuse_common && is_common(password) {
-            reasons.push(Reason::Pwned);
-            rules.push("it is one of the passwords that are guessed first".to_owned());
+            known.push("it is one of the passwords that are guessed first");
+        }
+        if self.is_leaked(password) {
+            known.push("it was leaked somewhere, so that those who guess know it");
         }
         if email.is_some_and(|email| names_owner(password, email)) {
-            if !reasons.contains(&Reason::Pwned) {
-                reasons.push(Reason::Pwned);
-            }
-            rules.push("it must not be the e-mail address".to_owned());
+            known.push("it must not be the e-mail address");
+        }
+        if self.is_mostly_words(password) {
+            known.push("apart from words that everybody here knows, it is too short");
+        }
+        if !known.is_empty() {
+            reasons.push(Reason::Pwned);
+            rules.extend(known.into_iter().map(str::to_owned));
         }
         if reasons.is_empty() {
             return Ok(());
         }
         Err(Weakness { message: format!("Password is too weak: {}.", rules.join("; ")), reasons })
+    }
+
+    fn is_leaked(&self, password: &str) -> bool {
+        self.leaked.as_ref().is_some_and(|leaked| {
+            leaked.contains(password).unwrap_or_else(|error| {
+                tracing::error!(%error, "passwords.leaked cannot be read; a password was not looked up");
+                false
+            })
+        })
+    }
+
+    /// Whether one of the configured words occurs and the rest would be too short by itself.
+    fn is_mostly_words(&self, password: &str) -> bool {
+        let mut rest = password.to_lowercase();
+        let mut occurs = false;
+        for word in &self.words {
+            if rest.contains(word.as_str()) {
+                occurs = true;
+                // What stood on both sides of it stays apart.
+                rest = rest.replace(word.as_str(), "\0");
+            }
+        }
+        occurs && rest.chars().filter(|c| *c != '\0').count() < self.min_length
     }
 }
 
@@ -105,7 +162,8 @@ pub enum Reason {
     Length,
     /// A kind of character is missing.
     Characters,
-    /// Known to those who guess: a common password, or the user's own address.
+    /// Known to those who guess: a common or leaked password, the user's own address, or little
+    /// more than a word that everybody knows.
     Pwned,
 }
 
@@ -208,6 +266,47 @@ mod tests {
             "Password is too weak: it must have at least 8 characters; \
              it must contain an upper-case letter and a digit."
         );
+    }
+
+    #[test]
+    fn words_that_everybody_knows_do_not_count() {
+        let words = ["Portcullis", "port", "Müller"].map(str::to_owned).to_vec();
+        let policy = Policy::compile(&config::Passwords { words, ..Default::default() }).unwrap();
+        let table = [
+            ("Portcullis-2026", false),
+            ("pORTCULLISport1", false),
+            ("MüllerA1aaaaa", false),
+            ("MüllerA1aaaaaa", true),
+            ("Portcullis-Plover42", true),
+            ("Plover42", true),
+        ];
+        for (password, is_fine) in table {
+            let reasons = policy.check(password, None).map_err(|weakness| weakness.reasons);
+            assert_eq!(
+                reasons,
+                if is_fine { Ok(()) } else { Err(vec![Reason::Pwned]) },
+                "{password}"
+            );
+        }
+        for word in ["ab", &"x".repeat(65)] {
+            let words = vec![word.to_owned()];
+            let config = config::Passwords { words, ..Default::default() };
+            assert_eq!(Policy::compile(&config).unwrap_err()[0].key, "passwords.words");
+        }
+    }
+
+    #[test]
+    fn leaked_passwords_are_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        // SHA-1 of `Plover42`, by sha1sum.
+        std::fs::write(&file, "8EC056BCC8968423B4AD3BB2CC38BE02DDBDF4E2:3\n").unwrap();
+        let leaked = Some(file.path().to_owned());
+        let config = config::Passwords { leaked, ..Default::default() };
+        let policy = Policy::compile(&config).unwrap();
+        assert_eq!(policy.check("Plover42", None).unwrap_err().reasons, [Reason::Pwned]);
+        assert_eq!(policy.check("Plover43", None), Ok(()));
+        let config = config::Passwords { leaked: Some("/nowhere".into()), ..Default::default() };
+        assert_eq!(Policy::compile(&config).unwrap_err()[0].key, "passwords.leaked");
     }
 
     #[test]

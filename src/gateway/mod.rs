@@ -25,6 +25,7 @@ pub(crate) use self::desk::{Connection, Desk};
 pub use self::live::Live;
 use self::live::keep;
 use self::outbox::Outbox;
+use crate::auth::equal_time::{classify, follow};
 use crate::auth::password::Settings;
 use crate::auth::{Accounts, Auth, Hasher, Policy, Rules};
 use crate::clock::Clock;
@@ -44,6 +45,9 @@ const READ_ENDED: Duration = Duration::from_millis(250);
 
 /// How often signing keys are read.
 const READ_KEYS: Duration = Duration::from_secs(1);
+
+/// How often the kinds of stored passwords are read: an import may bring slower ones.
+const READ_CLASSES: Duration = Duration::from_secs(5);
 
 /// How often what is over is deleted from the database.
 const PRUNE: Duration = Duration::from_mins(10);
@@ -246,6 +250,7 @@ impl Gateway {
         let tasks = [
             tokio::spawn(Arc::clone(self).follow_ended_sessions(cursor)),
             tokio::spawn(Arc::clone(self).follow_keys(config.tokens.clone())),
+            tokio::spawn(Arc::clone(self).follow_passwords()),
             tokio::spawn(Arc::clone(self).prune()),
             tokio::spawn(writing),
             tokio::spawn(outbox.run()),
@@ -372,6 +377,33 @@ impl Gateway {
         let verifier = Arc::new(self.verifier.load().with_keys(keys));
         self.verifier.store(Arc::clone(&verifier));
         self.live.load().verifier.store(verifier);
+    }
+
+    /// Finds out which kinds of hashes are stored, some users at a time, and has failed logins take
+    /// as long as the slowest.
+    async fn follow_passwords(self: Arc<Self>) {
+        let hasher = &self.auth.accounts().hasher;
+        let mut place = None;
+        loop {
+            match classify(&self.store, hasher, place.as_ref()).await {
+                Ok(next) => place = next,
+                Err(error) => {
+                    tracing::debug!(error = chain(&error), "stored passwords were not looked at");
+                }
+            }
+            match follow(&self.store, hasher).await {
+                Ok(None) => {}
+                Ok(Some(slowest)) => {
+                    tracing::info!(%slowest, "failed logins take as long as passwords of this kind");
+                }
+                Err(error) => {
+                    tracing::debug!(error = chain(&error), "kinds of passwords were not read");
+                }
+            }
+            if !self.pause(READ_CLASSES).await {
+                return;
+            }
+        }
     }
 
     async fn prune(self: Arc<Self>) {

@@ -8,7 +8,7 @@
 //! ```text
 //! Store ─┬─ Postgres   pool of connections, row locks          postgres/
 //!        └─ Sqlite     one writing thread, a few that read     sqlite/
-//!              └─ cases, links, outbox (in, out) · rules (decisions) · record (rows)
+//!              └─ cases, links, outbox, passwords (in, out) · rules (decisions) · record (rows)
 //!                 migrate · url
 //! ```
 
@@ -17,6 +17,7 @@ mod error;
 mod links;
 mod migrate;
 mod outbox;
+mod passwords;
 mod postgres;
 mod record;
 mod rules;
@@ -37,6 +38,7 @@ pub use links::{
     TradePkce, UseLink,
 };
 pub use outbox::{Claimed, NewParcel, OutboxState, Parcel, ParcelKind};
+pub use passwords::{Classified, Unclassified};
 pub use postgres::Postgres;
 pub use sqlite::Sqlite;
 

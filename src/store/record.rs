@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::error::StoreError;
 use super::outbox::{Claimed, OutboxState, Parcel, ParcelKind};
+use super::passwords::Unclassified;
 use super::rules::{FoundLink, Owner, Side};
 use crate::config::Algorithm;
 use crate::model::{
@@ -216,6 +217,36 @@ pub(super) fn password_hash<R: Record>(
     c: usize,
 ) -> Result<Option<String>, StoreError> {
     Reader::keyed_by_text(record, "users", key).maybe(c, R::text)
+}
+
+/// Reads a text that is not null.
+pub(super) fn text<R: Record>(
+    record: &R,
+    table: &'static str,
+    c: usize,
+) -> Result<String, StoreError> {
+    Reader::keyed_by_text(record, table, c).must(c, R::text)
+}
+
+/// Reads a user's id and hash; both are null in the row that says where a look ended.
+pub(super) fn found_hash<R: Record>(
+    record: &R,
+) -> Result<(Option<UserId>, Option<PasswordHash>), StoreError> {
+    let r = Reader::keyed_by_text(record, "users", 0);
+    let id = r.maybe_parsed(0, user_id)?;
+    Ok((id, r.maybe(1, R::text)?.map(PasswordHash)))
+}
+
+/// Rows of [`found_hash`], the first of which says where the look ended: with no hash at the last
+/// user.
+pub(super) fn unclassified(
+    rows: impl IntoIterator<Item = (Option<UserId>, Option<PasswordHash>)>,
+) -> Unclassified {
+    let mut rows = rows.into_iter();
+    let (last, goes_on) = rows.next().unwrap_or_default();
+    let next = goes_on.and(last);
+    let found = rows.filter_map(|(id, hash)| Some((id?, hash?))).collect();
+    Unclassified { found, next }
 }
 
 /// Reads [`owner_columns`] from column `c` on.

@@ -9,6 +9,7 @@ mod cors;
 mod crash;
 mod differential;
 mod events;
+mod formats;
 mod framing;
 mod h2_floods;
 mod h2_frames;

@@ -8,6 +8,7 @@ mod links;
 mod on_postgres;
 mod on_sqlite;
 mod outbox;
+mod passwords;
 mod schema;
 mod sessions;
 

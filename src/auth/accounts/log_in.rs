@@ -32,9 +32,15 @@ impl Accounts {
         let input::LogIn { email, password } = tried;
         let account = self.store.account_by_email(&email).await.map_err(failed)?;
         let stored = account.as_ref().and_then(|account| account.password_hash.clone());
-        let verdict = self.hasher.verify(stored.clone(), password).await?;
+        let is_disabled =
+            account.as_ref().is_some_and(|account| account.user.is_disabled(self.clock.now()));
+        let verdict = if is_disabled {
+            self.hasher.verify_disabled(stored.clone(), password).await?
+        } else {
+            self.hasher.verify(stored.clone(), password).await?
+        };
         if let (Some(Account { user, .. }), Verdict::Unusable { why }) = (&account, &verdict) {
-            tracing::warn!(user_id = %user.id, why, "a stored password hash cannot be checked");
+            tracing::warn!(user_id = %user.id, %why, "a stored password hash cannot be checked");
         }
         let now = self.clock.now();
         let event = Event {

@@ -1,5 +1,8 @@
 //! `[signup]` and `[passwords]`: who gets an account, and how well it is kept.
 
+use std::path::PathBuf;
+
+use secrecy::SecretString;
 use serde::Deserialize;
 
 use crate::config::units::ByteSize;
@@ -31,6 +34,14 @@ pub struct Passwords {
     pub require: Vec<CharacterClass>,
     /// Refuse the bundled list of common passwords. Default true.
     pub refuse_common: bool,
+    /// A file of leaked passwords that are refused: upper-case SHA-1 in hexadecimal and a count,
+    /// `HASH:COUNT`, one a line, sorted, as Have I Been Pwned offers it. Default none.
+    pub leaked: Option<PathBuf>,
+    /// Words that everybody here knows, such as the product's name, 3 to 64 characters each: what a
+    /// password has besides them must be long enough by itself. Default none.
+    pub words: Vec<String>,
+    /// What Devise was configured with as `pepper`, for its imported hashes. Default none.
+    pub devise_pepper: Option<SecretString>,
     /// Cost of a new hash.
     pub argon2: Argon2,
     /// Hashing threads; 0 = one per processor. Default 0.
@@ -49,6 +60,9 @@ impl Default for Passwords {
                 CharacterClass::Digit,
             ],
             refuse_common: true,
+            leaked: None,
+            words: Vec::new(),
+            devise_pepper: None,
             argon2: Argon2::default(),
             max_concurrent_hashes: 0,
             max_queued_hashes: 64,

@@ -115,7 +115,8 @@ impl Postgres {
                 "-- log_in
                  UPDATE users AS u
                  SET last_sign_in_at = greatest(u.last_sign_in_at, $3),
-                     password_hash = coalesce($4, u.password_hash)
+                     password_hash = coalesce($4, u.password_hash),
+                     password_class = CASE WHEN $4 IS NULL THEN u.password_class END
                  WHERE u.id = $1 AND u.password_hash = $2
                    AND (u.disabled_until IS NULL OR u.disabled_until <= $3)
                  RETURNING ",
@@ -186,6 +187,7 @@ impl Postgres {
                 "-- update_user
                  UPDATE users AS u
                  SET user_metadata = $2, password_hash = coalesce($3, u.password_hash),
+                     password_class = CASE WHEN $3 IS NULL THEN u.password_class END,
                      updated_at = greatest(u.updated_at, $4)
                  WHERE u.id = $1
                  RETURNING ",

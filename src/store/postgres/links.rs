@@ -516,8 +516,8 @@ impl Db {
         let sql = concat!(
             "-- take_over
              UPDATE users AS u
-             SET email_confirmed_at = $2, password_hash = $3, user_metadata = $4, new_email = NULL,
-                 new_email_key = NULL, new_email_at = NULL, new_email_agreed = NULL,
+             SET email_confirmed_at = $2, password_hash = $3, password_class = NULL,
+                 user_metadata = $4, new_email = NULL, new_email_key = NULL, new_email_at = NULL, new_email_agreed = NULL,
                  updated_at = greatest(u.updated_at, $2)
              WHERE u.id = $1 RETURNING ",
             user_columns!()

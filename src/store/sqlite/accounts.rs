@@ -103,7 +103,8 @@ impl Sqlite {
             let sql = "-- log_in
                 UPDATE users
                 SET last_sign_in_at = max(coalesce(last_sign_in_at, ?3), ?3),
-                    password_hash = coalesce(?4, password_hash)
+                    password_hash = coalesce(?4, password_hash),
+                    password_class = CASE WHEN ?4 IS NULL THEN password_class END
                 WHERE id = ?1 AND password_hash = ?2
                   AND (disabled_until IS NULL OR disabled_until <= ?3)";
             let now = micros(login.session.created_at);
@@ -160,6 +161,7 @@ impl Sqlite {
             let sql = "-- update_user
                 UPDATE users
                 SET user_metadata = ?2, password_hash = coalesce(?3, password_hash),
+                    password_class = CASE WHEN ?3 IS NULL THEN password_class END,
                     updated_at = max(updated_at, ?4)
                 WHERE id = ?1";
             let password = update.new_password.as_ref().map(|(new, _)| new.0.as_str());

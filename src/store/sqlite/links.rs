@@ -416,8 +416,8 @@ impl Db<'_> {
     ) -> Result<(), Fault> {
         let sql = "-- take_over
             UPDATE users
-            SET email_confirmed_at = ?2, password_hash = ?3, user_metadata = ?4, new_email = NULL,
-                new_email_key = NULL, new_email_at = NULL, new_email_agreed = NULL,
+            SET email_confirmed_at = ?2, password_hash = ?3, password_class = NULL,
+                user_metadata = ?4, new_email = NULL, new_email_key = NULL, new_email_at = NULL, new_email_agreed = NULL,
                 updated_at = max(updated_at, ?2)
             WHERE id = ?1";
         let password = password.map(|hash| hash.0.as_str());

@@ -10,6 +10,7 @@ mod events;
 mod keys;
 mod links;
 mod outbox;
+mod passwords;
 mod record;
 mod schema;
 mod sessions;
