@@ -160,18 +160,16 @@ mod tests {
 
     fn ann() -> User {
         User {
-            id: "u-1".parse().unwrap(),
-            email: "Ann@example.com".to_owned(),
-            email_confirmed_at: None,
-            new_email: None,
-            invited_at: None,
             roles: vec!["admin".to_owned()],
-            app_metadata: serde_json::Map::new(),
             user_metadata: json!({"name": "Ann"}).as_object().unwrap().clone(),
             last_sign_in_at: Some(at("2026-01-02T03:04:05Z")),
             disabled_until: Some(at("2026-01-01T00:00:00Z")),
-            created_at: at("2026-01-01T00:00:00.123456Z"),
             updated_at: at("2026-01-02T03:04:05.5Z"),
+            ..User::new(
+                "u-1".parse().unwrap(),
+                "Ann@example.com",
+                at("2026-01-01T00:00:00.123456Z"),
+            )
         }
     }
 

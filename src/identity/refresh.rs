@@ -14,54 +14,40 @@
 use std::fmt;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
-use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::Zeroizing;
 
+use super::opaque::OpaqueToken;
 use crate::model::TokenDigest;
 
-const TOKEN_LEN: usize = 32;
-
 /// A refresh token. Prints nothing.
-#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
-pub struct RefreshToken([u8; TOKEN_LEN]);
+#[derive(Clone, PartialEq, Eq)]
+pub struct RefreshToken(OpaqueToken);
 
 impl RefreshToken {
-    /// Makes a token from `random` bits, which come from [`random_bytes`](crate::clock::random_bytes).
-    pub fn from_random(random: [u8; TOKEN_LEN]) -> Self {
-        Self(random)
+    /// [`OpaqueToken::from_random`]
+    pub fn from_random(random: [u8; 32]) -> Self {
+        Self(OpaqueToken::from_random(random))
     }
 
-    /// Reads the text of a token: 43 characters of base64url, in the one spelling there is.
+    /// [`OpaqueToken::parse`]
     pub fn parse(text: &str) -> Option<Self> {
-        // The decoder refuses padding and stray trailing bits; the length is checked first, so that
-        // a long text costs nothing.
-        if text.len() != 43 {
-            return None;
-        }
-        let mut token = Self([0; TOKEN_LEN]);
-        let written = URL_SAFE_NO_PAD.decode_slice(text, &mut token.0).ok()?;
-        (written == TOKEN_LEN).then_some(token)
+        OpaqueToken::parse(text).map(Self)
     }
 
     /// The text for the client.
     pub fn expose(&self) -> String {
-        URL_SAFE_NO_PAD.encode(self.0)
+        self.0.expose()
     }
 
-    /// What the database knows the token by. A plain hash will do: nobody can go through 2^256
-    /// tokens.
+    /// What the database knows the token by.
     pub fn digest(&self) -> TokenDigest {
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(digest(&SHA256, &self.0).as_ref());
-        TokenDigest(bytes)
+        self.0.digest()
     }
 
     /// Seals `successor` so that only the holder of this token can open it.
     pub fn seal(&self, successor: &Self) -> Vec<u8> {
-        let mut sealed = successor.0.to_vec();
+        let mut sealed = successor.0.0.to_vec();
         let nonce = self
             .sealing_key()
             .seal_in_place_append_tag(Aad::from(self.digest().0), &mut sealed)
@@ -79,7 +65,7 @@ impl RefreshToken {
         let mut plain = Zeroizing::new(sealed.to_vec());
         let opened =
             self.sealing_key().open_in_place(nonce, Aad::from(self.digest().0), &mut plain).ok()?;
-        Some(Self((&*opened).try_into().ok()?))
+        Some(Self::from_random((&*opened).try_into().ok()?))
     }
 
     fn sealing_key(&self) -> RandomizedNonceKey {
@@ -93,7 +79,7 @@ impl RefreshToken {
         let label: [&[u8]; 1] = [b"portcullis refresh token successor v1"];
         let mut key = Zeroizing::new([0; 32]);
         Salt::new(HKDF_SHA256, &[])
-            .extract(&self.0)
+            .extract(&self.0.0)
             .expand(&label, KeyLen)
             .and_then(|okm| okm.fill(&mut *key))
             .and_then(|()| RandomizedNonceKey::new(&AES_256_GCM, &*key))

@@ -163,6 +163,24 @@ pub struct User {
 }
 
 impl User {
+    /// An account of which no more is known than its address, as written.
+    pub fn new(id: UserId, email: &str, now: Timestamp) -> Self {
+        Self {
+            id,
+            email: email.to_owned(),
+            email_confirmed_at: None,
+            new_email: None,
+            invited_at: None,
+            roles: Vec::new(),
+            app_metadata: JsonObject::new(),
+            user_metadata: JsonObject::new(),
+            last_sign_in_at: None,
+            disabled_until: None,
+            created_at: now,
+            updated_at: now,
+        }
+    }
+
     /// Whether logins are refused at `now`.
     pub fn is_disabled(&self, now: Timestamp) -> bool {
         self.disabled_until.is_some_and(|until| until > now)

@@ -61,6 +61,25 @@ pub struct Letter {
     pub asked_by: LetterOrigin,
 }
 
+impl Letter {
+    /// A letter to whoever has an address, and nothing more.
+    pub fn new(kind: LetterKind, email: Email, asked_by: LetterOrigin) -> Self {
+        Self {
+            kind,
+            email,
+            user_id: None,
+            may_create: false,
+            redirect_to: None,
+            challenge: None,
+            password: None,
+            user_metadata: None,
+            new_email: None,
+            session_id: None,
+            asked_by,
+        }
+    }
+}
+
 impl fmt::Debug for Letter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Letter").field("kind", &self.kind).finish_non_exhaustive()

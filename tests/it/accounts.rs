@@ -9,13 +9,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{DecodingKey, Validation};
-use portcullis::model::{
-    Event, EventKind, JsonObject, Outcome, PasswordHash, User, UserId, uuid_v7,
-};
+use portcullis::model::{EventKind, PasswordHash, User, UserId};
 use portcullis::store::{NewAccount, SignUp, Store};
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Caller, PASSWORD, Request, TestGateway, Upstream, events_of};
+use crate::harness::{Answer, Caller, PASSWORD, Request, TestGateway, Upstream, events_of, noted};
 
 const NEW_PASSWORD: &str = "Other-Plover-9-Ladder";
 
@@ -68,24 +66,6 @@ fn decoded(token: &str) -> (Value, Value) {
         serde_json::from_slice(&bytes).unwrap_or_default()
     });
     (parts.next().expect("a header"), parts.next().expect("claims"))
-}
-
-/// An event for what a test stores by itself.
-fn noted(kind: EventKind, at: Timestamp) -> Event {
-    Event {
-        id: uuid_v7(at),
-        at,
-        kind,
-        outcome: Outcome::Success,
-        reason: None,
-        actor: Some("test".to_owned()),
-        user_id: None,
-        email: None,
-        session_id: None,
-        address: None,
-        user_agent: None,
-        request_id: None,
-    }
 }
 
 async fn disable(store: &Store, user: &str, now: Timestamp) {
@@ -436,18 +416,9 @@ async fn hashes_of_the_replaced_back_end_verify_and_become_argon2id() {
         let email: portcullis::model::Email = format!("{name}@example.com").parse().expect("fine");
         let id: UserId = format!("old-{name}").parse().expect("an id");
         let user = User {
-            id: id.clone(),
-            email: email.address().to_owned(),
             email_confirmed_at: Some(now),
-            new_email: None,
-            invited_at: None,
             roles: vec!["editor".to_owned()],
-            app_metadata: JsonObject::new(),
-            user_metadata: JsonObject::new(),
-            last_sign_in_at: None,
-            disabled_until: None,
-            created_at: now,
-            updated_at: now,
+            ..User::new(id.clone(), email.address(), now)
         };
         let foreign = PasswordHash(hash.replacen("$2b$", prefix, 1));
         assert!(foreign.0.starts_with(prefix));

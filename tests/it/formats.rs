@@ -3,14 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use portcullis::model::{
-    Email, Event, EventKind, JsonObject, Outcome, PasswordHash, User, UserId, uuid_v7,
-};
+use portcullis::model::{Email, Event, EventKind, PasswordHash, User, UserId};
 use portcullis::store::{NewAccount, SignUp};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::harness::{PASSWORD, TestGateway, Upstream};
+use crate::harness::{PASSWORD, TestGateway, Upstream, noted};
 
 #[derive(Deserialize)]
 struct Vector {
@@ -38,33 +36,11 @@ async fn store(gateway: &TestGateway, name: &str, stored: &str, until: Option<&s
     let email: Email = format!("{name}@example.com").parse().expect("an address");
     let id: UserId = name.parse().expect("an id");
     let user = User {
-        id: id.clone(),
-        email: email.address().to_owned(),
         email_confirmed_at: Some(now),
-        new_email: None,
-        invited_at: None,
-        roles: Vec::new(),
-        app_metadata: JsonObject::new(),
-        user_metadata: JsonObject::new(),
-        last_sign_in_at: None,
         disabled_until: until.map(|until| until.parse().expect("a time")),
-        created_at: now,
-        updated_at: now,
+        ..User::new(id.clone(), email.address(), now)
     };
-    let event = Event {
-        id: uuid_v7(now),
-        at: now,
-        kind: EventKind::UserCreated,
-        outcome: Outcome::Success,
-        reason: None,
-        actor: Some("test".to_owned()),
-        user_id: Some(id.clone()),
-        email: None,
-        session_id: None,
-        address: None,
-        user_agent: None,
-        request_id: None,
-    };
+    let event = Event { user_id: Some(id.clone()), ..noted(EventKind::UserCreated, now) };
     let new = NewAccount { user, email, password_hash: Some(PasswordHash(stored.to_owned())) };
     let signed_up = gateway.store().sign_up(&new, None, &event).await.expect("stored");
     assert_eq!(signed_up, SignUp::Created);

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use portcullis::model::{self, Event, EventKind, LetterKind, LetterOrigin, Outcome, uuid_v7};
+use portcullis::model::{self, EventKind, LetterKind, LetterOrigin, uuid_v7};
 use portcullis::store::{NewParcel, Parcel, ParcelKind};
 use serde_json::{Value, json};
 use url::{Url, form_urlencoded};
 
 use crate::harness::{
-    Answer, Caller, PASSWORD, TestGateway, Upstream, events_of, reply, until_events,
+    Answer, Caller, PASSWORD, TestGateway, Upstream, events_of, noted, reply, until_events,
 };
 
 const NEW_PASSWORD: &str = "Other-Plover-9-Ladder";
@@ -135,23 +135,6 @@ impl Post {
     async fn unsent(&self, count: usize) -> Vec<String> {
         let events = until_events(&self.gateway.store(), EventKind::MailFailed, count).await;
         events.into_iter().map(|stored| stored.event.reason.expect("a reason")).collect()
-    }
-}
-
-fn noted(kind: EventKind, at: jiff::Timestamp) -> Event {
-    Event {
-        id: uuid_v7(at),
-        at,
-        kind,
-        outcome: Outcome::Success,
-        reason: None,
-        actor: Some("test".to_owned()),
-        user_id: None,
-        email: None,
-        session_id: None,
-        address: None,
-        user_agent: None,
-        request_id: None,
     }
 }
 
@@ -707,19 +690,8 @@ async fn a_letter_of_a_gateway_that_died_is_sent_by_another_once() {
     let store = post.gateway.store();
     let later = |seconds| post.gateway.clock.now() + Duration::from_secs(seconds);
     // Due when the gateway's own clock is not there yet, so that only the test can claim it.
-    let letter = model::Letter {
-        kind: LetterKind::Recovery,
-        email: "ann@example.com".parse().expect("an address"),
-        user_id: None,
-        may_create: false,
-        redirect_to: None,
-        challenge: None,
-        password: None,
-        user_metadata: None,
-        new_email: None,
-        session_id: None,
-        asked_by: LetterOrigin::default(),
-    };
+    let ann = "ann@example.com".parse().expect("an address");
+    let letter = model::Letter::new(LetterKind::Recovery, ann, LetterOrigin::default());
     let id = uuid_v7(later(10));
     let parcel = NewParcel { id, parcel: Parcel::Mail(letter), at: later(10) };
     store.post(&[parcel], &[]).await.expect("stored");

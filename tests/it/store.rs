@@ -18,8 +18,8 @@ use jiff::Timestamp;
 use portcullis::clock;
 use portcullis::config::Storage;
 use portcullis::model::{
-    AuthMethod, Event, EventKind, JsonObject, Outcome, PasswordHash, Proof, Session, TokenDigest,
-    User, UserId,
+    AuthMethod, Event, EventKind, JsonObject, PasswordHash, Proof, Session, TokenDigest, User,
+    UserId,
 };
 use portcullis::store::{
     EventFilter, NewAccount, NewLogin, Refresh, RevocationCursor, Rotation, SignUp, Store,
@@ -27,6 +27,7 @@ use portcullis::store::{
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use crate::harness::noted;
 use crate::harness::postgres::{self, Database};
 
 /// Makes a test of each function for each backend.
@@ -146,18 +147,8 @@ fn account(name: &str) -> NewAccount {
     let email: portcullis::model::Email = format!("{name}@Example.com").parse().unwrap();
     NewAccount {
         user: User {
-            id,
-            email: email.address().to_owned(),
-            email_confirmed_at: None,
-            new_email: None,
-            invited_at: None,
-            roles: Vec::new(),
-            app_metadata: JsonObject::new(),
             user_metadata: object(serde_json::json!({"name": name})),
-            last_sign_in_at: None,
-            disabled_until: None,
-            created_at: at(0),
-            updated_at: at(0),
+            ..User::new(id, email.address(), at(0))
         },
         email,
         password_hash: Some(hash("first")),
@@ -196,20 +187,7 @@ fn digest() -> TokenDigest {
 }
 
 fn event(kind: EventKind, second: i64) -> Event {
-    Event {
-        id: portcullis::model::uuid_v7(at(second)),
-        at: at(second),
-        kind,
-        outcome: Outcome::Success,
-        reason: None,
-        actor: None,
-        user_id: None,
-        email: None,
-        session_id: None,
-        address: None,
-        user_agent: None,
-        request_id: None,
-    }
+    Event { actor: None, ..noted(kind, at(second)) }
 }
 
 /// A refresh with `shown`, at `second`.

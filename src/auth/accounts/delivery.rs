@@ -12,9 +12,10 @@ use uuid::Uuid;
 use super::links::address_of;
 use super::{Accounts, MAX_EMAIL, failed};
 use crate::auth::error::AuthError;
-use crate::auth::otp::{self, LinkToken};
+use crate::auth::otp;
 use crate::auth::shapes;
 use crate::clock::random_bytes;
+use crate::identity::OpaqueToken;
 use crate::mail::{Code, Dispatch, Link};
 use crate::model::{
     Email, Event, EventKind, JsonObject, Letter, LetterKind, Outcome, Purpose, Template, User,
@@ -56,7 +57,8 @@ impl Accounts {
             letter
         };
         let now = self.clock.now();
-        let (token, digits) = (LinkToken::from_random(random_bytes()), otp::digits(random_bytes()));
+        let (token, digits) =
+            (OpaqueToken::from_random(random_bytes()), otp::digits(random_bytes()));
         let lifetime = match purpose {
             Purpose::Reauthentication => self.links.code_lifetime.0,
             Purpose::Invite => self.links.invite_lifetime.0,
@@ -161,7 +163,7 @@ impl Accounts {
 
     fn link(
         &self,
-        token: &LinkToken,
+        token: &OpaqueToken,
         purpose: Purpose,
         letter: &Letter,
         lifetime: Duration,

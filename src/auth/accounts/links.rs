@@ -94,7 +94,7 @@ impl Accounts {
                 challenge: wish.challenge.clone(),
                 password: password.clone(),
                 user_metadata: wish.account.clone(),
-                ..letter(kind, wish.email.clone(), origin)
+                ..Letter::new(kind, wish.email.clone(), origin.asked_by())
             };
             NewParcel { id: uuid_v7(now), parcel: Parcel::Mail(letter), at: now }
         };
@@ -136,7 +136,7 @@ impl Accounts {
             may_create: true,
             redirect_to: Some(self.redirects.choose(redirect_to).into()),
             user_metadata: Some(wanted.user_metadata),
-            ..letter(LetterKind::Invite, wanted.email, origin)
+            ..Letter::new(LetterKind::Invite, wanted.email, origin.asked_by())
         };
         let parcel = NewParcel { id: uuid_v7(now), parcel: Parcel::Mail(letter), at: now };
         self.post(&[parcel], &[event]).await?;
@@ -168,7 +168,7 @@ impl Accounts {
         let letter = Letter {
             user_id: Some(bearer.user_id.clone()),
             session_id: Some(bearer.session_id),
-            ..letter(LetterKind::Reauthentication, email, origin)
+            ..Letter::new(LetterKind::Reauthentication, email, origin.asked_by())
         };
         let parcel = NewParcel { id: uuid_v7(now), parcel: Parcel::Mail(letter), at: now };
         self.post(&[parcel], &[event]).await
@@ -194,7 +194,7 @@ impl Accounts {
                 redirect_to: Some(self.redirects.choose(change.redirect_to.as_deref()).into()),
                 challenge: change.challenge.clone(),
                 new_email: Some(new.clone()),
-                ..letter(kind, email, origin)
+                ..Letter::new(kind, email, origin.asked_by())
             };
             NewParcel { id: uuid_v7(now), parcel: Parcel::Mail(letter), at: now }
         };
@@ -211,7 +211,7 @@ impl Accounts {
         let now = self.clock.now();
         let letter = Letter {
             user_id: Some(user.id.clone()),
-            ..letter(LetterKind::PasswordChanged, email.clone(), origin)
+            ..Letter::new(LetterKind::PasswordChanged, email.clone(), origin.asked_by())
         };
         NewParcel { id: uuid_v7(now), parcel: Parcel::Mail(letter), at: now }
     }
@@ -235,37 +235,7 @@ impl Accounts {
 
 /// An account as a request describes it, before anything is stored.
 fn user_to_be(email: &Email, user_metadata: JsonObject, now: Timestamp) -> User {
-    User {
-        id: UserId::generate(now),
-        email: email.address().to_owned(),
-        email_confirmed_at: None,
-        new_email: None,
-        invited_at: None,
-        roles: Vec::new(),
-        app_metadata: JsonObject::new(),
-        user_metadata,
-        last_sign_in_at: None,
-        disabled_until: None,
-        created_at: now,
-        updated_at: now,
-    }
-}
-
-/// A letter about nothing yet.
-fn letter(kind: LetterKind, email: Email, origin: &Origin) -> Letter {
-    Letter {
-        kind,
-        email,
-        user_id: None,
-        may_create: false,
-        redirect_to: None,
-        challenge: None,
-        password: None,
-        user_metadata: None,
-        new_email: None,
-        session_id: None,
-        asked_by: origin.asked_by(),
-    }
+    User { user_metadata, ..User::new(UserId::generate(now), email.address(), now) }
 }
 
 /// An address that was imported may be one that nothing can be sent to.

@@ -3,7 +3,7 @@
 use super::{Accounts, Issued, MAX_EMAIL, Origin, failed};
 use crate::auth::error::AuthError;
 use crate::auth::input;
-use crate::model::{Email, Event, EventKind, JsonObject, Outcome, User, UserId, clean_text};
+use crate::model::{Email, Event, EventKind, Outcome, User, UserId, clean_text};
 use crate::store;
 
 impl Accounts {
@@ -20,18 +20,9 @@ impl Accounts {
         let password_hash = Some(self.hasher.hash(password).await?);
         let now = self.clock.now();
         let user = User {
-            id: UserId::generate(now),
-            email: email.address().to_owned(),
-            email_confirmed_at: None,
-            new_email: None,
-            invited_at: None,
-            roles: Vec::new(),
-            app_metadata: JsonObject::new(),
             user_metadata,
             last_sign_in_at: Some(now),
-            disabled_until: None,
-            created_at: now,
-            updated_at: now,
+            ..User::new(UserId::generate(now), email.address(), now)
         };
         let (login, refresh_token) = self.new_login(&user.id, origin, now);
         let event = Event {

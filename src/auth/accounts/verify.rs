@@ -9,8 +9,9 @@ use super::session::{later, random_uuid};
 use super::{Accounts, Issued, Origin, failed};
 use crate::auth::error::AuthError;
 use crate::auth::input;
-use crate::auth::otp::{self, LinkToken};
+use crate::auth::otp;
 use crate::clock::random_bytes;
+use crate::identity::OpaqueToken;
 use crate::identity::refresh::RefreshToken;
 use crate::model::{Email, EventKind, Outcome, Purpose};
 use crate::store::{self, LinkUse, PkceCode, Shown, TradePkce, UseLink};
@@ -87,7 +88,7 @@ impl Accounts {
         hint: Option<&str>,
         origin: &Origin,
     ) -> Result<Opened, AuthError> {
-        let code = LinkToken::from_random(random_bytes());
+        let code = OpaqueToken::from_random(random_bytes());
         let shown = shown_link(token, purposes);
         // The configuration may have changed since it was asked for: the place is checked again.
         let place = |row: Option<&str>| self.redirects.choose(row.or(hint));
@@ -111,7 +112,7 @@ impl Accounts {
     async fn use_link(
         &self,
         shown: Shown,
-        pkce: Option<&LinkToken>,
+        pkce: Option<&OpaqueToken>,
         origin: &Origin,
     ) -> Result<(UseLink, jiff::Timestamp, RefreshToken), AuthError> {
         let now = self.clock.now();
@@ -146,7 +147,7 @@ impl Accounts {
         shown: &input::Pkce,
         origin: &Origin,
     ) -> Result<Issued, AuthError> {
-        let code = LinkToken::parse(shown.auth_code.expose_secret());
+        let code = OpaqueToken::parse(shown.auth_code.expose_secret());
         let code = code.ok_or(AuthError::FlowStateNotFound)?.digest();
         let now = self.clock.now();
         let (session, refresh_token) = self.new_session(origin, now);
@@ -183,8 +184,8 @@ impl Accounts {
 
 /// What is no token at all is looked up like one: it is refused and recorded alike.
 fn shown_link(token: &str, purposes: &[Purpose]) -> Shown {
-    let token = LinkToken::parse(token);
-    let token = token.unwrap_or_else(|| LinkToken::from_random(random_bytes()));
+    let token = OpaqueToken::parse(token);
+    let token = token.unwrap_or_else(|| OpaqueToken::from_random(random_bytes()));
     Shown::Link { digest: token.digest(), purposes: purposes.to_vec() }
 }
 

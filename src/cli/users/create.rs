@@ -8,7 +8,7 @@ use super::{Admin, Failure};
 use crate::auth::Policy;
 use crate::auth::password::{Hasher, Settings};
 use crate::config::Problem;
-use crate::model::{Email, EventKind, JsonObject, PasswordHash, User, UserId};
+use crate::model::{Email, EventKind, PasswordHash, User, UserId};
 use crate::store::{NewAccount, SignUp};
 
 pub(super) async fn create(
@@ -23,18 +23,9 @@ pub(super) async fn create(
     let now = admin.clock.now();
     let password_hash = if no_password { None } else { Some(new_password(admin, &email).await?) };
     let user = User {
-        id: id.unwrap_or_else(|| UserId::generate(now)),
-        email: email.address().to_owned(),
         email_confirmed_at: confirmed.then_some(now),
-        new_email: None,
-        invited_at: None,
         roles,
-        app_metadata: JsonObject::new(),
-        user_metadata: JsonObject::new(),
-        last_sign_in_at: None,
-        disabled_until: None,
-        created_at: now,
-        updated_at: now,
+        ..User::new(id.unwrap_or_else(|| UserId::generate(now)), email.address(), now)
     };
     let event = admin.event(EventKind::UserCreated, Some(&user.id));
     let new = NewAccount { user, email, password_hash };

@@ -7,7 +7,7 @@ use super::*;
 use crate::config::{Algorithm, Tokens};
 use crate::identity::keys::{KeySet, generate};
 use crate::identity::token::{IssueOptions, issue};
-use crate::model::{AuthMethod, EndedSession, JsonObject, Proof, Session, User};
+use crate::model::{AuthMethod, EndedSession, Proof, Session, User};
 
 const NOW: i64 = 1_800_000_000;
 
@@ -35,20 +35,7 @@ impl World {
 
     fn token(&self, session: u128) -> String {
         let tokens = Tokens::default();
-        let user = User {
-            id: "u-1".parse().unwrap(),
-            email: "ann@example.com".to_owned(),
-            email_confirmed_at: None,
-            new_email: None,
-            invited_at: None,
-            roles: Vec::new(),
-            app_metadata: JsonObject::new(),
-            user_metadata: JsonObject::new(),
-            last_sign_in_at: None,
-            disabled_until: None,
-            created_at: at(0),
-            updated_at: at(0),
-        };
+        let user = User::new("u-1".parse().unwrap(), "ann@example.com", at(0));
         let session = Session {
             id: Uuid::from_u128(session),
             user_id: user.id.clone(),

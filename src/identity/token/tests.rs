@@ -16,7 +16,7 @@ use super::*;
 use crate::config::Interval;
 use crate::identity::jws::MAX_TOKEN_BYTES;
 use crate::identity::keys::{Signer, generate};
-use crate::model::{AuthMethod, JsonObject, Proof, Session, SigningKey, User};
+use crate::model::{AuthMethod, Proof, Session, SigningKey, User};
 use Rejection::{
     Algorithm as WrongAlgorithm, Claim, Expired, Header, IssuerNotAccepted, Malformed, NotYetValid,
     Signature, TooLong, UnknownKey, WrongAudience, WrongIssuer,
@@ -304,18 +304,9 @@ fn a_token_ends_with_its_key() {
 
 fn user() -> User {
     User {
-        id: "u-1001".parse().unwrap(),
-        email: "ann@example.com".to_owned(),
-        email_confirmed_at: None,
-        new_email: None,
-        invited_at: None,
         roles: vec!["admin".to_owned()],
-        app_metadata: JsonObject::new(),
         user_metadata: json!({"name": "Ann"}).as_object().unwrap().clone(),
-        last_sign_in_at: None,
-        disabled_until: None,
-        created_at: at(0),
-        updated_at: at(0),
+        ..User::new("u-1001".parse().unwrap(), "ann@example.com", at(0))
     }
 }
 

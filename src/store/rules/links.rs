@@ -340,22 +340,15 @@ pub(in crate::store) fn notice(
     user: &User,
 ) -> Option<NewParcel> {
     let email = link_use.notify_former_address.then(|| former.email.parse().ok())??;
+    let asked_by = LetterOrigin {
+        address: link_use.event.address,
+        user_agent: link_use.event.user_agent.clone(),
+        request_id: link_use.event.request_id.clone(),
+    };
     let letter = Letter {
-        kind: LetterKind::EmailChanged,
-        email,
         user_id: Some(user.id.clone()),
-        may_create: false,
-        redirect_to: None,
-        challenge: None,
-        password: None,
-        user_metadata: None,
         new_email: user.email.parse().ok(),
-        session_id: None,
-        asked_by: LetterOrigin {
-            address: link_use.event.address,
-            user_agent: link_use.event.user_agent.clone(),
-            request_id: link_use.event.request_id.clone(),
-        },
+        ..Letter::new(LetterKind::EmailChanged, email, asked_by)
     };
     Some(NewParcel { id: uuid_v7(link_use.now), parcel: Parcel::Mail(letter), at: link_use.now })
 }

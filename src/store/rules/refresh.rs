@@ -68,7 +68,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::model::{EndReason, Event, EventKind, JsonObject, Outcome, TokenDigest};
+    use crate::model::{EndReason, Event, EventKind, Outcome, TokenDigest};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -77,20 +77,7 @@ mod tests {
     fn token() -> ShownToken {
         let user_id: crate::model::UserId = "u-1".parse().unwrap();
         ShownToken {
-            user: User {
-                id: user_id.clone(),
-                email: "ann@example.com".to_owned(),
-                email_confirmed_at: None,
-                new_email: None,
-                invited_at: None,
-                roles: Vec::new(),
-                app_metadata: JsonObject::new(),
-                user_metadata: JsonObject::new(),
-                last_sign_in_at: None,
-                disabled_until: None,
-                created_at: at(0),
-                updated_at: at(0),
-            },
+            user: User::new(user_id.clone(), "ann@example.com", at(0)),
             session: Session {
                 id: Uuid::nil(),
                 user_id,

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use portcullis::config::Storage;
-use portcullis::model::{EventKind, StoredEvent};
+use portcullis::model::{Event, EventKind, Outcome, StoredEvent, uuid_v7};
 use portcullis::store::{EventFilter, Store};
 use serde_json::{Value, json};
 
@@ -91,4 +92,22 @@ pub(crate) fn expect_no_gaps(events: &[StoredEvent]) {
 /// Between two looks at something that cannot be awaited.
 pub(crate) async fn pause() {
     tokio::time::sleep(Duration::from_millis(5)).await;
+}
+
+/// An event for what a test stores by itself.
+pub(crate) fn noted(kind: EventKind, at: Timestamp) -> Event {
+    Event {
+        id: uuid_v7(at),
+        at,
+        kind,
+        outcome: Outcome::Success,
+        reason: None,
+        actor: Some("test".to_owned()),
+        user_id: None,
+        email: None,
+        session_id: None,
+        address: None,
+        user_agent: None,
+        request_id: None,
+    }
 }

@@ -17,7 +17,7 @@ pub(crate) mod token;
 pub(crate) mod upstream;
 pub(crate) mod watchdog;
 
-pub(crate) use auth::{events_of, expect_no_gaps, open_store, pause, until_events};
+pub(crate) use auth::{events_of, expect_no_gaps, noted, open_store, pause, until_events};
 pub(crate) use client::{Answer, Client, End, Request, Transcript, patiently};
 pub(crate) use gateway::{Builder, Caller, PASSWORD, TestGateway, blocking};
 pub(crate) use http::lossy;

@@ -27,19 +27,7 @@ on_both![
 const LEASE: Duration = Duration::from_secs(40);
 
 pub(super) fn letter(kind: LetterKind, address: &str) -> Parcel {
-    Parcel::Mail(Letter {
-        kind,
-        email: address.parse().unwrap(),
-        user_id: None,
-        may_create: false,
-        redirect_to: None,
-        challenge: None,
-        password: None,
-        user_metadata: None,
-        new_email: None,
-        session_id: None,
-        asked_by: LetterOrigin::default(),
-    })
+    Parcel::Mail(Letter::new(kind, address.parse().unwrap(), LetterOrigin::default()))
 }
 
 impl Home {

@@ -126,18 +126,9 @@ async fn a_bcrypt_hash_logs_in_and_is_replaced() {
     let email: crate::model::Email = "old@example.com".parse().unwrap();
     let hash = PasswordHash(bcrypt::hash("Old-Plover-7", 4).unwrap());
     let user = crate::model::User {
-        id: "1001".parse().unwrap(),
-        email: email.address().to_owned(),
         email_confirmed_at: Some(now),
-        new_email: None,
-        invited_at: None,
         roles: vec!["admin".to_owned()],
-        app_metadata: serde_json::Map::new(),
-        user_metadata: serde_json::Map::new(),
-        last_sign_in_at: None,
-        disabled_until: None,
-        created_at: now,
-        updated_at: now,
+        ..crate::model::User::new("1001".parse().unwrap(), email.address(), now)
     };
     let event = Event {
         id: Uuid::from_u128(1),
