@@ -1,4 +1,4 @@
--- Accounts and sessions: invitations, a change of address, how a session was proved; failed logins.
+-- Accounts and sessions: invitations, a change of address, and how a session was proved.
 
 ALTER TABLE users
     -- Kind and cost of a stored hash that new hashes do not have, such as bcrypt/12; null = made
@@ -29,20 +29,3 @@ ALTER TABLE sessions
     ADD COLUMN network cidr;
 CREATE INDEX sessions_by_network ON sessions (user_id, network, created_at)
     WHERE network IS NOT NULL;
-
--- Failed logins in a row, for each address that was tried and each lane. A login from a network
--- where the account logged in before has a lane of its own, so that strangers cannot slow it down.
-CREATE TABLE login_guards (
-    -- SHA-256 of the folded address, known or not.
-    account bytea NOT NULL CHECK (length(account) = 32),
-    -- A network in which the account is known, or `*` for all others.
-    lane text COLLATE "C" NOT NULL,
-    -- Failures since the last success in this lane.
-    failures integer NOT NULL,
-    -- The last of them.
-    failed_at timestamptz NOT NULL,
-    -- No try before this time.
-    blocked_until timestamptz NOT NULL,
-    PRIMARY KEY (account, lane)
-);
-CREATE INDEX login_guards_by_age ON login_guards (failed_at);
