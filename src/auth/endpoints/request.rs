@@ -1,5 +1,6 @@
 //! A request to an account endpoint and its answer, without the connection they come and go by.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use bytes::Bytes;
@@ -67,7 +68,6 @@ impl AuthRequest {
 }
 
 /// An answer to a request that was not refused.
-#[derive(Debug)]
 pub struct AuthAnswer {
     /// 200, 201, 204, 303; 400 for a page.
     pub status: StatusCode,
@@ -79,6 +79,13 @@ pub struct AuthAnswer {
     pub user_id: Option<UserId>,
     /// In which session.
     pub session_id: Option<SessionId>,
+}
+
+/// Headers and body may hold tokens.
+impl fmt::Debug for AuthAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthAnswer").field("status", &self.status).finish_non_exhaustive()
+    }
 }
 
 impl AuthAnswer {
