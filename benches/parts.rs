@@ -248,7 +248,7 @@ fn limits(c: &mut Criterion) {
         let keys: Vec<_> = (0..callers)
             .map(|n| {
                 let address = IpAddr::V4(Ipv4Addr::from_bits(n));
-                rule.key(&Caller { address, user: None, account: None, route: "" })
+                rule.key(&Caller::anonymous(address, ""))
             })
             .collect();
         let limiter = open();

@@ -10,6 +10,7 @@ use http::HeaderMap;
 use super::input::InputError;
 use super::password::HashError;
 use super::policy::Weakness;
+use crate::config::Limits;
 use crate::identity::Rejection;
 use crate::limit::Decision;
 use crate::model::{SessionId, UserId};
@@ -204,7 +205,24 @@ impl AuthError {
         }
     }
 
+    /// Whether it refuses what was shown as a refresh token, for good.
+    pub fn is_of_refresh_token(&self) -> bool {
+        matches!(
+            self,
+            Self::BadJson(_)
+                | Self::BodyTooLarge
+                | Self::RefreshTokenAlreadyUsed
+                | Self::RefreshTokenNotFound
+                | Self::SessionExpired
+                | Self::UnsupportedMediaType
+                | Self::ValidationFailed(_)
+        )
+    }
+
     /// The stable word for programs.
+    ///
+    /// A session that refreshes too often is told to come back later (503), not that it is over a
+    /// limit (429): at that, Supabase clients would give the session up.
     pub fn code(&self) -> &'static str {
         match self {
             Self::AnonymousProviderDisabled => "anonymous_provider_disabled",
@@ -230,6 +248,7 @@ impl AuthError {
             Self::OriginDenied => "origin_denied",
             Self::OtpExpired => "otp_expired",
             Self::OverLimit(over) if over.is_of_letters() => "over_email_send_rate_limit",
+            Self::OverLimit(over) if over.is_of_session() => "unavailable",
             Self::OverLimit(_) => "over_request_rate_limit",
             Self::PhoneProviderDisabled => "phone_provider_disabled",
             Self::ReauthenticationNeeded => "reauthentication_needed",
@@ -288,6 +307,11 @@ impl OverLimit {
     /// Whether it is a limit of letters, which clients know by a code of its own.
     fn is_of_letters(&self) -> bool {
         matches!(self.rule.as_str(), "mail" | "mail_account")
+    }
+
+    /// Whether it is the limit of a session's own refreshes.
+    pub fn is_of_session(&self) -> bool {
+        self.rule == Limits::REFRESH_OF_SESSION
     }
 }
 

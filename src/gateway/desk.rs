@@ -451,10 +451,11 @@ impl Desk {
             return Ok(HeaderMap::new());
         }
         let caller = Caller {
-            address: record.client,
             user: permit.identity().map(|id| (&*id.issuer_name, &*id.subject)),
-            account: None,
-            route: &route.name,
+            session: permit
+                .identity()
+                .and_then(|id| id.session.map(|session| (&*id.issuer_name, session))),
+            ..Caller::anonymous(record.client, &route.name)
         };
         let hits =
             route.limits.iter().map(|&limit| (&live.rules[limit], live.rules[limit].key(&caller)));

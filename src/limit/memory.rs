@@ -169,7 +169,7 @@ mod tests {
 
     fn key(n: u32) -> Key {
         let address = IpAddr::V4(Ipv4Addr::from_bits(n));
-        rule("any", 1, 1).key(&Caller { address, user: None, account: None, route: "" })
+        rule("any", 1, 1).key(&Caller::anonymous(address, ""))
     }
 
     fn clock() -> Clock {

@@ -259,7 +259,7 @@ mod tests {
 
     fn key() -> Key {
         let address = [192, 0, 2, 1].into();
-        rule("any", 1).key(&Caller { address, user: None, account: None, route: "" })
+        rule("any", 1).key(&Caller::anonymous(address, ""))
     }
 
     #[tokio::test]

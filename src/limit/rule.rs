@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::window::Window;
 use crate::config::{Limit, LimitBy, OnOutage, Problem, Rate};
+use crate::model::SessionId;
 
 /// One entry of `[limits]`, ready to be hit. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -65,8 +66,8 @@ impl Rule {
 
     /// The key under which this rule counts `caller`.
     ///
-    /// What the rule counts by may be missing: an anonymous caller has no user, most requests
-    /// name no account. Then the client address is counted, never nothing.
+    /// What the rule counts by may be missing: an anonymous caller has neither user nor session,
+    /// most requests name no account. Then the client address is counted, never nothing.
     pub fn key(&self, caller: &Caller<'_>) -> Key {
         let by_address = || Key(By::Ip(fold(caller.address)));
         match self.by {
@@ -78,6 +79,9 @@ impl Rule {
                 caller.account.map_or_else(by_address, |key| Key(By::Account(digest(key))))
             }
             LimitBy::Route => Key(By::Route(caller.route.into())),
+            LimitBy::Session => caller.session.map_or_else(by_address, |(issuer, session)| {
+                Key(By::Session(format!("{issuer}/{session}").into()))
+            }),
         }
     }
 
@@ -93,11 +97,20 @@ pub struct Caller<'a> {
     pub address: IpAddr,
     /// The verified subject, after its issuer's name: two issuers may know one name.
     pub user: Option<(&'a str, &'a str)>,
+    /// The session, after its issuer's name.
+    pub session: Option<(&'a str, SessionId)>,
     /// [`Email::key`](crate::model::Email::key) of the account tried, known or not: spellings of
     /// one address share one count.
     pub account: Option<&'a str>,
     /// Name of the route or endpoint.
     pub route: &'a str,
+}
+
+impl<'a> Caller<'a> {
+    /// Somebody of whom nothing is known but the address.
+    pub fn anonymous(address: IpAddr, route: &'a str) -> Self {
+        Self { address, user: None, session: None, account: None, route }
+    }
 }
 
 /// What one rule counts apart from the rest. `Display` is its form in Redis.
@@ -110,6 +123,7 @@ enum By {
     User(Arc<str>),
     Account([u8; 16]),
     Route(Arc<str>),
+    Session(Arc<str>),
 }
 
 impl fmt::Display for Key {
@@ -123,6 +137,7 @@ impl fmt::Display for Key {
                 digest.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
             }
             By::Route(name) => write!(f, "route:{name}"),
+            By::Session(id) => write!(f, "session:{id}"),
         }
     }
 }
@@ -161,8 +176,7 @@ mod tests {
     }
 
     fn caller(address: &str) -> Caller<'static> {
-        let address = address.parse().expect("an address");
-        Caller { address, user: None, account: None, route: "/api/{id}" }
+        Caller::anonymous(address.parse().expect("an address"), "/api/{id}")
     }
 
     #[test]
@@ -183,6 +197,7 @@ mod tests {
     fn each_rule_counts_by_what_it_names_and_else_by_address() {
         let full = Caller {
             user: Some(("self", "u-1")),
+            session: Some(("self", SessionId::from_u128(7))),
             account: Some("ann@example.com"),
             ..caller("192.0.2.1")
         };
@@ -192,6 +207,7 @@ mod tests {
             (LimitBy::User, "user:self/u-1", "ip:192.0.2.1"),
             (LimitBy::Account, "account:71d4f55f72fa128dfb468a1a3901507c", "ip:192.0.2.1"),
             (LimitBy::Route, "route:/api/{id}", "route:/api/{id}"),
+            (LimitBy::Session, "session:self/00000000-0000-0000-0000-000000000007", "ip:192.0.2.1"),
         ] {
             assert_eq!(rule(by).key(&full).to_string(), known);
             assert_eq!(rule(by).key(&anonymous).to_string(), unknown);

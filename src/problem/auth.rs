@@ -65,6 +65,9 @@ pub(super) fn auth_problem(error: &AuthError) -> Problem {
         AuthError::OtpExpired => {
             refused(StatusCode::FORBIDDEN, "The link or code is wrong, was used, or has expired.")
         }
+        AuthError::OverLimit(over) if over.is_of_session() => {
+            unavailable(over.decision.retry_after)
+        }
         AuthError::OverLimit(over) => over_limit(&over.decision, error.code()),
         AuthError::PhoneProviderDisabled => {
             refused(StatusCode::BAD_REQUEST, "Phone numbers are not supported.")

@@ -59,6 +59,7 @@ fn every_error() -> Vec<Error> {
         AuthError::OriginDenied,
         AuthError::OtpExpired,
         AuthError::OverLimit(OverLimit { rule: "mail_account".to_owned(), ..over.clone() }),
+        AuthError::OverLimit(OverLimit { rule: "refresh_session".to_owned(), ..over.clone() }),
         AuthError::OverLimit(over),
         AuthError::PhoneProviderDisabled,
         AuthError::ReauthenticationNeeded,

@@ -45,7 +45,7 @@ pub use sqlite::Sqlite;
 use crate::config;
 use crate::model::{
     Account, Email, EndReason, EndedSession, Event, PasswordHash, Session, SessionId, SigningKey,
-    StoredEvent, User, UserId,
+    StoredEvent, TokenDigest, User, UserId,
 };
 
 /// The database. Every method that returns a `Result` may fail with any [`StoreError`]; nothing is
@@ -264,6 +264,14 @@ impl Store {
     /// is [`Refresh::Rotated`]; the others get the same successor.
     pub async fn refresh(&self, rotation: &Rotation) -> Result<Refresh, StoreError> {
         either!(self, backend => backend.refresh(rotation).await)
+    }
+
+    /// The session of a refresh token, used and ended ones too. Locks nothing.
+    pub async fn session_of_refresh_token(
+        &self,
+        digest: TokenDigest,
+    ) -> Result<Option<SessionId>, StoreError> {
+        either!(self, backend => backend.session_of_refresh_token(digest).await)
     }
 
     /// Ends sessions of a user and makes every gateway refuse their access tokens. The event is

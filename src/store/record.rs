@@ -15,8 +15,8 @@ use super::rules::{FoundLink, Owner, Side};
 use crate::config::Algorithm;
 use crate::model::{
     AuthMethod, Challenge, ChallengeMethod, EndReason, EndedSession, Event, EventKind, JsonObject,
-    Outcome, PasswordHash, Proof, Purpose, Session, SigningKey, StoredEvent, TokenDigest, User,
-    UserId,
+    Outcome, PasswordHash, Proof, Purpose, Session, SessionId, SigningKey, StoredEvent,
+    TokenDigest, User, UserId,
 };
 
 /// Columns of [`user`], from the table under the name `u`.
@@ -345,6 +345,11 @@ pub(super) fn session<R: Record>(record: &R, c: usize) -> Result<Session, StoreE
         methods,
         ended,
     })
+}
+
+/// Reads the session of a refresh token.
+pub(super) fn session_of_token<R: Record>(record: &R, c: usize) -> Result<SessionId, StoreError> {
+    Reader::keyed_by_uuid(record, "refresh_tokens", c).must(c, R::uuid)
 }
 
 /// Reads `used_at`, `sealed_successor` from column `c` on, of a token of the session at `key`.

@@ -33,7 +33,7 @@ fn rule(name: &str, limit: u32, seconds: u64) -> Rule {
 
 fn key(address: &str) -> Key {
     let address: IpAddr = address.parse().expect("an address");
-    rule("any", 1, 1).key(&Caller { address, user: None, account: None, route: "" })
+    rule("any", 1, 1).key(&Caller::anonymous(address, ""))
 }
 
 /// Both backends.
@@ -256,12 +256,8 @@ async fn keys_in_redis_expire_and_name_no_account() {
     let limiter = open(&redis.counters());
     let by_account = Limit { rate: Rate::new(5, 60), by: LimitBy::Account, on_outage: None };
     let rule = Rule::compile("login_account", &by_account, OnOutage::Local).expect("a good name");
-    let who = Caller {
-        address: [192, 0, 2, 1].into(),
-        user: None,
-        account: Some("ann@example.com"),
-        route: "",
-    };
+    let who =
+        Caller { account: Some("ann@example.com"), ..Caller::anonymous([192, 0, 2, 1].into(), "") };
     assert!(limiter.hit(&rule, &rule.key(&who)).await.allowed);
 
     let client = redis::Client::open(redis.url()).expect("a url");

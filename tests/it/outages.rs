@@ -375,7 +375,7 @@ async fn limits_may_refuse_in_an_outage() {
         [counters]
         on_outage = "deny"
         [limits]
-        refresh = { rate = "1000/minute", by = "ip", on_outage = "allow" }
+        refresh_session = { rate = "1000/minute", by = "session", on_outage = "allow" }
         "#,
     )
     .await;

@@ -184,6 +184,65 @@ async fn a_refresh_after_a_logout_is_refused() {
 }
 
 #[tokio::test]
+async fn others_behind_the_address_cannot_keep_a_good_token_out() {
+    let limits = "[limits]\nrefresh = { rate = \"2/minute\", by = \"ip\" }";
+    let (_upstream, gateway) = with(|b| b.config(limits)).await;
+    let mut ann = gateway.sign_up("ann").await;
+    let first = ann.refresh_token.clone();
+    let unknown = "A".repeat(43);
+    gateway.refresh(&unknown).await.expect_problem(400, "refresh_token_not_found");
+    gateway.refresh("no token at all").await.expect_problem(400, "refresh_token_not_found");
+    let full = gateway.refresh(&unknown).await;
+    full.expect_problem(429, "over_request_rate_limit");
+    assert_eq!(full.header("retry-after"), Some("60"));
+    for _ in 0..5 {
+        ann = traded(&gateway, &ann.refresh_token).await;
+        // So is one whose answer was lost.
+        gateway.advance(SECOND);
+        gateway.refresh(&unknown).await.expect_problem(429, "over_request_rate_limit");
+    }
+    // Reuse ends its session, whatever it is answered.
+    gateway.advance(11 * SECOND);
+    gateway.refresh(&first).await.expect_problem(429, "over_request_rate_limit");
+    gateway.get_as(&ann.token, "/private/a").await.expect_problem(401, "session_not_found");
+    let store = gateway.store();
+    assert_eq!(events_of(&store, EventKind::RefreshReuse).await.len(), 1);
+    gateway.refresh(&ann.refresh_token).await.expect_problem(429, "over_request_rate_limit");
+    gateway.advance(60 * SECOND);
+    for token in [&ann.refresh_token, &first] {
+        let refused = gateway.refresh(token).await;
+        refused.expect_problem(400, "refresh_token_already_used");
+    }
+    gateway.refresh(&first).await.expect_problem(429, "over_request_rate_limit");
+}
+
+#[tokio::test]
+async fn a_session_that_refreshes_too_often_is_told_to_come_back() {
+    let limits = "[limits]\nrefresh_session = { rate = \"2/minute\", by = \"session\" }";
+    let (_upstream, gateway) = with(|b| b.config(limits)).await;
+    let ann = gateway.sign_up("ann").await;
+    let elsewhere = gateway.log_in(&ann.email, PASSWORD).await.expect(200).json();
+    let elsewhere = Caller::from_session(&elsewhere);
+    let first = traded(&gateway, &ann.refresh_token).await;
+    let second = traded(&gateway, &first.refresh_token).await;
+    gateway.advance(15 * SECOND);
+    let refused = gateway.refresh(&second.refresh_token).await;
+    // Clients keep their session at a 503, but not at a 429.
+    refused.expect_problem(503, "unavailable");
+    assert_eq!(refused.header("retry-after"), Some("45"));
+    let policy = refused.header("ratelimit-policy");
+    assert_eq!(policy, Some("\"refresh_session\";q=2;w=60"));
+    gateway.get_as(&second.token, "/private/a").await.expect(200);
+    gateway.refresh(&elsewhere.refresh_token).await.expect(200);
+    gateway.advance(45 * SECOND);
+    // It was not traded: it is the token of the last answer that still is good.
+    traded(&gateway, &second.refresh_token).await;
+    let store = gateway.store();
+    assert_eq!(events_of(&store, EventKind::TokenRefreshed).await.len(), 4);
+    assert!(events_of(&store, EventKind::RefreshReuse).await.is_empty());
+}
+
+#[tokio::test]
 async fn the_database_holds_no_token() {
     let (_upstream, gateway) = gateway().await;
     let ann = gateway.sign_up("ann").await;

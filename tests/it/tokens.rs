@@ -8,7 +8,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 
 use crate::harness::redis::Redis;
-use crate::harness::{Answer, Builder, Caller, Issuer, Request, TestGateway, Upstream, blocking};
+use crate::harness::{
+    Answer, Builder, Caller, Issuer, PASSWORD, Request, TestGateway, Upstream, blocking,
+};
 
 /// The challenge of a refusal (RFC 6750 §3), which has a realm and says nothing that is not asked.
 #[track_caller]
@@ -562,6 +564,30 @@ async fn a_limit_is_told_with_every_answer_and_then_kept() {
     assert_eq!(upstream.count(), 5);
     gateway.advance(Duration::from_secs(wait));
     get(&one).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_limit_by_session_counts_the_sessions_of_a_user_apart() {
+    let upstream = Upstream::echo().await;
+    let config = r#"
+        [limits]
+        few = { rate = "1/minute", by = "session" }
+        [[routes]]
+        path = "/few/{*rest}"
+        upstream = "app"
+        access = "optional"
+        limit = ["few"]
+    "#;
+    let gateway = TestGateway::builder().upstream("app", &upstream).config(config).start().await;
+    let ann = gateway.sign_up("ann").await;
+    let elsewhere = gateway.log_in(&ann.email, PASSWORD).await.expect(200).json();
+    let elsewhere = Caller::from_session(&elsewhere);
+    for token in [&ann.token, &elsewhere.token] {
+        gateway.get_as(token, "/few/a").await.expect(200);
+        gateway.get_as(token, "/few/a").await.expect_problem(429, "over_request_rate_limit");
+    }
+    gateway.get("/few/a").send().await.expect(200);
+    gateway.get("/few/a").send().await.expect_problem(429, "over_request_rate_limit");
 }
 
 /// Two gateways over one Redis count together.

@@ -9,7 +9,7 @@ use crate::auth::error::AuthError;
 use crate::auth::input;
 use crate::clock::random_bytes;
 use crate::identity::refresh::RefreshToken;
-use crate::model::{EndReason, EndedSession, EventKind, Outcome};
+use crate::model::{EndReason, EndedSession, EventKind, Outcome, SessionId};
 use crate::store;
 
 /// For how long a traded refresh token gets the same successor again (contract §5): covers a lost
@@ -17,6 +17,17 @@ use crate::store;
 const REUSE_WINDOW: Duration = Duration::from_secs(10);
 
 impl Accounts {
+    /// The session of a refresh token, whatever became of either.
+    ///
+    /// # Errors
+    /// [`AuthError::RefreshTokenNotFound`], and what storing may meet.
+    pub async fn session_to_refresh(&self, shown: &input::Refresh) -> Result<SessionId, AuthError> {
+        let shown = RefreshToken::parse(shown.refresh_token.expose_secret())
+            .ok_or(AuthError::RefreshTokenNotFound)?;
+        let session = self.store.session_of_refresh_token(shown.digest()).await.map_err(failed)?;
+        session.ok_or(AuthError::RefreshTokenNotFound)
+    }
+
     /// Trades a refresh token for its successor and a fresh access token.
     ///
     /// # Errors

@@ -2,11 +2,12 @@
 
 use http::StatusCode;
 
-use super::{Auth, AuthAnswer, AuthRequest, Endpoint, Seen, anonymous, split};
-use crate::auth::accounts::LogoutScope;
+use super::{Auth, AuthAnswer, AuthRequest, Endpoint, Seen, split};
+use crate::auth::accounts::{Issued, LogoutScope};
 use crate::auth::error::AuthError;
 use crate::auth::input::{self, Fields};
 use crate::auth::shapes;
+use crate::config::Limits;
 use crate::identity::caller::OURS;
 use crate::limit::Caller;
 use crate::model::EventKind;
@@ -29,7 +30,7 @@ impl Auth {
         let rules = self.rules.load_full();
         let (at_once, by_account) = split(&[rules.limit("signup")]);
         let origin = request.origin();
-        let caller = anonymous(request.client, &request.path);
+        let caller = Caller::anonymous(request.client, &request.path);
         self.count(&at_once, caller, seen).await?;
 
         let redirect_to = request.filled_parameter("redirect_to")?;
@@ -67,7 +68,7 @@ impl Auth {
         let rules = self.rules.load_full();
         let (at_once, by_account) = split(&[rules.limit("login"), rules.limit("login_account")]);
         let origin = request.origin();
-        let caller = anonymous(request.client, &request.path);
+        let caller = Caller::anonymous(request.client, &request.path);
         self.count(&at_once, caller, seen).await?;
 
         let fields = Fields::read(&request.headers, request.body)?;
@@ -100,13 +101,39 @@ impl Auth {
         request: AuthRequest,
         seen: &mut Seen,
     ) -> Result<AuthAnswer, AuthError> {
-        let rules = self.rules.load_full();
+        let (client, path) = (request.client, request.path.clone());
+        let refused = match self.trade_refresh_token(request, seen).await {
+            Ok(issued) => return Ok(self.session(StatusCode::OK, &issued)),
+            Err(error) => error,
+        };
+        if refused.is_of_refresh_token() {
+            let rules = self.rules.load_full();
+            let caller = Caller::anonymous(client, &path);
+            self.count(&[rules.limit("refresh")], caller, seen).await?;
+        }
+        Err(refused)
+    }
+
+    /// Trades a refresh token. Clients drop a session whose refresh is refused with anything but
+    /// "come back later". So a good token is held back by no limit that somebody else can fill: not
+    /// by one of the address, which others share, but by one of its own session. Bad tokens are
+    /// counted for the address after they were looked up; that costs one probe of an index, which
+    /// the store bounds, and reuse ends its session however many bad ones came before.
+    async fn trade_refresh_token(
+        &self,
+        request: AuthRequest,
+        seen: &mut Seen,
+    ) -> Result<Issued, AuthError> {
         let origin = request.origin();
-        let caller = anonymous(request.client, &request.path);
-        self.count(&[rules.limit("refresh")], caller, seen).await?;
         let refresh = input::Refresh::parse(Fields::read(&request.headers, request.body)?)?;
-        let issued = self.accounts.refresh(&refresh, &origin).await?;
-        Ok(self.session(StatusCode::OK, &issued))
+        let session = self.accounts.session_to_refresh(&refresh).await?;
+        let caller = Caller {
+            session: Some((OURS, session)),
+            ..Caller::anonymous(request.client, &request.path)
+        };
+        let rules = self.rules.load_full();
+        self.count(&[rules.limit(Limits::REFRESH_OF_SESSION)], caller, seen).await?;
+        self.accounts.refresh(&refresh, &origin).await
     }
 
     async fn log_out(
@@ -150,20 +177,18 @@ impl Auth {
             // logins, so that strangers who guess there cannot get in the way.
             let account = format!("password change of {}", bearer.user_id);
             let caller = Caller {
-                address: request.client,
                 user: Some((OURS, bearer.user_id.as_str())),
                 account: Some(&account),
-                route: &request.path,
+                ..Caller::anonymous(request.client, &request.path)
             };
             self.count(&[rules.limit("login_account")], caller, seen).await?;
         }
         if let Some(email) = &change.email {
             let letters = [rules.limit("mail"), rules.limit("mail_account")];
             let caller = Caller {
-                address: request.client,
                 user: Some((OURS, bearer.user_id.as_str())),
                 account: Some(email.key()),
-                route: &request.path,
+                ..Caller::anonymous(request.client, &request.path)
             };
             self.count(&letters, caller, seen).await?;
         }

@@ -8,7 +8,7 @@ use serde_json::json;
 use url::Url;
 use url::form_urlencoded::{self, Serializer};
 
-use super::{Auth, AuthAnswer, AuthRequest, Endpoint, Seen, anonymous};
+use super::{Auth, AuthAnswer, AuthRequest, Endpoint, Seen};
 use crate::auth::accounts::{Opened, Wish, word_of};
 use crate::auth::error::AuthError;
 use crate::auth::input::{
@@ -100,7 +100,7 @@ impl Auth {
     ) -> Result<AuthAnswer, AuthError> {
         let rules = self.rules.load_full();
         let origin = request.origin();
-        let caller = anonymous(request.client, &request.path);
+        let caller = Caller::anonymous(request.client, &request.path);
         self.count(&[rules.limit("mail")], caller, seen).await?;
         let redirect_to = request.filled_parameter("redirect_to")?;
         let ((kinds, event), wanted) = parse(Fields::read(&request.headers, request.body)?)?;
@@ -118,7 +118,7 @@ impl Auth {
     async fn invite(&self, request: AuthRequest, seen: &mut Seen) -> Result<AuthAnswer, AuthError> {
         let bearer = self.bearer(&request.headers, seen)?;
         let rules = self.rules.load_full();
-        let caller = anonymous(request.client, &request.path);
+        let caller = Caller::anonymous(request.client, &request.path);
         self.count(&[rules.limit("mail")], caller, seen).await?;
         let origin = request.origin();
         let redirect_to = request.filled_parameter("redirect_to")?;
@@ -135,7 +135,7 @@ impl Auth {
     ) -> Result<AuthAnswer, AuthError> {
         let bearer = self.bearer(&request.headers, seen)?;
         let rules = self.rules.load_full();
-        let caller = anonymous(request.client, &request.path);
+        let caller = Caller::anonymous(request.client, &request.path);
         self.count(&[rules.limit("mail")], caller, seen).await?;
         let user = self.accounts.user(&bearer).await?;
         let email = user.email.parse::<Email>();
@@ -149,7 +149,7 @@ impl Auth {
     /// A link or code that a client shows, or the form of our page.
     async fn verify(&self, request: AuthRequest, seen: &mut Seen) -> Result<AuthAnswer, AuthError> {
         let rules = self.rules.load_full();
-        let caller = anonymous(request.client, &request.path);
+        let caller = Caller::anonymous(request.client, &request.path);
         self.count(&[rules.limit("verify")], caller, seen).await?;
         if is_form(&request.headers) {
             return self.submitted(request).await;
@@ -191,8 +191,12 @@ impl Auth {
             return Ok(page(StatusCode::OK, question.page(), &question.policy()));
         }
         let rules = self.rules.load_full();
-        self.count(&[rules.limit("verify")], anonymous(request.client, &request.path), seen)
-            .await?;
+        self.count(
+            &[rules.limit("verify")],
+            Caller::anonymous(request.client, &request.path),
+            seen,
+        )
+        .await?;
         self.follow(&request, &token, &purposes, redirect_to.as_deref()).await
     }
 
@@ -285,8 +289,12 @@ impl Auth {
     ) -> Result<AuthAnswer, AuthError> {
         let rules = self.rules.load_full();
         let origin = request.origin();
-        self.count(&[rules.limit("verify")], anonymous(request.client, &request.path), seen)
-            .await?;
+        self.count(
+            &[rules.limit("verify")],
+            Caller::anonymous(request.client, &request.path),
+            seen,
+        )
+        .await?;
         let shown = input::Pkce::parse(Fields::read(&request.headers, request.body)?)?;
         let issued = self.accounts.trade_code(&shown, &origin).await?;
         Ok(self.session(StatusCode::OK, &issued))

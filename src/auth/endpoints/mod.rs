@@ -14,7 +14,6 @@ mod public;
 mod request;
 mod rules;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -259,10 +258,6 @@ struct CountersAway;
 /// The rules that can be hit before a body is read, and those that count by what it names.
 fn split<'r>(rules: &[&'r Rule]) -> (Vec<&'r Rule>, Vec<&'r Rule>) {
     rules.iter().partition(|rule| rule.by() != LimitBy::Account)
-}
-
-fn anonymous(address: IpAddr, route: &str) -> Caller<'_> {
-    Caller { address, user: None, account: None, route }
 }
 
 #[cfg(test)]

@@ -19,8 +19,11 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The limits that exist without being written: sign-up, login, refresh, letters and their links
-    /// per address; login, letters and their codes per account.
+    /// The limit whose refusal is no 429: see `AuthError::code`.
+    pub const REFRESH_OF_SESSION: &'static str = "refresh_session";
+
+    /// The limits that exist without being written: sign-up, login, refused refreshes, letters and
+    /// their links per address; login, letters and their codes per account; refreshes per session.
     pub fn built_in() -> Vec<(&'static str, Limit)> {
         let limit = |n, seconds, by| Limit { rate: Rate::new(n, seconds), by, on_outage: None };
         vec![
@@ -28,6 +31,7 @@ impl Limits {
             ("login", limit(5, 60, LimitBy::Ip)),
             ("login_account", limit(20, 3600, LimitBy::Account)),
             ("refresh", limit(30, 60, LimitBy::Ip)),
+            (Self::REFRESH_OF_SESSION, limit(30, 60, LimitBy::Session)),
             ("mail", limit(10, 3600, LimitBy::Ip)),
             ("mail_account", limit(4, 3600, LimitBy::Account)),
             ("verify", limit(30, 60, LimitBy::Ip)),
@@ -59,6 +63,8 @@ pub enum LimitBy {
     Ip,
     /// One count for the whole route.
     Route,
+    /// The token's session; the client address when there is none.
+    Session,
     /// The token's subject; the client address when anonymous.
     User,
 }
@@ -70,6 +76,7 @@ impl LimitBy {
             Self::Account => "account",
             Self::Ip => "ip",
             Self::Route => "route",
+            Self::Session => "session",
             Self::User => "user",
         }
     }

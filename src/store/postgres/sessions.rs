@@ -6,7 +6,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::{Db, Fault, Postgres};
-use crate::model::{EndReason, EndedSession, Event, Session, SessionId, UserId};
+use crate::model::{EndReason, EndedSession, Event, Session, SessionId, TokenDigest, UserId};
 use crate::store::cases::{Mark, NewLogin, Refresh, RevocationCursor, Rotation, Sessions};
 use crate::store::error::StoreError;
 use crate::store::record::{
@@ -45,6 +45,18 @@ impl Postgres {
                     Ok(Refresh::Reused { user_id: user.id, session_id: session.id })
                 }
             }
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn session_of_refresh_token(
+        &self,
+        digest: TokenDigest,
+    ) -> Result<Option<SessionId>, StoreError> {
+        self.at_once("session_of_refresh_token", |db| async move {
+            let sql = "-- session_of_refresh_token
+                SELECT session_id FROM refresh_tokens WHERE digest = $1";
+            db.one(sql, &[&&digest.0[..]], |row| record::session_of_token(row, 0)).await
         })
         .await
     }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use rusqlite::params;
 
 use super::{Db, Fault, Sqlite, micros};
-use crate::model::{EndReason, EndedSession, Event, Session, SessionId, UserId};
+use crate::model::{EndReason, EndedSession, Event, Session, SessionId, TokenDigest, UserId};
 use crate::store::cases::{Mark, NewLogin, Refresh, RevocationCursor, Rotation, Sessions};
 use crate::store::error::StoreError;
 use crate::store::record::{self, SESSION_WIDTH, USER_WIDTH, session_columns, user_columns};
@@ -41,6 +41,18 @@ impl Sqlite {
                     Ok(Refresh::Reused { user_id: user.id, session_id: session.id })
                 }
             }
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn session_of_refresh_token(
+        &self,
+        digest: TokenDigest,
+    ) -> Result<Option<SessionId>, StoreError> {
+        self.read("session_of_refresh_token", move |db| {
+            let sql = "-- session_of_refresh_token
+                SELECT session_id FROM refresh_tokens WHERE digest = ?1";
+            db.one(sql, params![&digest.0[..]], |row| record::session_of_token(row, 0))
         })
         .await
     }

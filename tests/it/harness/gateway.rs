@@ -43,6 +43,7 @@ signup = { rate = "1000/minute", by = "ip" }
 login = { rate = "1000/minute", by = "ip" }
 login_account = { rate = "1000/hour", by = "account" }
 refresh = { rate = "1000/minute", by = "ip" }
+refresh_session = { rate = "1000/minute", by = "session" }
 [log]
 access = true
 format = "json"

@@ -46,6 +46,13 @@ async fn refresh_rotates_and_prolongs(home: Home) {
         home.store.refresh(&rotation(super::digest(), 50)).await.unwrap(),
         Refresh::NotFound
     );
+    for (token, session) in [
+        (first.refresh, Some(first.session.id)),
+        (shown, Some(first.session.id)),
+        (super::digest(), None),
+    ] {
+        assert_eq!(home.store.session_of_refresh_token(token).await.unwrap(), session);
+    }
 }
 
 async fn a_lost_answer_is_repeated(home: Home) {
