@@ -12,7 +12,6 @@ use super::password::HashError;
 use super::policy::Weakness;
 use crate::config::Limits;
 use crate::identity::Rejection;
-use crate::limit::Decision;
 use crate::model::{SessionId, UserId};
 
 /// Why an account request was refused.
@@ -295,10 +294,10 @@ impl From<HashError> for AuthError {
 /// Which limit was reached, and what to record of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OverLimit {
-    /// Name of the limit in `[limits]`.
+    /// Name of the limit in `[limits]`, or `login_guard`: too many failed logins.
     pub rule: String,
-    /// What the counters said; has the time to wait.
-    pub decision: Decision,
+    /// Until it makes sense to try again.
+    pub retry_after: Duration,
     /// The address that was tried, when that is known; not cleaned.
     pub email: Option<String>,
 }

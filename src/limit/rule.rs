@@ -6,11 +6,12 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
 use super::window::Window;
 use crate::config::{Limit, LimitBy, OnOutage, Problem, Rate};
-use crate::model::SessionId;
+use crate::model::{SessionId, network_of};
 
 /// One entry of `[limits]`, ready to be hit. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -78,6 +79,7 @@ impl Rule {
             LimitBy::Account => {
                 caller.account.map_or_else(by_address, |key| Key(By::Account(digest(key))))
             }
+            LimitBy::Network => Key(By::Network(network_of(caller.address))),
             LimitBy::Route => Key(By::Route(caller.route.into())),
             LimitBy::Session => caller.session.map_or_else(by_address, |(issuer, session)| {
                 Key(By::Session(format!("{issuer}/{session}").into()))
@@ -120,6 +122,7 @@ pub struct Key(By);
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum By {
     Ip(IpAddr),
+    Network(IpNet),
     User(Arc<str>),
     Account([u8; 16]),
     Route(Arc<str>),
@@ -131,6 +134,7 @@ impl fmt::Display for Key {
         match &self.0 {
             By::Ip(IpAddr::V4(v4)) => write!(f, "ip:{v4}"),
             By::Ip(IpAddr::V6(v6)) => write!(f, "ip:{v6}/64"),
+            By::Network(network) => write!(f, "network:{network}"),
             By::User(id) => write!(f, "user:{id}"),
             By::Account(digest) => {
                 f.write_str("account:")?;
@@ -206,6 +210,7 @@ mod tests {
             (LimitBy::Ip, "ip:192.0.2.1", "ip:192.0.2.1"),
             (LimitBy::User, "user:self/u-1", "ip:192.0.2.1"),
             (LimitBy::Account, "account:71d4f55f72fa128dfb468a1a3901507c", "ip:192.0.2.1"),
+            (LimitBy::Network, "network:192.0.2.0/24", "network:192.0.2.0/24"),
             (LimitBy::Route, "route:/api/{id}", "route:/api/{id}"),
             (LimitBy::Session, "session:self/00000000-0000-0000-0000-000000000007", "ip:192.0.2.1"),
         ] {

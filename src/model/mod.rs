@@ -5,6 +5,7 @@ mod account;
 mod event;
 mod letter;
 mod link;
+mod network;
 mod session;
 mod template;
 
@@ -18,6 +19,7 @@ pub use account::{
 pub use event::{Event, EventKind, Outcome, StoredEvent};
 pub use letter::{Letter, LetterKind, LetterOrigin};
 pub use link::{Challenge, ChallengeMethod, InvalidChallenge, Purpose, is_pkce_text};
+pub use network::network_of;
 pub use session::{
     AuthMethod, EndReason, EndedSession, Proof, Session, SessionId, SigningKey, TokenDigest,
 };

@@ -4,7 +4,7 @@ use http::StatusCode;
 use serde_json::json;
 
 use super::common::{
-    bad_jwt, malformed_credential, method_not_allowed, no_authorization, no_route, over_limit,
+    bad_jwt, malformed_credential, method_not_allowed, no_authorization, no_route, too_many,
     unavailable, unexpected,
 };
 use super::{Error, Problem};
@@ -65,10 +65,8 @@ pub(super) fn auth_problem(error: &AuthError) -> Problem {
         AuthError::OtpExpired => {
             refused(StatusCode::FORBIDDEN, "The link or code is wrong, was used, or has expired.")
         }
-        AuthError::OverLimit(over) if over.is_of_session() => {
-            unavailable(over.decision.retry_after)
-        }
-        AuthError::OverLimit(over) => over_limit(&over.decision, error.code()),
+        AuthError::OverLimit(over) if over.is_of_session() => unavailable(over.retry_after),
+        AuthError::OverLimit(over) => too_many(over.retry_after, error.code()),
         AuthError::PhoneProviderDisabled => {
             refused(StatusCode::BAD_REQUEST, "Phone numbers are not supported.")
         }

@@ -29,8 +29,12 @@ pub(super) fn over_limit(decision: &Decision, code: &'static str) -> Problem {
     if decision.basis == crate::limit::Basis::Unavailable {
         return unavailable(decision.retry_after);
     }
+    too_many(decision.retry_after, code)
+}
+
+pub(super) fn too_many(wait: Duration, code: &'static str) -> Problem {
     Problem::new(StatusCode::TOO_MANY_REQUESTS, code, "Too many requests. Try again later.")
-        .retry_after(Duration::from_secs(decision.retry_after_seconds()))
+        .retry_after(wait)
 }
 
 pub(super) fn no_route() -> Problem {

@@ -29,8 +29,11 @@ fn away() -> Box<dyn std::error::Error + Send + Sync> {
 /// One of each kind.
 fn every_error() -> Vec<Error> {
     let wait = Duration::from_secs(2);
-    let over =
-        OverLimit { rule: "login".to_owned(), decision: decision(Basis::Counted), email: None };
+    let over = OverLimit {
+        rule: "login".to_owned(),
+        retry_after: decision(Basis::Counted).retry_after,
+        email: None,
+    };
     let weakness = Weakness {
         message: "the password is too short".to_owned(),
         reasons: vec![Reason::Length, Reason::Characters],

@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::guards::Lane;
 use super::links::{CodeMac, NewEmail};
 use super::outbox::NewParcel;
 use crate::model::{
@@ -32,6 +33,8 @@ pub struct NewLogin {
     pub session: Session,
     /// Digest of its first refresh token.
     pub refresh: TokenDigest,
+    /// The lane whose failed logins this login forgives.
+    pub clears: Option<Lane>,
 }
 
 /// How a sign-up ended.

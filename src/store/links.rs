@@ -132,7 +132,7 @@ impl NewSession {
             methods: vec![Proof::new(method, now)],
             ended: None,
         };
-        NewLogin { session, refresh: self.refresh }
+        NewLogin { session, refresh: self.refresh, clears: None }
     }
 }
 

@@ -8,12 +8,13 @@
 //! ```text
 //! Store ─┬─ Postgres   pool of connections, row locks          postgres/
 //!        └─ Sqlite     one writing thread, a few that read     sqlite/
-//!              └─ cases, links, outbox, passwords (in, out) · rules (decisions) · record (rows)
+//!              └─ cases, guards, links, outbox, passwords (in, out) · rules (decisions) · record (rows)
 //!                 migrate · url
 //! ```
 
 mod cases;
 mod error;
+mod guards;
 mod links;
 mod migrate;
 mod outbox;
@@ -33,6 +34,7 @@ pub use cases::{
     RevocationCursor, Rotation, Sessions, SignUp, UpdateUser, UserUpdate,
 };
 pub use error::{Cause, StoreError};
+pub use guards::{Lane, LoginState};
 pub use links::{
     CodeMac, Consent, LinkOwner, LinkUse, NewEmail, NewLink, NewSession, PkceCode, PutLink, Shown,
     TradePkce, UseLink,
@@ -129,7 +131,7 @@ impl Store {
 
     /// Deletes what nobody asks for any more: revocations whose tokens have expired, sessions and
     /// used refresh tokens 30 days after their end, links that have expired (those of sign-ups a
-    /// week later), parcels 30 days after they were given up. In many small transactions. Returns
+    /// week later), parcels 30 days after they were given up, failed logins after a quiet day. In many small transactions. Returns
     /// the number of rows.
     pub async fn prune(&self, now: Timestamp) -> Result<u64, StoreError> {
         either!(self, backend => backend.prune(now).await)

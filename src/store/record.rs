@@ -9,13 +9,14 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::error::StoreError;
+use super::guards::FoundState;
 use super::outbox::{Claimed, OutboxState, Parcel, ParcelKind};
 use super::passwords::Unclassified;
 use super::rules::{FoundLink, Owner, Side};
 use crate::config::Algorithm;
 use crate::model::{
-    AuthMethod, Challenge, ChallengeMethod, EndReason, EndedSession, Event, EventKind, JsonObject,
-    Outcome, PasswordHash, Proof, Purpose, Session, SessionId, SigningKey, StoredEvent,
+    Account, AuthMethod, Challenge, ChallengeMethod, EndReason, EndedSession, Event, EventKind,
+    JsonObject, Outcome, PasswordHash, Proof, Purpose, Session, SessionId, SigningKey, StoredEvent,
     TokenDigest, User, UserId,
 };
 
@@ -217,6 +218,30 @@ pub(super) fn password_hash<R: Record>(
     c: usize,
 ) -> Result<Option<String>, StoreError> {
     Reader::keyed_by_text(record, "users", key).maybe(c, R::text)
+}
+
+/// Reads an account whose user may be null, a text for whether it is known in a network, and until
+/// when that network's lane and the lane of strangers are blocked.
+pub(super) fn found_state<R: Record>(record: &R) -> Result<FoundState, StoreError> {
+    let r = Reader::keyed_by_text(record, "users", 0);
+    let account = match r.maybe(0, R::text)? {
+        None => None,
+        Some(_) => Some(Account {
+            user: user(record, 0)?,
+            password_hash: password_hash(record, 0, USER_WIDTH)?.map(PasswordHash),
+        }),
+    };
+    Ok(FoundState {
+        account,
+        is_known: r.maybe(USER_WIDTH + 1, R::text)?.is_some(),
+        at_home: r.maybe(USER_WIDTH + 2, R::time)?,
+        strangers: r.maybe(USER_WIDTH + 3, R::time)?,
+    })
+}
+
+/// Reads the failures that a lane has had.
+pub(super) fn failures<R: Record>(record: &R) -> Result<i64, StoreError> {
+    Reader::keyed_by_text(record, "login_guards", 0).must(0, R::number)
 }
 
 /// Reads a text that is not null.

@@ -504,6 +504,36 @@ async fn both_addresses_agree_to_a_change_and_the_former_is_told() {
         .expect_problem(401, "invalid_credentials");
 }
 
+/// Strangers who guess cannot keep the owner out, who may be in a new place.
+#[tokio::test]
+async fn a_mailed_link_lets_in_where_failed_logins_block_and_makes_the_place_known() {
+    let post = Post::start("[server]\ntrusted_proxies = [\"127.0.0.0/8\"]").await;
+    let ann = post.confirmed("ann").await;
+    let from = |target: &str, address: &str, body: Value| {
+        post.gateway.post(target).header("X-Forwarded-For", address).json(&body).send()
+    };
+    let right = json!({ "email": ann.email, "password": PASSWORD });
+    for (kind, target, address) in
+        [("recovery", "/auth/recover", "198.51.100.1"), ("magiclink", "/auth/otp", "2001:db8::1")]
+    {
+        for _ in 0..5 {
+            let wrong = json!({ "email": ann.email, "password": "x" });
+            from("/auth/login", "203.0.113.1", wrong).await.expect(401);
+        }
+        let refused = from("/auth/login", address, right.clone()).await;
+        refused.expect_problem(429, "over_request_rate_limit");
+        from(target, address, json!({ "email": ann.email })).await.expect(200);
+        let word = if kind == "magiclink" { "magic_link" } else { kind };
+        let letter = post.letter(&ann.email, word).await;
+        let shown = json!({ "type": kind, "token_hash": letter.token });
+        from("/auth/verify", address, shown).await.expect(200);
+        from("/auth/login", address, right.clone()).await.expect(200);
+        let refused = from("/auth/login", "192.0.2.1", right.clone()).await;
+        refused.expect_problem(429, "over_request_rate_limit");
+        post.gateway.advance(Duration::from_hours(25));
+    }
+}
+
 #[tokio::test]
 async fn where_it_is_enough_the_new_address_alone_agrees_by_code() {
     let post = Post::start("[links]\nemail_change = \"new\"").await;

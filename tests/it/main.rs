@@ -34,6 +34,7 @@ mod real_clients;
 mod refresh;
 mod reload;
 mod store;
+mod throttling;
 mod timeouts;
 mod tls;
 mod tls_server;

@@ -4,6 +4,7 @@
 
 mod accounts;
 mod events;
+mod guards;
 mod links;
 mod on_postgres;
 mod on_sqlite;
@@ -179,6 +180,7 @@ fn login(user: &UserId, second: i64) -> NewLogin {
             ended: None,
         },
         refresh: digest(),
+        clears: None,
     }
 }
 

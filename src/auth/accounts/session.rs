@@ -48,7 +48,7 @@ impl Accounts {
             methods: vec![Proof::new(AuthMethod::Password, now)],
             ended: None,
         };
-        (store::NewLogin { session, refresh: refresh_token.digest() }, refresh_token)
+        (store::NewLogin { session, refresh: refresh_token.digest(), clears: None }, refresh_token)
     }
 
     /// The `exp` of an access token issued at `now`, which counts in whole seconds.

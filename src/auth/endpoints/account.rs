@@ -66,7 +66,11 @@ impl Auth {
 
     async fn log_in(&self, request: AuthRequest, seen: &mut Seen) -> Result<AuthAnswer, AuthError> {
         let rules = self.rules.load_full();
-        let (at_once, by_account) = split(&[rules.limit("login"), rules.limit("login_account")]);
+        let (at_once, by_account) = split(&[
+            rules.limit("login"),
+            rules.limit("login_network"),
+            rules.limit("login_account"),
+        ]);
         let origin = request.origin();
         let caller = Caller::anonymous(request.client, &request.path);
         self.count(&at_once, caller, seen).await?;
@@ -79,11 +83,13 @@ impl Auth {
                 return self.refuse(EventKind::LoginFailed, tried, error.into(), &origin).await;
             }
         };
-        let account = Some(login.email.key());
-        self.count(&by_account, Caller { account, ..caller }, seen)
+        let state = self.accounts.login_state(&login.email, &origin).await?;
+        // Strangers fill up a count of their own, not that of the account's known places.
+        let account = format!("{} {}", login.email.key(), state.lane.name());
+        self.count(&by_account, Caller { account: Some(&account), ..caller }, seen)
             .await
             .map_err(|error| error.with_email(login.email.address()))?;
-        let issued = self.accounts.log_in(login, rules.unproved(), &origin).await?;
+        let issued = self.accounts.log_in(login, state, rules.unproved(), &origin).await?;
         Ok(self.session(StatusCode::OK, &issued))
     }
 

@@ -3,8 +3,9 @@
 //! is worded; that is `problem`.
 //!
 //! Limits are hit before a body is parsed or a password hashed: a flood costs counters, nothing
-//! more. `Authorization` is looked at only where an endpoint needs it, as client libraries send
-//! one on sign-up and login too.
+//! more. Those that need to know more come after one look-up: whether a refresh token is good, from
+//! where an account is known. `Authorization` is looked at only where an endpoint needs it, as
+//! client libraries send one on sign-up and login too.
 
 mod account;
 mod activity;
@@ -221,7 +222,8 @@ impl Auth {
             }
             if !decision.allowed {
                 let rule = rule.name().to_string();
-                return Err(AuthError::OverLimit(OverLimit { rule, decision, email: None }));
+                let retry_after = decision.retry_after;
+                return Err(AuthError::OverLimit(OverLimit { rule, retry_after, email: None }));
             }
         }
         Ok(())

@@ -23,12 +23,14 @@ impl Limits {
     pub const REFRESH_OF_SESSION: &'static str = "refresh_session";
 
     /// The limits that exist without being written: sign-up, login, refused refreshes, letters and
-    /// their links per address; login, letters and their codes per account; refreshes per session.
+    /// their links per address; login per network; login, letters and their codes per account;
+    /// refreshes per session.
     pub fn built_in() -> Vec<(&'static str, Limit)> {
         let limit = |n, seconds, by| Limit { rate: Rate::new(n, seconds), by, on_outage: None };
         vec![
             ("signup", limit(5, 60, LimitBy::Ip)),
             ("login", limit(5, 60, LimitBy::Ip)),
+            ("login_network", limit(60, 60, LimitBy::Network)),
             ("login_account", limit(20, 3600, LimitBy::Account)),
             ("refresh", limit(30, 60, LimitBy::Ip)),
             (Self::REFRESH_OF_SESSION, limit(30, 60, LimitBy::Session)),
@@ -61,6 +63,8 @@ pub enum LimitBy {
     Account,
     /// The client address (IPv6: its /64).
     Ip,
+    /// The network of the client address (IPv4: its /24, IPv6: its /48).
+    Network,
     /// One count for the whole route.
     Route,
     /// The token's session; the client address when there is none.
@@ -75,6 +79,7 @@ impl LimitBy {
         match self {
             Self::Account => "account",
             Self::Ip => "ip",
+            Self::Network => "network",
             Self::Route => "route",
             Self::Session => "session",
             Self::User => "user",

@@ -6,15 +6,17 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::{Db, Fault, Postgres};
-use crate::model::{EndReason, EndedSession, Event, Session, SessionId, TokenDigest, UserId};
+use crate::model::{
+    EndReason, EndedSession, Event, Session, SessionId, TokenDigest, UserId, network_of,
+};
 use crate::store::cases::{Mark, NewLogin, Refresh, RevocationCursor, Rotation, Sessions};
 use crate::store::error::StoreError;
 use crate::store::record::{
     self, Record as _, SESSION_WIDTH, USER_WIDTH, session_columns, user_columns,
 };
 use crate::store::rules::{
-    KEEP_OVER, KEEP_REVOCATION, KEEP_SIGNUP, ShownToken, Verdict, before, judge, methods,
-    network_of, whole_micros,
+    KEEP_GUARD, KEEP_OVER, KEEP_REVOCATION, KEEP_SIGNUP, ShownToken, Verdict, before, judge,
+    methods, whole_micros,
 };
 
 /// How many rows [`Postgres::prune`] deletes at a time: a fraction of a second of work.
@@ -180,6 +182,7 @@ impl Postgres {
     pub(in crate::store) async fn prune(&self, now: Timestamp) -> Result<u64, StoreError> {
         let revoked = before(now, KEEP_REVOCATION);
         let over = before(now, KEEP_OVER);
+        let quiet = before(now, KEEP_GUARD);
         let unused = before(now, KEEP_SIGNUP);
         let mut pruned = 0;
         for (sql, limit) in [
@@ -216,6 +219,12 @@ impl Postgres {
                  DELETE FROM one_time_tokens WHERE digest IN (
                      SELECT digest FROM one_time_tokens WHERE expires_at < $1 LIMIT $2)",
                 unused,
+            ),
+            (
+                "-- prune: login_guards
+                 DELETE FROM login_guards WHERE (account, lane) IN (
+                     SELECT account, lane FROM login_guards WHERE failed_at < $1 LIMIT $2)",
+                quiet,
             ),
             (
                 "-- prune: outbox
@@ -269,6 +278,11 @@ impl Db {
             ],
         )
         .await?;
+        if let Some(lane) = &login.clears {
+            let sql = "-- insert_login: clear
+                DELETE FROM login_guards WHERE account = $1 AND lane = $2";
+            self.run(sql, &[&&lane.account[..], &lane.name()]).await?;
+        }
         Ok(())
     }
 

@@ -1,15 +1,15 @@
 //! What the use cases decide, without SQL: both backends ask here, so that they cannot disagree.
 
+mod guards;
 mod links;
 mod refresh;
 
-use std::net::IpAddr;
 use std::time::Duration;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
 use serde_json::Value;
 
+pub(super) use guards::{KEEP_GUARD, KNOWN_FOR, pause_after};
 pub(super) use links::{
     CODE_TRIES, FoundLink, KEEP_SIGNUP, LinkVerdict, Owner, Side, agreed_from_start, change_event,
     fits, is_nonce, judge_link, may_put, method_of, notice, opened, refused_event, taken_event,
@@ -44,16 +44,6 @@ pub(super) fn before(time: Timestamp, by: Duration) -> Timestamp {
 /// `time` plus `by`, not after the last time there is.
 pub(super) fn after(time: Timestamp, by: Duration) -> Timestamp {
     whole_micros(time.checked_add(by).unwrap_or(Timestamp::MAX))
-}
-
-/// The network by which a device's place is known again: what a provider gives to one customer, or
-/// to few.
-pub(super) fn network_of(address: IpAddr) -> IpNet {
-    const FITS: &str = "24 of 32 and 48 of 128 bits";
-    match address.to_canonical() {
-        IpAddr::V4(v4) => IpNet::V4(Ipv4Net::new(v4, 24).expect(FITS).trunc()),
-        IpAddr::V6(v6) => IpNet::V6(Ipv6Net::new(v6, 48).expect(FITS).trunc()),
-    }
 }
 
 /// A session's proofs as they are stored.

@@ -7,6 +7,7 @@
 
 mod accounts;
 mod events;
+mod guards;
 mod keys;
 mod links;
 mod outbox;

@@ -4,13 +4,15 @@ use jiff::Timestamp;
 use rusqlite::params;
 
 use super::{Db, Fault, Sqlite, micros};
-use crate::model::{EndReason, EndedSession, Event, Session, SessionId, TokenDigest, UserId};
+use crate::model::{
+    EndReason, EndedSession, Event, Session, SessionId, TokenDigest, UserId, network_of,
+};
 use crate::store::cases::{Mark, NewLogin, Refresh, RevocationCursor, Rotation, Sessions};
 use crate::store::error::StoreError;
 use crate::store::record::{self, SESSION_WIDTH, USER_WIDTH, session_columns, user_columns};
 use crate::store::rules::{
-    KEEP_OVER, KEEP_REVOCATION, KEEP_SIGNUP, ShownToken, Verdict, before, judge, methods,
-    network_of,
+    KEEP_GUARD, KEEP_OVER, KEEP_REVOCATION, KEEP_SIGNUP, ShownToken, Verdict, before, judge,
+    methods,
 };
 
 /// How many rows [`Sqlite::prune`] deletes at a time: logins wait no longer than that takes.
@@ -148,6 +150,7 @@ impl Sqlite {
     pub(in crate::store) async fn prune(&self, now: Timestamp) -> Result<u64, StoreError> {
         let revoked = micros(before(now, KEEP_REVOCATION));
         let over = micros(before(now, KEEP_OVER));
+        let quiet = micros(before(now, KEEP_GUARD));
         let unused = micros(before(now, KEEP_SIGNUP));
         let mut pruned = 0;
         for (sql, limit) in [
@@ -184,6 +187,12 @@ impl Sqlite {
                  DELETE FROM one_time_tokens WHERE digest IN (
                      SELECT digest FROM one_time_tokens WHERE expires_at < ?1 LIMIT ?2)",
                 unused,
+            ),
+            (
+                "-- prune: login_guards
+                 DELETE FROM login_guards WHERE (account, lane) IN (
+                     SELECT account, lane FROM login_guards WHERE failed_at < ?1 LIMIT ?2)",
+                quiet,
             ),
             (
                 "-- prune: outbox
@@ -229,6 +238,11 @@ impl Db<'_> {
         let sql = "-- insert_login: token
             INSERT INTO refresh_tokens (digest, session_id, created_at) VALUES (?1, ?2, ?3)";
         self.run(sql, params![login.refresh.0, s.id, micros(s.created_at)])?;
+        if let Some(lane) = &login.clears {
+            let sql = "-- insert_login: clear
+                DELETE FROM login_guards WHERE account = ?1 AND lane = ?2";
+            self.run(sql, params![lane.account, lane.name()])?;
+        }
         Ok(())
     }
 

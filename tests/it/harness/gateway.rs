@@ -41,6 +41,7 @@ max_concurrent_hashes = 1
 [limits]
 signup = { rate = "1000/minute", by = "ip" }
 login = { rate = "1000/minute", by = "ip" }
+login_network = { rate = "1000/minute", by = "network" }
 login_account = { rate = "1000/hour", by = "account" }
 refresh = { rate = "1000/minute", by = "ip" }
 refresh_session = { rate = "1000/minute", by = "session" }
