@@ -8,10 +8,12 @@
 //! ```
 
 pub mod accounts;
+mod discovery;
 pub mod endpoints;
 pub mod equal_time;
 pub mod error;
 pub mod formats;
+mod forms;
 pub mod input;
 mod leaked;
 pub mod openapi;

@@ -226,10 +226,12 @@ impl Desk {
         let head = record.head;
         let body = read_account_body(client, record).await?;
         let path = own_path(head.path(), &live.auth_prefix);
-        let is_login = is_login(head, path);
+        let at_root = !head.path().starts_with(&live.auth_prefix);
+        let is_login = !at_root && is_login(head, path);
         let request = AuthRequest {
             method: head.method.clone(),
             path: path.to_owned(),
+            at_root,
             query: head.query().map(str::to_owned),
             headers: head.fields().to_header_map(),
             body,

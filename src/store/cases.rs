@@ -132,6 +132,17 @@ pub enum Refresh {
     Disabled,
 }
 
+/// A refresh token that somebody was given.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KnownToken {
+    /// Whose session it is.
+    pub user: User,
+    /// The session, ended or not.
+    pub session: Session,
+    /// Whether it was traded.
+    pub used: bool,
+}
+
 /// Which sessions of a user to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sessions {

@@ -30,8 +30,8 @@ use secrecy::ExposeSecret as _;
 use uuid::Uuid;
 
 pub use cases::{
-    EventCursor, EventFilter, LogIn, Migrated, NewAccount, NewLogin, PoolStatus, Refresh,
-    RevocationCursor, Rotation, Sessions, SignUp, UpdateUser, UserUpdate,
+    EventCursor, EventFilter, KnownToken, LogIn, Migrated, NewAccount, NewLogin, PoolStatus,
+    Refresh, RevocationCursor, Rotation, Sessions, SignUp, UpdateUser, UserUpdate,
 };
 pub use error::{Cause, StoreError};
 pub use guards::{Lane, LoginState};
@@ -274,6 +274,14 @@ impl Store {
         digest: TokenDigest,
     ) -> Result<Option<SessionId>, StoreError> {
         either!(self, backend => backend.session_of_refresh_token(digest).await)
+    }
+
+    /// The refresh token with this digest, used ones too. Changes nothing.
+    pub async fn refresh_token(
+        &self,
+        digest: TokenDigest,
+    ) -> Result<Option<KnownToken>, StoreError> {
+        either!(self, backend => backend.refresh_token(digest).await)
     }
 
     /// Ends sessions of a user and makes every gateway refuse their access tokens. The event is

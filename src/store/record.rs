@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::cases::KnownToken;
 use super::error::StoreError;
 use super::guards::FoundState;
 use super::outbox::{Claimed, OutboxState, Parcel, ParcelKind};
@@ -391,6 +392,15 @@ pub(super) fn use_of_token<R: Record>(
         (Some(used_at), Some(sealed)) => Ok(Some((used_at, sealed))),
         _ => Err(r.corrupt(c + 1)),
     }
+}
+
+/// Reads [`user_columns`], [`session_columns`], `used_at` and `sealed_successor`.
+pub(super) fn known_token<R: Record>(record: &R) -> Result<KnownToken, StoreError> {
+    Ok(KnownToken {
+        user: user(record, 0)?,
+        session: session(record, USER_WIDTH)?,
+        used: use_of_token(record, USER_WIDTH, USER_WIDTH + SESSION_WIDTH)?.is_some(),
+    })
 }
 
 /// Reads a session's id and the time until which its end matters.

@@ -24,6 +24,7 @@ mod limiter;
 mod links;
 mod listeners;
 mod mail;
+mod oauth;
 mod openapi;
 mod outages;
 mod paths;

@@ -4,6 +4,8 @@ use jiff::Timestamp;
 
 use super::{Accounts, Bearer, Origin, failed};
 use crate::auth::error::AuthError;
+use crate::identity::IssuerSet;
+use crate::identity::refresh::RefreshToken;
 use crate::model::{EndReason, EndedSession, Event, EventKind, Outcome, SessionId};
 use crate::store;
 
@@ -52,13 +54,51 @@ impl Accounts {
         };
         self.end(bearer, sessions, bearer.session_id, Some(scope.as_str()), origin).await?;
         if scope != LogoutScope::Others {
-            // Another gateway may have ended it a moment ago, so that nothing was left to end here
-            // and nobody here has read of it yet.
-            let now = self.clock.now();
-            let until = now.checked_add(self.tokens.access_lifetime.0).unwrap_or(Timestamp::MAX);
-            self.revocations.end([EndedSession { id: bearer.session_id, until }]);
+            self.refuse_from_now(bearer.session_id);
         }
         Ok(())
+    }
+
+    /// Ends the session of a refresh or access token, on the word of whoever has the token: refresh
+    /// tokens belong to clients that have no other credential (RFC 7009 §2.1). When this returns,
+    /// no worker accepts the session's tokens. `None`: the token is nobody's, or of no use any more.
+    ///
+    /// # Errors
+    /// What storing may meet.
+    pub async fn revoke(&self, token: &str, origin: &Origin) -> Result<Option<Bearer>, AuthError> {
+        let Some(bearer) = self.bearer_of(token).await? else { return Ok(None) };
+        let id = bearer.session_id;
+        let which = store::Sessions::One(id);
+        self.end(&bearer, which, id, Some("revoked_by_token"), origin).await?;
+        self.refuse_from_now(id);
+        Ok(Some(bearer))
+    }
+
+    /// Whose session a refresh or access token belongs to.
+    async fn bearer_of(&self, token: &str) -> Result<Option<Bearer>, AuthError> {
+        if let Some(token) = RefreshToken::parse(token) {
+            let known = self.store.refresh_token(token.digest()).await.map_err(failed)?;
+            return Ok(known.map(|known| Bearer {
+                user_id: known.session.user_id,
+                session_id: known.session.id,
+            }));
+        }
+        let now = self.clock.now().as_second();
+        let verifier = self.verifier.load();
+        let Ok(identity) = verifier.verify(token.as_bytes(), IssuerSet::OURS, now) else {
+            return Ok(None);
+        };
+        let user_id = identity.subject.parse().ok();
+        let named = user_id.zip(identity.session);
+        Ok(named.map(|(user_id, session_id)| Bearer { user_id, session_id }))
+    }
+
+    /// Another gateway may have ended the session a moment ago, so that nothing was left to end here
+    /// and nobody here has read of it yet.
+    fn refuse_from_now(&self, id: SessionId) {
+        let now = self.clock.now();
+        let until = now.checked_add(self.tokens.access_lifetime.0).unwrap_or(Timestamp::MAX);
+        self.revocations.end([EndedSession { id, until }]);
     }
 
     /// Ends one session of the bearer.

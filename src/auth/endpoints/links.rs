@@ -2,15 +2,16 @@
 //! whether or not anybody has the address; see `accounts/links.rs`.
 
 use http::header::{self, CONTENT_SECURITY_POLICY, LOCATION, REFERRER_POLICY};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use secrecy::ExposeSecret as _;
 use serde_json::json;
 use url::Url;
-use url::form_urlencoded::{self, Serializer};
+use url::form_urlencoded::Serializer;
 
 use super::{Auth, AuthAnswer, AuthRequest, Endpoint, Seen};
 use crate::auth::accounts::{Opened, Wish, word_of};
 use crate::auth::error::AuthError;
+use crate::auth::forms::{Form, RepeatedParameter};
 use crate::auth::input::{
     self, Fields, LetterWanted, MAX_BODY_BYTES, Repeated, Verify, purposes_of,
 };
@@ -46,7 +47,6 @@ const RECOVERY: Asked = (&[LetterKind::Recovery], EventKind::RecoveryRequested);
 const SIGNUP: Asked = (&[LetterKind::Confirmation], EventKind::ConfirmationRequested);
 
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
-const FORM: &str = "application/x-www-form-urlencoded";
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
 const ROBOTS: HeaderName = HeaderName::from_static("x-robots-tag");
@@ -151,8 +151,8 @@ impl Auth {
         let rules = self.rules.load_full();
         let caller = Caller::anonymous(request.client, &request.path);
         self.count(&[rules.limit("verify")], caller, seen).await?;
-        if is_form(&request.headers) {
-            return self.submitted(request).await;
+        if let Some(form) = Form::read(&request.headers, request.body.clone()) {
+            return self.submitted(request, &form).await;
         }
         let origin = request.origin();
         let shown = Verify::parse(Fields::read(&request.headers, request.body)?)?;
@@ -201,7 +201,7 @@ impl Auth {
     }
 
     /// The form of our page: the button was pressed.
-    async fn submitted(&self, request: AuthRequest) -> Result<AuthAnswer, AuthError> {
+    async fn submitted(&self, request: AuthRequest, form: &Form) -> Result<AuthAnswer, AuthError> {
         // Whoever has a link of their own could log somebody else in with it, who then works in the
         // wrong account. Browsers that send no such header are too old to tell.
         let site = request.headers.get(SEC_FETCH_SITE).map(HeaderValue::as_bytes);
@@ -212,13 +212,9 @@ impl Auth {
             return Err(AuthError::BodyTooLarge);
         }
         let field = |name: &str| {
-            let mut values = form_urlencoded::parse(&request.body).filter(|(key, _)| key == name);
-            match (values.next(), values.next()) {
-                (Some(_), Some(_)) => {
-                    Err(AuthError::ValidationFailed(format!("`{name}` is given twice")))
-                }
-                (value, _) => Ok(value.map(|(_, value)| value.into_owned())),
-            }
+            form.parameter(name).map_err(|RepeatedParameter| {
+                AuthError::ValidationFailed(format!("`{name}` is given twice"))
+            })
         };
         let (token, redirect_to) = (field("token")?, field("redirect_to")?);
         let purposes = field("type")?.and_then(|kind| purposes_of(&kind));
@@ -327,13 +323,4 @@ fn page(status: StatusCode, html: String, policy: &str) -> AuthAnswer {
         answer.headers.insert(name, HeaderValue::from_static(value));
     }
     answer
-}
-
-fn is_form(headers: &HeaderMap) -> bool {
-    let mut lines = headers.get_all(header::CONTENT_TYPE).iter();
-    let (Some(line), None) = (lines.next(), lines.next()) else { return false };
-    line.to_str().is_ok_and(|line| {
-        let media_type = line.split(';').next().unwrap_or_default();
-        media_type.trim().eq_ignore_ascii_case(FORM)
-    })
 }

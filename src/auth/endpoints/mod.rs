@@ -10,6 +10,7 @@
 mod account;
 mod activity;
 mod links;
+mod oauth;
 mod place;
 mod public;
 mod request;
@@ -40,6 +41,7 @@ const AREAS: &[&[Endpoint]] = &[
     account::ENDPOINTS,
     activity::ENDPOINTS,
     links::ENDPOINTS,
+    oauth::ENDPOINTS,
     public::ENDPOINTS,
 ];
 
@@ -156,7 +158,12 @@ impl Auth {
     /// The refusal, with the headers that its answer has beside the problem document's own.
     pub async fn answer(&self, request: AuthRequest) -> Result<AuthAnswer, AuthFailure> {
         let mut seen = Seen::default();
-        let outcome = match handler(&request.method, &request.path) {
+        let handler = if request.at_root {
+            self.root_handler(&request)
+        } else {
+            handler(&request.method, &request.path)
+        };
+        let outcome = match handler {
             Ok(handler) => handler(self, request, &mut seen).await,
             Err(error) => Err(error),
         };

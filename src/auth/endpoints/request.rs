@@ -23,6 +23,8 @@ pub struct AuthRequest {
     pub method: Method,
     /// After the prefix and an optional `/v1`: `/login`. Compared byte for byte.
     pub path: String,
+    /// Whether `path` is a whole one, outside the prefix: a document at the root of the host.
+    pub at_root: bool,
     /// Without its `?`.
     pub query: Option<String>,
     /// As sent.
@@ -69,7 +71,7 @@ impl AuthRequest {
 
 /// An answer to a request that was not refused.
 pub struct AuthAnswer {
-    /// 200, 201, 204, 303; 400 for a page.
+    /// 200, 201, 204, 303; 400 for a page; 400 and 401 for OAuth's own refusals.
     pub status: StatusCode,
     /// Everything but the length.
     pub headers: HeaderMap,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::auth::accounts::Unproved;
+use crate::auth::discovery::Discovery;
 use crate::config::{self, Config, Limits, Problem};
 use crate::limit::Rule;
 
@@ -11,11 +12,13 @@ use crate::limit::Rule;
 pub struct Rules {
     pub(super) signup_is_enabled: bool,
     pub(super) email_is_confirmed: bool,
+    /// None when the issuer's name is no address.
+    pub(super) discovery: Option<Discovery>,
     limits: BTreeMap<&'static str, Rule>,
 }
 
 impl Rules {
-    /// Compiles `[signup]` and the limits that are always there.
+    /// Compiles `[signup]`, the documents of `[discovery]` and the limits that are always there.
     ///
     /// # Errors
     /// What is wrong with the limits.
@@ -35,7 +38,12 @@ impl Rules {
             return Err(problems);
         }
         let config::Signup { enabled, confirm_email } = config.signup;
-        Ok(Self { signup_is_enabled: enabled, email_is_confirmed: confirm_email, limits })
+        Ok(Self {
+            signup_is_enabled: enabled,
+            email_is_confirmed: confirm_email,
+            discovery: Discovery::compile(config),
+            limits,
+        })
     }
 
     /// What becomes of a login whose address is not proved.

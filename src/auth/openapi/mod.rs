@@ -8,12 +8,14 @@ pub const DOCUMENT: &str = concat!(
     include_str!("paths/account.yaml"),
     include_str!("paths/activity.yaml"),
     include_str!("paths/links.yaml"),
+    include_str!("paths/oauth.yaml"),
     include_str!("paths/public.yaml"),
     include_str!("components.yaml"),
     // schemas:
     include_str!("schemas/account.yaml"),
     include_str!("schemas/activity.yaml"),
     include_str!("schemas/links.yaml"),
+    include_str!("schemas/oauth.yaml"),
     include_str!("schemas/public.yaml"),
     include_str!("schemas/problem.yaml"),
 );

@@ -23,7 +23,7 @@ impl Limits {
     pub const REFRESH_OF_SESSION: &'static str = "refresh_session";
 
     /// The limits that exist without being written: sign-up, login, refused refreshes, letters and
-    /// their links per address; login per network; login, letters and their codes per account;
+    /// their links, OAuth endpoints per address; login per network; login, letters and their codes per account;
     /// refreshes per session.
     pub fn built_in() -> Vec<(&'static str, Limit)> {
         let limit = |n, seconds, by| Limit { rate: Rate::new(n, seconds), by, on_outage: None };
@@ -38,6 +38,7 @@ impl Limits {
             ("mail_account", limit(4, 3600, LimitBy::Account)),
             ("verify", limit(30, 60, LimitBy::Ip)),
             ("verify_account", limit(10, 3600, LimitBy::Account)),
+            ("oauth", limit(60, 60, LimitBy::Ip)),
         ]
     }
 }

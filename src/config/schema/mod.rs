@@ -6,6 +6,7 @@
 //! [`restart`](super::restart) has the same list.
 
 mod admin;
+mod discovery;
 mod expectations;
 mod headers;
 mod issuers;
@@ -27,6 +28,7 @@ use serde::Deserialize;
 use url::Url;
 
 pub use admin::*;
+pub use discovery::*;
 pub use expectations::*;
 pub use headers::*;
 pub use issuers::*;
@@ -65,6 +67,8 @@ pub struct Config {
     pub links: Links,
     /// Letters to users.
     pub mail: Mail,
+    /// Documents by which clients find the endpoints.
+    pub discovery: Discovery,
     /// Named rate limits.
     pub limits: Limits,
     /// Names of the headers that carry the identity to upstreams.

@@ -30,7 +30,8 @@ pub(super) fn compile(config: &Config) -> Result<RouteTable, Vec<Problem>> {
     if !compiler.problems.is_empty() {
         return Err(compiler.problems);
     }
-    Ok(RouteTable { routes, trie, own_prefix: compiler.own_prefix })
+    let Compiler { own_prefix, own_documents, .. } = compiler;
+    Ok(RouteTable { routes, trie, own_prefix, own_documents })
 }
 
 struct Compiler<'c> {
@@ -39,6 +40,7 @@ struct Compiler<'c> {
     upstreams: HashMap<&'c str, usize>,
     limits: HashMap<&'c str, usize>,
     own_prefix: Vec<Box<str>>,
+    own_documents: Vec<Vec<Box<str>>>,
     problems: Vec<Problem>,
 }
 
@@ -49,8 +51,11 @@ impl<'c> Compiler<'c> {
             problems.push(Problem::new("server.auth_prefix", message));
             Vec::new()
         });
+        // An issuer's path that no request can have, as one with a space, has no document.
+        let own_documents =
+            config.root_documents().iter().filter_map(|path| literal_prefix(path).ok()).collect();
         let (upstreams, limits) = (index_of(&config.upstreams), index_of(&config.limits.0));
-        Self { config, upstreams, limits, own_prefix, problems }
+        Self { config, upstreams, limits, own_prefix, own_documents, problems }
     }
 
     /// One route; `None` when its path cannot be read.
@@ -68,6 +73,11 @@ impl<'c> Compiler<'c> {
                 "the gateway answers everything under `{prefix}` itself, so this can never match; \
                  server.auth_prefix moves it"
             );
+            self.problem(id, "path", message);
+        }
+        if self.own_documents.iter().any(|document| pattern.is(document)) {
+            let message = "the gateway answers this path itself, so this can never match; \
+                           discovery.root = false leaves it to routes";
             self.problem(id, "path", message);
         }
         let methods = MethodSet::parse(&written.methods).unwrap_or_else(|(index, message)| {

@@ -22,7 +22,7 @@ use http::Method;
 pub use self::method::MethodSet;
 use self::pattern::Pattern;
 use self::trie::Trie;
-use super::path::{CanonicalPath, PathError};
+use super::path::{CanonicalPath, PathError, decodes_to};
 use crate::config::{Access, Config, Mode, Preflight, Problem};
 use crate::identity::IssuerSet;
 
@@ -32,6 +32,7 @@ pub struct RouteTable {
     routes: Vec<Route>,
     trie: Trie,
     own_prefix: Vec<Box<str>>,
+    own_documents: Vec<Vec<Box<str>>>,
 }
 
 /// One `[[routes]]` entry with everything resolved. Made by [`RouteTable::compile`] only.
@@ -122,12 +123,20 @@ impl RouteTable {
         &self.routes
     }
 
-    /// Whether the gateway answers this path itself (`server.auth_prefix`).
+    /// Whether the gateway answers this path itself: what is below `server.auth_prefix`, and the
+    /// documents of `discovery.root`.
     pub fn is_own(&self, path: &CanonicalPath<'_>) -> bool {
-        let mut segments = path.segments();
-        self.own_prefix
-            .iter()
-            .all(|own| segments.next().is_some_and(|segment| super::path::decodes_to(segment, own)))
+        begins_with(path.segments(), &self.own_prefix) || self.is_own_document(path)
+    }
+
+    fn is_own_document(&self, path: &CanonicalPath<'_>) -> bool {
+        // All of them begin with `/.well-known`, in whatever spelling; most requests end here.
+        if !path.after_root().starts_with(['.', '%']) {
+            return false;
+        }
+        let count = path.segments().count();
+        let mut documents = self.own_documents.iter().filter(|document| document.len() == count);
+        documents.any(|document| begins_with(path.segments(), document))
     }
 
     /// The one route for a path that is not our own.
@@ -314,6 +323,10 @@ pub enum NoMatch {
         /// Value of `Allow`.
         allow: String,
     },
+}
+
+fn begins_with<'p>(mut segments: impl Iterator<Item = &'p str>, own: &[Box<str>]) -> bool {
+    own.iter().all(|own| segments.next().is_some_and(|segment| decodes_to(segment, own)))
 }
 
 /// The path as a server sees it that drops `;parameters` of each segment.

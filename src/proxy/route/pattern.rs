@@ -155,6 +155,11 @@ impl Pattern {
             })
     }
 
+    /// Whether the pattern is this one path.
+    pub(super) fn is(&self, literals: &[Box<str>]) -> bool {
+        self.rest.is_none() && self.segments.len() == literals.len() && self.starts_with(literals)
+    }
+
     /// Whether everything that matches `other` matches `self` too.
     pub(super) fn covers(&self, other: &Self) -> bool {
         let (mine, theirs) = (self.segments.len(), other.segments.len());

@@ -113,6 +113,16 @@ fn what_cannot_be_right_is_refused_at_its_key() {
             "routes[1].path",
             "`/a/b`",
         ),
+        (
+            &[("/.well-known/oauth-protected-resource", "")],
+            "routes[0].path",
+            "discovery.root = false",
+        ),
+        (
+            &[("/.well-known/oauth-authorization-server/auth", "")],
+            "routes[0].path",
+            "discovery.root = false",
+        ),
     ];
     for (written, key, part) in cases {
         let problems = RouteTable::compile(&routes(written)).map(|_| ()).expect_err(key);
@@ -161,6 +171,7 @@ fn these_tables_are_fine() {
         )],
         &[("/a/{account}/{*rest}", "owner = \"account\"\nowner_override_roles = [\"admin\"]")],
         &[("/authors/{*rest}", ""), ("/x/{x}/login", "")],
+        &[("/.well-known/{*rest}", ""), ("/.well-known/oauth-authorization-server", "")],
     ] {
         table(written);
     }
@@ -298,6 +309,36 @@ fn our_own_prefix_is_known_in_every_spelling() {
     }
     for path in ["/", "/authors", "/aut", "/x/auth", "/Auth", "/auth%2Flogin"] {
         assert!(!own(path), "{path}");
+    }
+}
+
+#[test]
+fn our_own_documents_are_known_in_every_spelling() {
+    let with = |root: bool| {
+        let mut config = routes(&[("/{*rest}", "")]);
+        config.discovery.root = root;
+        RouteTable::compile(&config).unwrap()
+    };
+    let (ours, theirs) = (with(true), with(false));
+    for (path, own) in [
+        ("/.well-known/oauth-protected-resource", true),
+        ("/.well-known/oauth-protected-resource/auth", true),
+        ("/.well-known/oauth-authorization-server/auth", true),
+        ("/%2ewell-known/oauth-protected-resource", true),
+        ("/.well%2Dknown/oauth-protected-resource", true),
+        ("/.well-known/oauth-protected%2dresource", true),
+        ("/.well-known/oauth-protected-resource/", false),
+        ("/.well-known/oauth-protected-resource/auth/", false),
+        ("/.well-known/oauth-protected-resource/other", false),
+        ("/.well-known/oauth-authorization-server", false),
+        ("/.well-known", false),
+        ("/.well-known/", false),
+        ("/x/.well-known/oauth-protected-resource", false),
+        ("/.WELL-KNOWN/oauth-protected-resource", false),
+    ] {
+        let parsed = CanonicalPath::parse(path).unwrap();
+        assert_eq!(ours.is_own(&parsed), own, "{path}");
+        assert!(!theirs.is_own(&parsed), "{path}");
     }
 }
 

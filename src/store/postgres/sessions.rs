@@ -9,7 +9,9 @@ use super::{Db, Fault, Postgres};
 use crate::model::{
     EndReason, EndedSession, Event, Session, SessionId, TokenDigest, UserId, network_of,
 };
-use crate::store::cases::{Mark, NewLogin, Refresh, RevocationCursor, Rotation, Sessions};
+use crate::store::cases::{
+    KnownToken, Mark, NewLogin, Refresh, RevocationCursor, Rotation, Sessions,
+};
 use crate::store::error::StoreError;
 use crate::store::record::{
     self, Record as _, SESSION_WIDTH, USER_WIDTH, session_columns, user_columns,
@@ -59,6 +61,27 @@ impl Postgres {
             let sql = "-- session_of_refresh_token
                 SELECT session_id FROM refresh_tokens WHERE digest = $1";
             db.one(sql, &[&&digest.0[..]], |row| record::session_of_token(row, 0)).await
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn refresh_token(
+        &self,
+        digest: TokenDigest,
+    ) -> Result<Option<KnownToken>, StoreError> {
+        self.at_once("refresh_token", |db| async move {
+            let sql = concat!(
+                "-- refresh_token\nSELECT ",
+                user_columns!(),
+                ", ",
+                session_columns!(),
+                ", t.used_at, t.sealed_successor
+                 FROM refresh_tokens AS t
+                 JOIN sessions AS s ON s.id = t.session_id
+                 JOIN users AS u ON u.id = s.user_id
+                 WHERE t.digest = $1"
+            );
+            db.one(sql, &[&&digest.0[..]], record::known_token).await
         })
         .await
     }

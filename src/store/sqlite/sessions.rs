@@ -7,7 +7,9 @@ use super::{Db, Fault, Sqlite, micros};
 use crate::model::{
     EndReason, EndedSession, Event, Session, SessionId, TokenDigest, UserId, network_of,
 };
-use crate::store::cases::{Mark, NewLogin, Refresh, RevocationCursor, Rotation, Sessions};
+use crate::store::cases::{
+    KnownToken, Mark, NewLogin, Refresh, RevocationCursor, Rotation, Sessions,
+};
 use crate::store::error::StoreError;
 use crate::store::record::{self, SESSION_WIDTH, USER_WIDTH, session_columns, user_columns};
 use crate::store::rules::{
@@ -55,6 +57,27 @@ impl Sqlite {
             let sql = "-- session_of_refresh_token
                 SELECT session_id FROM refresh_tokens WHERE digest = ?1";
             db.one(sql, params![&digest.0[..]], |row| record::session_of_token(row, 0))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn refresh_token(
+        &self,
+        digest: TokenDigest,
+    ) -> Result<Option<KnownToken>, StoreError> {
+        self.read("refresh_token", move |db| {
+            let sql = concat!(
+                "-- refresh_token\nSELECT ",
+                user_columns!(),
+                ", ",
+                session_columns!(),
+                ", t.used_at, t.sealed_successor
+                 FROM refresh_tokens AS t
+                 JOIN sessions AS s ON s.id = t.session_id
+                 JOIN users AS u ON u.id = s.user_id
+                 WHERE t.digest = ?1"
+            );
+            db.one(sql, [digest.0], |row| record::known_token(row))
         })
         .await
     }

@@ -290,6 +290,13 @@ impl Request {
         self.header("Content-Type", "application/json").body(body.to_string())
     }
 
+    /// Has a form for its body.
+    pub(crate) fn form(self, parameters: &[(&str, &str)]) -> Self {
+        let body =
+            form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
+        self.header("Content-Type", "application/x-www-form-urlencoded").body(body)
+    }
+
     /// The bytes of the request.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.target);

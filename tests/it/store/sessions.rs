@@ -9,6 +9,7 @@ on_both![
     refresh_rotates_and_prolongs,
     a_lost_answer_is_repeated,
     reuse_ends_the_session,
+    a_refresh_token_is_known_by_its_digest,
     twenty_refreshes_of_one_token_give_one_successor,
     refresh_is_refused_when_the_session_is_over,
     sessions_end_by_choice,
@@ -76,6 +77,25 @@ async fn a_lost_answer_is_repeated(home: Home) {
 
     let kinds: Vec<_> = home.store.events_of_user(&ann, 10, None).await.unwrap();
     assert_eq!(kinds.len(), 2, "repeating is no event");
+}
+
+async fn a_refresh_token_is_known_by_its_digest(home: Home) {
+    let (ann, first) = home.user("ann").await;
+    let known = home.store.refresh_token(first.refresh).await.unwrap().unwrap();
+    assert_eq!((&known.user.id, known.session.id, known.used), (&ann, first.session.id, false));
+    assert_eq!(home.store.refresh_token(super::digest()).await.unwrap(), None);
+
+    let traded = rotation(first.refresh, 10);
+    home.store.refresh(&traded).await.unwrap();
+    for (digest, used) in [(first.refresh, true), (traded.successor, false)] {
+        let known = home.store.refresh_token(digest).await.unwrap().unwrap();
+        assert_eq!((known.session.id, known.used), (first.session.id, used));
+    }
+    let ending = event(EventKind::Logout, 20);
+    let all = home.store.end_sessions(&ann, Sessions::All, EndReason::Logout, at(20), &ending);
+    assert_eq!(all.await.unwrap().len(), 1);
+    let known = home.store.refresh_token(traded.successor).await.unwrap().unwrap();
+    assert_eq!(known.session.ended, Some((at(20), EndReason::Logout)));
 }
 
 async fn reuse_ends_the_session(home: Home) {

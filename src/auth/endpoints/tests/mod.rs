@@ -141,6 +141,7 @@ fn request(method: &str, target: &str) -> AuthRequest {
     AuthRequest {
         method: method.parse().unwrap(),
         path: path.to_owned(),
+        at_root: false,
         query,
         headers: HeaderMap::new(),
         body: Bytes::new(),
