@@ -8,6 +8,7 @@
 //! ```
 
 pub mod accounts;
+pub mod counted;
 mod discovery;
 pub mod endpoints;
 pub mod equal_time;

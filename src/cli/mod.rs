@@ -7,6 +7,7 @@ mod events;
 mod explain;
 mod healthcheck;
 mod keys;
+mod limits;
 mod mail;
 mod migrate;
 mod serve;
@@ -82,6 +83,11 @@ enum Command {
         after_help = "Examples:\n  portcullis keys list\n  portcullis keys rotate             # the new key signs in ten minutes\n  portcullis keys rotate --now\n  portcullis keys import key.pem\n  portcullis keys retire KID         # its tokens are refused at once"
     )]
     Keys(keys::Args),
+    /// See and forget what limits have counted, and failed logins
+    #[command(
+        after_help = "Examples:\n  portcullis limits show\n  portcullis limits show login --ip 192.0.2.1\n  portcullis limits reset login_account --account ann@example.com\n  portcullis limits reset --login ann@example.com     # failed logins make no next one wait"
+    )]
+    Limits(limits::Args),
     /// Try whether letters to users arrive
     #[command(after_help = "Example:\n  portcullis mail test ann@example.com")]
     Mail(mail::Args),
@@ -130,6 +136,7 @@ pub fn run() -> ExitCode {
         Command::Users(args) => users::run(&context, args),
         Command::Sessions(args) => sessions::run(&context, args),
         Command::Keys(args) => keys::run(&context, args),
+        Command::Limits(args) => limits::run(&context, args),
         Command::Mail(args) => mail::run(&context, args),
         Command::Events(args) => events::run(&context, args),
         Command::Healthcheck(args) => healthcheck::run(&context, &args),

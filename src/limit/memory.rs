@@ -56,6 +56,26 @@ impl Memory {
         verdict
     }
 
+    /// What a hit would be told, without counting it.
+    pub fn peek(&self, rule: &Rule, key: &Key) -> Verdict {
+        let id = (Arc::clone(rule.name()), key.clone());
+        let now_us = self.clock.now().as_microsecond();
+        let shard = self.shard(&id);
+        let mut times =
+            shard.counters.get(&id).map(|entry| entry.times.clone()).unwrap_or_default();
+        drop(shard);
+        rule.window().look(&mut times, now_us)
+    }
+
+    /// Forgets what was counted. Returns whether there was anything.
+    pub fn reset(&self, rule: &Rule, key: &Key) -> bool {
+        let id = (Arc::clone(rule.name()), key.clone());
+        let mut shard = self.shard(&id);
+        let Some(entry) = shard.counters.remove(&id) else { return false };
+        shard.held -= entry.times.len();
+        true
+    }
+
     fn shard(&self, id: &CounterId) -> MutexGuard<'_, Shard> {
         let at = usize::try_from(self.hasher.hash_one(id) % self.shards.len() as u64).unwrap_or(0);
         // A panic while counting leaves counters that are at worst off by one.

@@ -124,6 +124,31 @@ impl Limiter {
         }
     }
 
+    /// What a hit would be told at present, without counting it, by the counters that the
+    /// configuration names. Takes up to two seconds, so it is not for the request path.
+    ///
+    /// # Errors
+    /// [`LimitError::Redis`] or [`LimitError::Late`].
+    pub async fn peek(&self, rule: &Rule, key: &Key) -> Result<Decision, LimitError> {
+        let verdict = match self {
+            Self::Memory(memory, _) => memory.peek(rule, key),
+            Self::Redis(redis) => redis.peek(rule, key).await?,
+        };
+        Ok(Decision::counted(rule, verdict, Basis::Counted))
+    }
+
+    /// Forgets what was counted. Returns whether there was anything. Takes as long as
+    /// [`peek`](Self::peek). What gateways counted by themselves while Redis was away stays.
+    ///
+    /// # Errors
+    /// [`LimitError::Redis`] or [`LimitError::Late`].
+    pub async fn reset(&self, rule: &Rule, key: &Key) -> Result<bool, LimitError> {
+        match self {
+            Self::Memory(memory, _) => Ok(memory.reset(rule, key)),
+            Self::Redis(redis) => redis.reset(rule, key).await,
+        }
+    }
+
     /// Asks the counters whether they can count, for `check --connect` and readiness. Takes up
     /// to two seconds, so it is not for the request path.
     ///

@@ -11,13 +11,14 @@
 //! No request is ever the probe, so none pays for it. All connections and calls live on the
 //! runtime that opened the limiter: a worker that is busy, or gone, holds up nobody's answer.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use redis::Script;
+use redis::{FromRedisValue, Script};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -109,8 +110,7 @@ impl Redis {
     pub(super) async fn hit(&self, rule: &Rule, key: &Key, deadline: Instant) -> Decision {
         let shared = &self.shared;
         if !shared.open.load(Ordering::Acquire) {
-            let name = format!("{}{}:{key}", shared.key_prefix, rule.name());
-            match shared.count(name, *rule.window(), deadline).await {
+            match shared.count(shared.name(rule, key), *rule.window(), deadline).await {
                 Ok(verdict) => {
                     shared.failures.store(0, Ordering::Relaxed);
                     return Decision::counted(rule, verdict, Basis::Counted);
@@ -127,6 +127,17 @@ impl Redis {
 
     pub(super) async fn ping(&self) -> Result<(), LimitError> {
         self.shared.probe().await
+    }
+
+    /// What a hit would be told by Redis, without counting it.
+    pub(super) async fn peek(&self, rule: &Rule, key: &Key) -> Result<Verdict, LimitError> {
+        let (now_us, times): (i64, Vec<i64>) = self.shared.ask(LOOK, rule, key).await?;
+        Ok(rule.window().look(&mut VecDeque::from(times), now_us))
+    }
+
+    /// Has Redis forget what was counted. Returns whether there was anything.
+    pub(super) async fn reset(&self, rule: &Rule, key: &Key) -> Result<bool, LimitError> {
+        self.shared.ask(FORGET, rule, key).await
     }
 }
 
@@ -152,7 +163,39 @@ struct Shared {
     metrics: Metrics,
 }
 
+/// Reads a counter: the time in microseconds, then the times of the counted hits. A script, so that
+/// both come from the server that has the counter, also in a cluster.
+const LOOK: &str = "local time = redis.call('TIME')
+local times = redis.call('LRANGE', KEYS[1], 0, -1)
+for index = 1, #times do times[index] = tonumber(times[index]) end
+return { time[1] * 1000000 + time[2], times }";
+
+/// Forgets a counter.
+const FORGET: &str = "return redis.call('DEL', KEYS[1])";
+
 impl Shared {
+    fn name(&self, rule: &Rule, key: &Key) -> String {
+        format!("{}{}:{key}", self.key_prefix, rule.name())
+    }
+
+    /// Runs a script on a counter, for people who ask: not for the request path.
+    async fn ask<T: FromRedisValue + Send + 'static>(
+        self: &Arc<Self>,
+        script: &'static str,
+        rule: &Rule,
+        key: &Key,
+    ) -> Result<T, LimitError> {
+        let (shared, name) = (Arc::clone(self), self.name(rule, key));
+        let call = self.home.spawn(async move {
+            let mut link = Link::clone(&shared.link.load());
+            Script::new(script).key(name).invoke_async(&mut link).await
+        });
+        match timeout_at(Instant::now() + PROBE_DEADLINE, call).await {
+            Ok(Ok(reply)) => reply.map_err(LimitError::Redis),
+            Ok(Err(_)) | Err(_) => Err(LimitError::Late),
+        }
+    }
+
     /// Runs the script once, on the home runtime.
     ///
     /// The call is not cancelled at the deadline: it may have been counted anyway, and an aborted

@@ -84,6 +84,21 @@ impl Window {
         }
     }
 
+    /// What a hit at `now_us` would be told, without counting it.
+    pub fn look(&self, times: &mut VecDeque<i64>, now_us: i64) -> Verdict {
+        self.settle(times, now_us);
+        let retry_after_us = match times.len().checked_sub(self.limit) {
+            None => 0,
+            Some(surplus) => self.leaves_in(times[surplus], now_us),
+        };
+        Verdict {
+            allowed: times.len() < self.limit,
+            remaining: u32::try_from(self.limit.saturating_sub(times.len())).unwrap_or(u32::MAX),
+            reset_us: times.back().map_or(0, |&newest| self.leaves_in(newest, now_us)),
+            retry_after_us,
+        }
+    }
+
     /// Forgets the hits that have left the window at `now_us`.
     ///
     /// A hit that lies in the future means that the clock was set back. It counts as made now:
@@ -190,6 +205,28 @@ mod tests {
             for (i, &start) in model.allowed.iter().enumerate() {
                 let inside = model.allowed[i..].iter().take_while(|&&t| t < start + 1_000_000);
                 prop_assert!(inside.count() <= limit as usize);
+            }
+        }
+
+        #[test]
+        fn a_look_says_what_a_hit_would_be_told_and_counts_nothing(
+            limit in 1_u32..8,
+            gaps in prop::collection::vec(-100_000_i64..400_000, 1..60),
+        ) {
+            let window = Window::new(Rate::new(limit, 1));
+            let mut times = VecDeque::new();
+            let mut now = 0;
+            for gap in gaps {
+                now += gap;
+                let look = window.look(&mut times.clone(), now);
+                let before = times.clone();
+                let hit = window.hit(&mut times, now);
+                prop_assert_eq!(look.allowed, hit.allowed);
+                prop_assert_eq!(look.retry_after_us, hit.retry_after_us);
+                prop_assert_eq!(look.remaining, hit.remaining + u32::from(hit.allowed));
+                let mut looked = before;
+                window.look(&mut looked, now);
+                prop_assert_eq!(looked.len() + usize::from(hit.allowed), times.len());
             }
         }
 

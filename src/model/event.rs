@@ -71,6 +71,8 @@ words! {
         LoginFailed = "login_failed",
         /// A session was ended by its user.
         Logout = "logout",
+        /// An administrator forgot what a limit had counted, or the failed logins of an account.
+        LimitReset = "limit_reset",
         /// A link to log in was asked for.
         MagicLinkRequested = "magic_link_requested",
         /// A mail was given up.
@@ -97,6 +99,8 @@ words! {
         RolesChanged = "roles_changed",
         /// A session was ended by an administrator.
         SessionRevoked = "session_revoked",
+        /// A login ended the oldest sessions of a user who had as many as are allowed.
+        SessionsTrimmed = "sessions_trimmed",
         /// A signing key was made, imported or retired.
         SigningKeyChanged = "signing_key_changed",
         /// An account was made.

@@ -68,6 +68,19 @@ pub struct LoginState {
     pub blocked_until: Option<Timestamp>,
 }
 
+/// Failed logins in one lane of an account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guard {
+    /// The lane's [`Lane::name`].
+    pub lane: String,
+    /// How many failed in a row.
+    pub failures: i64,
+    /// When the last one did.
+    pub failed_at: Timestamp,
+    /// No try before this time; may have passed.
+    pub blocked_until: Timestamp,
+}
+
 /// A row of either backend: the account, whether it is known in the network, and until when the
 /// network's lane and that of strangers are blocked.
 #[derive(Default)]
@@ -107,5 +120,18 @@ impl Store {
     /// Counts a failed login at `event.at` in its lane, and stores the event.
     pub async fn refuse_login(&self, lane: &Lane, event: &Event) -> Result<(), StoreError> {
         either!(self, backend => backend.refuse_login(lane, event).await)
+    }
+
+    /// The account's lanes that have failed logins, by name.
+    pub async fn guards_of(&self, email: &Email) -> Result<Vec<Guard>, StoreError> {
+        let account = account_digest(email);
+        either!(self, backend => backend.guards_of(account).await)
+    }
+
+    /// Forgets the account's failed logins. The event is stored when there were any. Returns the
+    /// number of lanes.
+    pub async fn clear_guards(&self, email: &Email, event: &Event) -> Result<u64, StoreError> {
+        let account = account_digest(email);
+        either!(self, backend => backend.clear_guards(account, event).await)
     }
 }

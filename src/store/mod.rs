@@ -34,7 +34,7 @@ pub use cases::{
     Refresh, RevocationCursor, Rotation, Sessions, SignUp, UpdateUser, UserUpdate,
 };
 pub use error::{Cause, StoreError};
-pub use guards::{Lane, LoginState};
+pub use guards::{Guard, Lane, LoginState};
 pub use links::{
     CodeMac, Consent, LinkOwner, LinkUse, NewEmail, NewLink, NewSession, PkceCode, PutLink, Shown,
     TradePkce, UseLink,

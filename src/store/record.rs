@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::cases::KnownToken;
 use super::error::StoreError;
-use super::guards::FoundState;
+use super::guards::{FoundState, Guard};
 use super::outbox::{Claimed, OutboxState, Parcel, ParcelKind};
 use super::passwords::Unclassified;
 use super::rules::{FoundLink, Owner, Side};
@@ -237,6 +237,17 @@ pub(super) fn found_state<R: Record>(record: &R) -> Result<FoundState, StoreErro
         is_known: r.maybe(USER_WIDTH + 1, R::text)?.is_some(),
         at_home: r.maybe(USER_WIDTH + 2, R::time)?,
         strangers: r.maybe(USER_WIDTH + 3, R::time)?,
+    })
+}
+
+/// Reads `lane`, `failures`, `failed_at`, `blocked_until`.
+pub(super) fn guard<R: Record>(record: &R) -> Result<Guard, StoreError> {
+    let r = Reader::keyed_by_text(record, "login_guards", 0);
+    Ok(Guard {
+        lane: r.must(0, R::text)?,
+        failures: r.must(1, R::number)?,
+        failed_at: r.must(2, R::time)?,
+        blocked_until: r.must(3, R::time)?,
     })
 }
 

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use portcullis::model::EventKind;
 use serde_json::{Value, json};
 
+use crate::harness::redis::Redis;
 use crate::harness::{
     Answer, Caller, PASSWORD, Program, Request, TestGateway, Told, Upstream, blocking, events_of,
     open_store, patiently, pause,
@@ -515,4 +516,122 @@ async fn completions_and_the_manual_are_printed() {
         let told = program.run(&[command, "--help"]).await.expect(0);
         assert!(told.stdout.contains("Example"), "{command}: {told}");
     }
+}
+
+#[tokio::test]
+async fn limits_in_redis_are_seen_and_reset() {
+    let redis = blocking(Redis::new).await;
+    let (_upstream, program) = program(&format!(
+        "[counters]\nurl = {:?}\nkey_prefix = {:?}\n[limits]\n\
+         login = {{ rate = \"2/hour\", by = \"ip\" }}\n\
+         login_account = {{ rate = \"20/hour\", by = \"account\" }}\n\
+         search = {{ rate = \"7/second\", by = \"user\" }}",
+        redis.url(),
+        redis.key_prefix()
+    ))
+    .await;
+    let listed = program.run(&["limits", "show", "--json"]).await.expect(0).json_lines();
+    for expected in [
+        json!({ "limit": "search", "rate": "7/1s", "by": "user" }),
+        json!({ "limit": "login", "rate": "2/3600s", "by": "ip" }),
+        json!({ "limit": "login_network", "rate": "1000/60s", "by": "network" }),
+        json!({ "limit": "verify", "rate": "30/60s", "by": "ip" }),
+    ] {
+        assert!(listed.contains(&expected), "{listed:?}");
+    }
+    create(&program, &["ann@example.com", "--id", "u-1"]).await;
+    let _running = program.serve().await;
+    for _ in 0..2 {
+        try_log_in(&program, "ann@example.com", "wrong").await.expect(401);
+    }
+    try_log_in(&program, "ann@example.com", PASSWORD).await.expect(429);
+
+    let show = async |arguments: &[&str]| {
+        let arguments = [&["limits", "show", "--json"], arguments].concat();
+        only(&program.run(&arguments).await.expect(0))
+    };
+    let seen = show(&["login", "--ip", "127.0.0.1"]).await;
+    assert_eq!(seen["key"], "ip:127.0.0.1");
+    assert_eq!((&seen["rate"], &seen["remaining"]), (&json!("2/3600s"), &json!(0)));
+    let wait = seen["retry_after"].as_f64().expect("seconds");
+    assert!((3000.0..=3600.0).contains(&wait), "{seen}");
+    assert_eq!(show(&["login", "--ip", "127.0.0.2"]).await["remaining"], 2);
+    assert_eq!(show(&["login_account", "--account", "ANN@example.com"]).await["remaining"], 18);
+    let at_home = ["login_account", "--account", "ann@example.com", "--ip", "127.0.0.1"];
+    assert_eq!(show(&at_home).await["remaining"], 20, "she is at home nowhere yet");
+    assert_eq!(show(&["login_account", "--user", "u-1"]).await["remaining"], 20);
+    assert_eq!(show(&["search", "--user", "u-1"]).await["key"], "user:self/u-1");
+    let told = program.run(&["limits", "show", "login", "--ip", "127.0.0.1"]).await.expect(0);
+    assert!(told.stdout.contains("LEFT") && told.stdout.contains("ip:127.0.0.1"), "{told}");
+
+    let told = program.run(&["limits", "reset", "login", "--ip", "127.0.0.1"]).await.expect(0);
+    assert!(told.stdout.contains("forgotten"), "{told}");
+    let again = program.run(&["limits", "reset", "login", "--ip", "127.0.0.9"]).await.expect(0);
+    assert!(again.stdout.contains("nothing"), "{again}");
+    let ann = log_in(&program, "ann@example.com", PASSWORD).await;
+    let reset = ["limits", "reset", "login_account", "--account", "ann@example.com"];
+    program.run(&reset).await.expect(0);
+    assert_eq!(show(&["login_account", "--account", "ann@example.com"]).await["remaining"], 20);
+    let store = open_store(&program.sqlite_url());
+    let events = events_of(&store, EventKind::LimitReset).await;
+    let told: Vec<_> = events
+        .iter()
+        .map(|stored| &stored.event)
+        .map(|e| (e.reason.as_deref(), e.email.as_deref(), e.actor.as_deref()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (Some("login"), None, Some("cli")),
+            (Some("login_account"), Some("ann@example.com"), Some("cli")),
+        ]
+    );
+    drop(ann);
+}
+
+#[tokio::test]
+async fn limits_are_asked_for_in_full() {
+    let (_upstream, program) = program("").await;
+    for (arguments, code, says) in [
+        (&["show", "nonsense", "--ip", "192.0.2.1"][..], 2, "there is no limit `nonsense`"),
+        (&["show", "login"], 2, "--ip"),
+        (&["show", "login", "--account", "ann@example.com"], 2, "--ip"),
+        (&["reset", "login_account", "--ip", "192.0.2.1"], 2, "--account"),
+        (&["reset", "login_network"], 2, "--ip"),
+        (&["reset", "refresh_session"], 2, "--session"),
+        (&["reset"], 2, "--login"),
+        (&["show", "login", "--ip", "nonsense"], 2, "nonsense"),
+        (&["show", "login", "--login", "ann@example.com"], 2, "--login"),
+        // The counters of this program are its own.
+        (&["show", "login", "--ip", "192.0.2.1"], 1, "in the memory of the running gateway"),
+        (&["reset", "login", "--ip", "192.0.2.1"], 1, "in the memory of the running gateway"),
+    ] {
+        let told = program.run(&[&["limits"], arguments].concat()).await.expect(code);
+        assert!(told.stderr.contains(says), "{arguments:?}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn failed_logins_are_seen_and_forgotten() {
+    let (_upstream, program) = program("").await;
+    create(&program, &["ann@example.com"]).await;
+    let _running = program.serve().await;
+    let seen = async || {
+        let arguments = ["limits", "show", "--login", "Ann@example.com", "--json"];
+        program.run(&arguments).await.expect(0).json_lines()
+    };
+    assert_eq!(seen().await, [Value::Null; 0]);
+    while try_log_in(&program, "ann@example.com", "wrong").await.status != 429 {}
+    let lanes = seen().await;
+    assert_eq!((lanes.len(), &lanes[0]["lane"]), (1, &json!("*")));
+    assert!(lanes[0]["failures"].as_i64().expect("a number") >= 5, "{lanes:?}");
+    let told = program.run(&["limits", "show", "--login", "ann@example.com"]).await.expect(0);
+    assert!(told.stdout.contains("BLOCKED UNTIL"), "{told}");
+    program.run(&["limits", "reset", "--login", "ann@example.com"]).await.expect(0);
+    assert_eq!(seen().await, [Value::Null; 0]);
+    log_in(&program, "ann@example.com", PASSWORD).await;
+    let store = open_store(&program.sqlite_url());
+    let events = events_of(&store, EventKind::LimitReset).await;
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0].event.reason.as_deref(), Some("login_guard"));
 }

@@ -97,6 +97,55 @@ async fn allows_the_limit_and_not_one_more() {
 }
 
 #[tokio::test]
+async fn a_count_is_looked_at_without_a_hit_and_forgotten() {
+    for (backend, limiter) in both() {
+        let (rule, client) = (rule("login", 3, 60), key("192.0.2.1"));
+        let fresh = limiter.peek(&rule, &client).await.expect("an answer");
+        assert_eq!((fresh.allowed, fresh.remaining, fresh.reset), (true, 3, Duration::ZERO));
+        assert!(!limiter.reset(&rule, &client).await.expect("an answer"), "{backend}");
+        for left in (0..3).rev() {
+            limiter.hit(&rule, &client).await;
+            for _ in 0..5 {
+                let seen = limiter.peek(&rule, &client).await.expect("an answer");
+                assert_eq!((seen.allowed, seen.remaining), (left > 0, left), "{backend}");
+                assert!((58..=60).contains(&seen.reset.as_secs()), "{backend} {seen:?}");
+            }
+        }
+        let full = limiter.peek(&rule, &client).await.expect("an answer");
+        assert!((58..=60).contains(&full.retry_after_seconds()), "{backend} {full:?}");
+        limiter.hit(&rule, &key("192.0.2.2")).await;
+        assert!(limiter.reset(&rule, &client).await.expect("an answer"), "{backend}");
+        assert_eq!(limiter.hit(&rule, &client).await.remaining, 2, "{backend}");
+        let other = limiter.peek(&rule, &key("192.0.2.2")).await.expect("an answer");
+        assert_eq!(other.remaining, 2, "{backend}");
+    }
+}
+
+#[tokio::test]
+async fn a_count_in_a_cluster_is_looked_at_and_forgotten() {
+    let cluster = OwnCluster::start();
+    let limiter = open(&cluster.counters());
+    let rule = rule("login", 3, 60);
+    for n in 0..8 {
+        let client = key(&format!("192.0.2.{n}"));
+        limiter.hit(&rule, &client).await;
+        assert_eq!(limiter.peek(&rule, &client).await.expect("an answer").remaining, 2);
+        assert!(limiter.reset(&rule, &client).await.expect("an answer"));
+        assert_eq!(limiter.peek(&rule, &client).await.expect("an answer").remaining, 3);
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_is_away_is_an_error_for_those_who_look() {
+    let mut own = OwnRedis::start();
+    let limiter = open(&own.counters());
+    own.kill();
+    let (rule, client) = (rule("login", 3, 60), key("192.0.2.1"));
+    assert!(limiter.peek(&rule, &client).await.is_err());
+    assert!(limiter.reset(&rule, &client).await.is_err());
+}
+
+#[tokio::test]
 async fn an_ipv6_network_is_one_client() {
     for (backend, limiter) in both() {
         let rule = rule("login", 2, 60);

@@ -4,6 +4,7 @@ use http::StatusCode;
 
 use super::{Auth, AuthAnswer, AuthRequest, Endpoint, Seen, split};
 use crate::auth::accounts::{Issued, LogoutScope};
+use crate::auth::counted;
 use crate::auth::error::AuthError;
 use crate::auth::input::{self, Fields};
 use crate::auth::shapes;
@@ -84,8 +85,7 @@ impl Auth {
             }
         };
         let state = self.accounts.login_state(&login.email, &origin).await?;
-        // Strangers fill up a count of their own, not that of the account's known places.
-        let account = format!("{} {}", login.email.key(), state.lane.name());
+        let account = counted::login(&login.email, &state.lane);
         self.count(&by_account, Caller { account: Some(&account), ..caller }, seen)
             .await
             .map_err(|error| error.with_email(login.email.address()))?;
@@ -179,9 +179,8 @@ impl Auth {
         if change.password.is_some() || change.current_password.is_some() || change.nonce.is_some()
         {
             // Whoever has stolen a token could guess the password here instead of at the login,
-            // and whoever has any token could keep the hashing threads busy. Counted apart from
-            // logins, so that strangers who guess there cannot get in the way.
-            let account = format!("password change of {}", bearer.user_id);
+            // and whoever has any token could keep the hashing threads busy.
+            let account = counted::password_change(&bearer.user_id);
             let caller = Caller {
                 user: Some((OURS, bearer.user_id.as_str())),
                 account: Some(&account),

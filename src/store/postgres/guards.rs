@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::Postgres;
 use crate::model::{Email, Event, network_of};
 use crate::store::error::StoreError;
-use crate::store::guards::{FoundState, Lane};
+use crate::store::guards::{FoundState, Guard, Lane};
 use crate::store::record::{self, user_columns};
 use crate::store::rules::{KEEP_GUARD, KNOWN_FOR, after, before, pause_after, whole_micros};
 
@@ -75,6 +75,35 @@ impl Postgres {
             let until = after(event.at, pause_after(failures.unwrap_or(1)));
             db.run(sql, &[&account, &name, &until]).await?;
             db.record(std::slice::from_ref(event)).await
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn guards_of(
+        &self,
+        account: [u8; 32],
+    ) -> Result<Vec<Guard>, StoreError> {
+        self.at_once("guards_of", |db| async move {
+            let sql = "-- guards_of
+                SELECT lane, failures::bigint AS failures, failed_at, blocked_until
+                FROM login_guards WHERE account = $1 ORDER BY lane";
+            db.all(sql, &[&&account[..]], record::guard).await
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn clear_guards(
+        &self,
+        account: [u8; 32],
+        event: &Event,
+    ) -> Result<u64, StoreError> {
+        self.in_tx("clear_guards", |db| async move {
+            let sql = "-- clear_guards\nDELETE FROM login_guards WHERE account = $1";
+            let cleared = db.run(sql, &[&&account[..]]).await?;
+            if cleared > 0 {
+                db.record(std::slice::from_ref(event)).await?;
+            }
+            Ok(cleared)
         })
         .await
     }

@@ -8,7 +8,7 @@ use rusqlite::params;
 use super::{Sqlite, micros};
 use crate::model::{Email, Event, network_of};
 use crate::store::error::StoreError;
-use crate::store::guards::{FoundState, Lane};
+use crate::store::guards::{FoundState, Guard, Lane};
 use crate::store::record::{self, user_columns};
 use crate::store::rules::{KEEP_GUARD, KNOWN_FOR, after, before, pause_after};
 
@@ -74,6 +74,36 @@ impl Sqlite {
             let until = micros(after(event.at, pause_after(failures.unwrap_or(1))));
             db.run(sql, params![lane.account, name, until])?;
             db.record(&[event])
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn guards_of(
+        &self,
+        account: [u8; 32],
+    ) -> Result<Vec<Guard>, StoreError> {
+        self.read("guards_of", move |db| {
+            let sql = "-- guards_of
+                SELECT lane, failures, failed_at, blocked_until
+                FROM login_guards WHERE account = ?1 ORDER BY lane";
+            db.all(sql, params![account], |row| record::guard(row))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn clear_guards(
+        &self,
+        account: [u8; 32],
+        event: &Event,
+    ) -> Result<u64, StoreError> {
+        let event = event.clone();
+        self.in_tx("clear_guards", move |db| {
+            let sql = "-- clear_guards\nDELETE FROM login_guards WHERE account = ?1";
+            let cleared = db.run(sql, params![account])?;
+            if cleared > 0 {
+                db.record(&[event])?;
+            }
+            Ok(cleared as u64)
         })
         .await
     }

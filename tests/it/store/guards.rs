@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use portcullis::model::{Email, EventKind, Session};
-use portcullis::store::{Lane, NewLogin};
+use portcullis::store::{Guard, Lane, NewLogin};
 
 use super::{DAY, Home, at, event, hash, login, on_both};
 
@@ -14,6 +14,7 @@ on_both![
     a_login_clears_its_lane,
     failures_at_once_all_count,
     a_quiet_day_is_forgotten_and_pruned,
+    guards_are_seen_and_forgotten,
 ];
 
 const ELSEWHERE: &str = "192.0.2.1";
@@ -140,4 +141,27 @@ async fn a_quiet_day_is_forgotten_and_pruned(home: Home) {
     assert_eq!(home.store.prune(at(3 * DAY + 1)).await.unwrap(), 0);
     assert_eq!(home.store.prune(at(3 * DAY + 2)).await.unwrap(), 2);
     assert_eq!(home.state(&ann(), ELSEWHERE, 2 * DAY + 1).await.1, None);
+}
+
+async fn guards_are_seen_and_forgotten(home: Home) {
+    let bob: Email = "bob@example.com".parse().unwrap();
+    let reset = event(EventKind::LimitReset, 20);
+    assert_eq!(home.store.clear_guards(&ann(), &reset).await.unwrap(), 0);
+    home.fail(&Lane::of_strangers(&ann()), 10, 6).await;
+    home.fail(&Lane::at_home(&ann(), ip(ELSEWHERE)), 11, 1).await;
+    home.fail(&Lane::of_strangers(&bob), 12, 7).await;
+    let guard = |lane: &str, failures, failed_at, blocked_until| Guard {
+        lane: lane.to_owned(),
+        failures,
+        failed_at: at(failed_at),
+        blocked_until: at(blocked_until),
+    };
+    let expected = [guard("*", 6, 10, 13), guard("192.0.2.0/24", 1, 11, 11)];
+    assert_eq!(home.store.guards_of(&ann()).await.unwrap(), expected);
+    assert_eq!(home.store.clear_guards(&ann(), &reset).await.unwrap(), 2);
+    assert_eq!(home.store.guards_of(&ann()).await.unwrap(), []);
+    assert_eq!(home.state(&ann(), "192.0.3.1", 10).await.1, None);
+    assert_eq!(home.store.guards_of(&bob).await.unwrap().len(), 1);
+    let resets = home.kinds().await.iter().filter(|k| **k == EventKind::LimitReset).count();
+    assert_eq!(resets, 1, "nothing was forgotten the first time");
 }

@@ -1,0 +1,270 @@
+//! `portcullis limits`: sees and forgets what limits have counted, and failed logins. The counts are
+//! asked from Redis itself; those in a gateway's memory no other process can see.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::{Admin, Context, Failure, table, when};
+use crate::auth::counted;
+use crate::config::{Limit, LimitBy, Limits};
+use crate::identity::caller::OURS;
+use crate::limit::{Caller, Key, Limiter, Rule};
+use crate::model::{Email, EventKind, SessionId, UserId};
+use crate::store::Lane;
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Show what a limit has counted of somebody; without a name, which limits there are
+    Show {
+        #[command(flatten)]
+        which: Which,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Forget what a limit has counted of somebody, or failed logins
+    Reset {
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+#[derive(clap::Args)]
+struct Which {
+    /// Name of the limit
+    #[arg(conflicts_with = "login")]
+    limit: Option<String>,
+    /// Failed logins with this e-mail address, in every gateway
+    #[arg(long, value_name = "ADDRESS")]
+    login: Option<Email>,
+    /// Client address
+    #[arg(long, requires = "limit")]
+    ip: Option<IpAddr>,
+    /// E-mail address; `login_account` counts it for each network in which it is known (then with
+    /// --ip) and for all others together
+    #[arg(long, requires = "limit", value_name = "ADDRESS")]
+    account: Option<Email>,
+    /// User id; of `login_account` the changes of password
+    #[arg(long, requires = "limit", value_name = "ID")]
+    user: Option<String>,
+    /// Session id
+    #[arg(long, requires = "limit", value_name = "ID")]
+    session: Option<SessionId>,
+    /// Name of the issuer of user or session
+    #[arg(long, requires = "limit", default_value = OURS)]
+    issuer: String,
+    /// Name of the route or path of the endpoint
+    #[arg(long, requires = "limit")]
+    route: Option<String>,
+}
+
+pub(super) fn run(context: &Context, args: Args) -> Result<(), Failure> {
+    context.administer(async |admin| match args.action {
+        Action::Show { which: Which { login: Some(email), .. }, json } => {
+            show_login(&admin, &email, json).await
+        }
+        Action::Show { which: Which { limit: None, .. }, json } => {
+            list(&admin, json);
+            Ok(())
+        }
+        Action::Show { which, json } => show(&admin, &which, json).await,
+        Action::Reset { which: Which { login: Some(email), .. } } => {
+            reset_login(&admin, &email).await
+        }
+        Action::Reset { which } => reset(&admin, &which).await,
+    })
+}
+
+fn list(admin: &Admin, json: bool) {
+    let limits = all_limits(admin);
+    if json {
+        table::print_json(limits.iter().map(|(name, limit)| {
+            json!({ "limit": name, "rate": limit.rate.to_string(), "by": limit.by.name() })
+        }));
+        return;
+    }
+    let rows: Vec<_> = limits
+        .iter()
+        .map(|(name, limit)| [name.clone(), limit.rate.to_string(), limit.by.name().to_owned()])
+        .collect();
+    table::print(["LIMIT", "RATE", "BY"], &rows);
+}
+
+/// The configured limits and the built-in rest, by name.
+fn all_limits(admin: &Admin) -> Vec<(String, Limit)> {
+    let mut limits = admin.config.limits.0.clone();
+    for (name, limit) in Limits::built_in() {
+        limits.entry(name.to_owned()).or_insert(limit);
+    }
+    limits.into_iter().collect()
+}
+
+async fn show(admin: &Admin, which: &Which, json: bool) -> Result<(), Failure> {
+    let (rule, key) = which.counter(admin)?;
+    let decision = limiter(admin)?.peek(&rule, &key).await.map_err(|error| away(&error))?;
+    let wait = decision.retry_after.as_secs_f64().ceil();
+    let reset = decision.reset.as_secs_f64().ceil();
+    if json {
+        table::print_json([json!({
+            "limit": &**rule.name(),
+            "key": key.to_string(),
+            "rate": rule.rate().to_string(),
+            "remaining": decision.remaining,
+            "retry_after": wait,
+            "reset": reset,
+        })]);
+        return Ok(());
+    }
+    table::print(
+        ["LIMIT", "OF", "RATE", "LEFT", "NEXT IN", "ALL FREE IN"],
+        &[[
+            rule.name().to_string(),
+            key.to_string(),
+            rule.rate().to_string(),
+            decision.remaining.to_string(),
+            format!("{wait}s"),
+            format!("{reset}s"),
+        ]],
+    );
+    Ok(())
+}
+
+async fn reset(admin: &Admin, which: &Which) -> Result<(), Failure> {
+    let (rule, key) = which.counter(admin)?;
+    let had_any = limiter(admin)?.reset(&rule, &key).await.map_err(|error| away(&error))?;
+    if !had_any {
+        println!("{} had counted nothing of {key}", rule.name());
+        return Ok(());
+    }
+    let mut event = admin.event(EventKind::LimitReset, which.local_user().as_ref());
+    event.reason = Some(rule.name().to_string());
+    event.email = which.account.as_ref().map(|email| email.address().to_owned());
+    admin.store.record(&[event]).await?;
+    println!("{} has forgotten what it had counted of {key}", rule.name());
+    Ok(())
+}
+
+async fn show_login(admin: &Admin, email: &Email, json: bool) -> Result<(), Failure> {
+    let guards = admin.store.guards_of(email).await?;
+    if json {
+        table::print_json(guards.iter().map(|guard| {
+            json!({
+                "lane": guard.lane,
+                "failures": guard.failures,
+                "failed_at": guard.failed_at,
+                "blocked_until": guard.blocked_until,
+            })
+        }));
+        return Ok(());
+    }
+    let rows: Vec<_> = guards
+        .iter()
+        .map(|guard| {
+            [
+                guard.lane.clone(),
+                guard.failures.to_string(),
+                when(Some(guard.failed_at)),
+                when(Some(guard.blocked_until)),
+            ]
+        })
+        .collect();
+    table::print(["FROM", "FAILURES", "LAST", "BLOCKED UNTIL"], &rows);
+    Ok(())
+}
+
+async fn reset_login(admin: &Admin, email: &Email) -> Result<(), Failure> {
+    let mut event = admin.event(EventKind::LimitReset, None);
+    event.reason = Some("login_guard".to_owned());
+    event.email = Some(email.address().to_owned());
+    let forgotten = admin.store.clear_guards(email, &event).await?;
+    println!("forgot the failed logins of {} from {forgotten} places", email.address());
+    Ok(())
+}
+
+/// Counters that this process can ask.
+fn limiter(admin: &Admin) -> Result<Limiter, Failure> {
+    let limiter =
+        Limiter::open(&admin.config.counters, admin.clock.clone()).map_err(Failure::usage)?;
+    match limiter {
+        Limiter::Memory(..) => Err(Failure::refused(
+            "what limits count is in the memory of the running gateway (counters.url is \
+             \"memory:\"), where no other process sees it; a restart forgets it",
+        )),
+        limiter @ Limiter::Redis(_) => Ok(limiter),
+    }
+}
+
+fn away(error: &crate::limit::LimitError) -> Failure {
+    Failure::failed("the counters cannot be asked", error)
+}
+
+impl Which {
+    /// The rule, and the key of whom it counts.
+    fn counter(&self, admin: &Admin) -> Result<(Rule, Key), Failure> {
+        let name = self.limit.as_deref().ok_or_else(|| {
+            Failure::usage("name a limit, or an account's failed logins with --login")
+        })?;
+        let limits = all_limits(admin);
+        let found = limits.iter().find(|(known, _)| known == name);
+        let (_, limit) =
+            found.ok_or_else(|| Failure::usage(format!("there is no limit `{name}`")))?;
+        let rule = Rule::compile(name, limit, admin.config.counters.on_outage)
+            .map_err(|problem| Failure::usage(problem.message))?;
+        let account = self.counted_account(name);
+        let is_named = match limit.by {
+            LimitBy::Account => account.is_some(),
+            LimitBy::Ip | LimitBy::Network => self.ip.is_some(),
+            LimitBy::Route => self.route.is_some(),
+            // Of the anonymous these count the address.
+            LimitBy::Session => self.session.is_some() || self.ip.is_some(),
+            LimitBy::User => self.user.is_some() || self.ip.is_some(),
+        };
+        if !is_named {
+            let option = match limit.by {
+                LimitBy::Ip | LimitBy::Network => "ip",
+                by => by.name(),
+            };
+            return Err(Failure::usage(format!(
+                "`{name}` counts by {}: say whose count with --{option}",
+                limit.by.name()
+            )));
+        }
+        // Looked at only where it is named.
+        let address = self.ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let key = rule.key(&Caller {
+            user: self.user.as_deref().map(|user| (&*self.issuer, user)),
+            session: self.session.map(|session| (&*self.issuer, session)),
+            account: account.as_deref(),
+            ..Caller::anonymous(address, self.route.as_deref().unwrap_or_default())
+        });
+        Ok((rule, key))
+    }
+
+    /// What the gateway counts such an account by.
+    fn counted_account(&self, limit: &str) -> Option<String> {
+        match (&self.account, self.local_user()) {
+            (Some(email), _) if limit == "login_account" => {
+                let lane = match self.ip {
+                    Some(address) => Lane::at_home(email, address),
+                    None => Lane::of_strangers(email),
+                };
+                Some(counted::login(email, &lane))
+            }
+            (Some(email), _) => Some(email.key().to_owned()),
+            (None, Some(user)) if limit == "login_account" => Some(counted::password_change(&user)),
+            (None, _) => None,
+        }
+    }
+
+    fn local_user(&self) -> Option<UserId> {
+        self.user.as_ref().filter(|_| self.issuer == OURS).and_then(|user| user.parse().ok())
+    }
+}
