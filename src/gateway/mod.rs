@@ -161,6 +161,7 @@ impl Gateway {
             revocations: Arc::clone(&revocations),
             letters: crate::auth::accounts::Letters::compile(config),
             redirects: crate::auth::Redirects::compile(config).map_err(StartError::Config)?,
+            sessions: ArcSwap::from_pointee(config.sessions.clone()),
             links: config.links.clone(),
             clock: clock.clone(),
         };

@@ -84,11 +84,13 @@ pub enum EndReason {
     RefreshReuse,
     /// An administrator ended it.
     Revoked,
+    /// A newer login of a user who has as many sessions as are allowed.
+    TooMany,
 }
 
 impl EndReason {
     /// Every reason.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::AddressProved,
         Self::Disabled,
         Self::Deleted,
@@ -96,6 +98,7 @@ impl EndReason {
         Self::PasswordChanged,
         Self::RefreshReuse,
         Self::Revoked,
+        Self::TooMany,
     ];
 
     /// The word in the database.
@@ -108,6 +111,7 @@ impl EndReason {
             Self::PasswordChanged => "password_changed",
             Self::RefreshReuse => "refresh_reuse",
             Self::Revoked => "revoked",
+            Self::TooMany => "too_many",
         }
     }
 

@@ -2,6 +2,7 @@
 //! for each use case that has more than one ending.
 
 use std::collections::HashSet;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -35,6 +36,8 @@ pub struct NewLogin {
     pub refresh: TokenDigest,
     /// The lane whose failed logins this login forgives.
     pub clears: Option<Lane>,
+    /// How many running sessions the user may have with it; the oldest end. `None` = any number.
+    pub max_sessions: Option<NonZeroU32>,
 }
 
 /// How a sign-up ended.
@@ -52,8 +55,13 @@ pub enum SignUp {
 #[expect(clippy::large_enum_variant, reason = "one for each login, moved twice")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum LogIn {
-    /// Session and event are stored; the user as of now.
-    Done(User),
+    /// Session and event are stored.
+    Done {
+        /// The user as of now.
+        user: User,
+        /// The sessions that were too many.
+        ended: Vec<EndedSession>,
+    },
     /// The account is gone or disabled, or the password changed since it was checked; nothing was
     /// stored.
     Refused,
@@ -166,6 +174,8 @@ pub struct UserUpdate {
     pub new_password: Option<(PasswordHash, Option<PasswordHash>)>,
     /// The session that stays when the password changes.
     pub keep_session: SessionId,
+    /// Whether the others end when the password changes.
+    pub sign_out_others: bool,
     /// A code of [`Purpose::Reauthentication`](crate::model::Purpose::Reauthentication) of
     /// `keep_session` that allows this and is used up by it; see
     /// [`Store::check_nonce`](super::Store::check_nonce).

@@ -9,6 +9,7 @@
 //! that of many uses of one link one has its effect.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -115,6 +116,8 @@ pub struct NewSession {
     pub address: Option<IpAddr>,
     /// What the client called itself.
     pub user_agent: Option<String>,
+    /// As [`NewLogin::max_sessions`].
+    pub max_sessions: Option<NonZeroU32>,
 }
 
 impl NewSession {
@@ -132,7 +135,8 @@ impl NewSession {
             methods: vec![Proof::new(method, now)],
             ended: None,
         };
-        NewLogin { session, refresh: self.refresh, clears: None }
+        let max_sessions = self.max_sessions;
+        NewLogin { session, refresh: self.refresh, clears: None, max_sessions }
     }
 }
 
@@ -177,7 +181,7 @@ pub enum UseLink {
         purpose: Purpose,
         /// Where the browser goes.
         redirect_to: Option<String>,
-        /// Sessions of somebody who had not proved to own the address.
+        /// Sessions of somebody who had not proved to own the address, and those that were too many.
         ended: Vec<EndedSession>,
     },
     /// It had its effect; the client that asked gets its session for the code and its verifier.
@@ -214,6 +218,8 @@ pub enum TradePkce {
         user: User,
         /// The new session.
         session: Session,
+        /// The sessions that were too many.
+        ended: Vec<EndedSession>,
     },
     /// No such code.
     NotFound,

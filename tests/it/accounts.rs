@@ -803,6 +803,32 @@ async fn the_own_account_is_read_and_changed() {
 }
 
 #[tokio::test]
+async fn a_new_password_leaves_the_other_sessions_to_those_who_want_it() {
+    let (_upstream, gateway) = gateway().await;
+    let other = gateway.sign_up("ann").await;
+    let mine = gateway.log_in(&other.email, PASSWORD).await.expect(200).json();
+    let mine = Caller::from_session(&mine);
+    for bad in [json!("false"), json!(0), json!([])] {
+        let body = json!({ "password": NEW_PASSWORD, "sign_out_others": bad });
+        change(&gateway, &mine.token, body).await.expect_problem(422, "validation_failed");
+    }
+    let keep = json!({ "password": NEW_PASSWORD, "sign_out_others": false });
+    change(&gateway, &mine.token, keep).await.expect(200);
+    gateway.get_as(&other.token, "/private/a").await.expect(200);
+    let other = gateway.refresh(&other.refresh_token).await.expect(200).json();
+    let other = Caller::from_session(&other);
+    gateway.log_in(&mine.email, PASSWORD).await.expect(401);
+    // It says nothing without a new password.
+    let alone = json!({ "data": {}, "sign_out_others": true });
+    change(&gateway, &mine.token, alone).await.expect(200);
+    gateway.get_as(&other.token, "/private/a").await.expect(200);
+    let end = json!({ "password": PASSWORD, "sign_out_others": true });
+    change(&gateway, &mine.token, end).await.expect(200);
+    gateway.get_as(&other.token, "/private/a").await.expect_problem(401, "session_not_found");
+    gateway.get_as(&mine.token, "/private/a").await.expect(200);
+}
+
+#[tokio::test]
 async fn a_new_password_needs_proof_and_ends_the_other_sessions() {
     let (_upstream, gateway) = gateway().await;
     let other = gateway.sign_up("ann").await;
@@ -894,6 +920,49 @@ async fn sessions_are_listed_and_ended() {
     let own = listed["sessions"][0]["id"].as_str().expect("an id").to_owned();
     end(&second.token, &own).await.expect(204);
     gateway.get_as(&second.token, "/private/a").await.expect_problem(401, "session_not_found");
+}
+
+#[tokio::test]
+async fn a_login_beyond_the_most_sessions_ends_the_oldest() {
+    let upstream = Upstream::echo().await;
+    let most = |n: u32| format!("[sessions]\nmax_per_user = {n}");
+    let builder = TestGateway::builder().upstream("app", &upstream);
+    let gateway = builder.config(&most(2)).start().await;
+    let log_in = async || {
+        gateway.advance(Duration::from_secs(1));
+        let session = gateway.log_in("ann@example.com", PASSWORD).await.expect(200).json();
+        Caller::from_session(&session)
+    };
+    let first = gateway.sign_up("ann").await;
+    let bob = gateway.sign_up("bob").await;
+    let second = log_in().await;
+    gateway.get_as(&first.token, "/private/a").await.expect(200);
+    let third = log_in().await;
+    gateway.get_as(&first.token, "/private/a").await.expect_problem(401, "session_not_found");
+    gateway.refresh(&first.refresh_token).await.expect_problem(400, "session_expired");
+    for caller in [&second, &third, &bob] {
+        gateway.get_as(&caller.token, "/private/a").await.expect(200);
+    }
+    let store = gateway.store();
+    let noted = events_of(&store, EventKind::SessionsTrimmed).await;
+    let [noted] = &noted[..] else { panic!("one event: {noted:?}") };
+    assert_eq!(noted.event.user_id.as_ref().map(UserId::as_str), Some(&*first.id));
+    let id = decoded(&third.token).1["session_id"].clone();
+    assert_eq!(json!(noted.event.session_id), id);
+    // The number may change while sessions run.
+    gateway.configure(&most(1));
+    gateway.reload().await.expect(200);
+    gateway.get_as(&second.token, "/private/a").await.expect(200);
+    let fourth = log_in().await;
+    for caller in [&second, &third] {
+        gateway.get_as(&caller.token, "/private/a").await.expect_problem(401, "session_not_found");
+    }
+    gateway.configure(&most(0));
+    gateway.reload().await.expect(200);
+    for _ in 0..5 {
+        log_in().await;
+    }
+    gateway.get_as(&fourth.token, "/private/a").await.expect(200);
 }
 
 // Logout.

@@ -181,6 +181,7 @@ fn login(user: &UserId, second: i64) -> NewLogin {
         },
         refresh: digest(),
         clears: None,
+        max_sessions: None,
     }
 }
 

@@ -100,7 +100,10 @@ impl Accounts {
         let event = Event { session_id: Some(login.session.id), ..event };
         let rehash = rehash.as_ref();
         match self.store.log_in(&user_id, &checked, rehash, &login, &event).await.map_err(failed)? {
-            store::LogIn::Done(user) => self.issued(user, &login.session, &refresh_token, now),
+            store::LogIn::Done { user, ended } => {
+                self.revocations.end(ended);
+                self.issued(user, &login.session, &refresh_token, now)
+            }
             store::LogIn::Refused => {
                 let event = Event { session_id: None, ..event };
                 self.refuse_login(&lane, event, "account_changed").await

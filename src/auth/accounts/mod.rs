@@ -75,6 +75,8 @@ pub struct Accounts {
     pub letters: Letters,
     /// Where links may lead.
     pub redirects: Redirects,
+    /// What `[sessions]` says; a reload replaces it.
+    pub sessions: ArcSwap<config::Sessions>,
     /// What `[links]` says of links.
     pub links: config::Links,
     /// The time.

@@ -1,5 +1,6 @@
 //! What a session is begun with, and what its owner is handed.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -48,7 +49,18 @@ impl Accounts {
             methods: vec![Proof::new(AuthMethod::Password, now)],
             ended: None,
         };
-        (store::NewLogin { session, refresh: refresh_token.digest(), clears: None }, refresh_token)
+        let login = store::NewLogin {
+            session,
+            refresh: refresh_token.digest(),
+            clears: None,
+            max_sessions: self.max_sessions(),
+        };
+        (login, refresh_token)
+    }
+
+    /// How many sessions a user may have; the oldest end. `None` = any number.
+    pub(super) fn max_sessions(&self) -> Option<NonZeroU32> {
+        NonZeroU32::new(self.sessions.load().max_per_user)
     }
 
     /// The `exp` of an access token issued at `now`, which counts in whole seconds.

@@ -21,7 +21,7 @@ const RECENT_LOGIN: Duration = Duration::from_hours(24);
 
 impl Accounts {
     /// Changes the bearer's metadata and password, and has letters sent to prove another address. A
-    /// new password ends every other session. Nothing tells whether the address has an account.
+    /// new password ends every other session unless the bearer wants to keep them. Nothing tells whether the address has an account.
     ///
     /// # Errors
     /// [`AuthError::WeakPassword`], [`AuthError::SamePassword`],
@@ -65,6 +65,7 @@ impl Accounts {
             max_metadata_bytes: MAX_METADATA_BYTES,
             new_password: proved.new_password,
             keep_session: bearer.session_id,
+            sign_out_others: change.sign_out_others,
             nonce: proved.nonce,
             new_email: proved.new_email,
             parcels: proved.parcels,

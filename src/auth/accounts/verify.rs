@@ -154,7 +154,8 @@ impl Accounts {
         let event = origin.event(EventKind::LinkUsed, Outcome::Success, now);
         let verifier = shown.code_verifier.expose_secret();
         match self.store.trade_pkce(code, verifier, &session, now, &event).await.map_err(failed)? {
-            TradePkce::LoggedIn { user, session } => {
+            TradePkce::LoggedIn { user, session, ended } => {
+                self.revocations.end(ended);
                 self.issued(user, &session, &refresh_token, now)
             }
             TradePkce::NotFound => Err(AuthError::FlowStateNotFound),
@@ -177,6 +178,7 @@ impl Accounts {
             access_expires_at: self.access_expires_at(now),
             address: Some(origin.address),
             user_agent: origin.user_agent.clone(),
+            max_sessions: self.max_sessions(),
         };
         (session, refresh_token)
     }

@@ -144,6 +144,7 @@ impl Auth {
 
     /// Takes the rules of a new configuration. Requests that have begun go on with the old ones.
     pub fn reload(&self, rules: Rules) {
+        self.accounts.sessions.store(Arc::clone(&rules.sessions));
         self.rules.store(Arc::new(rules));
     }
 

@@ -1,6 +1,7 @@
 //! What the configuration says of the account endpoints.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::auth::accounts::Unproved;
 use crate::auth::discovery::Discovery;
@@ -14,11 +15,13 @@ pub struct Rules {
     pub(super) email_is_confirmed: bool,
     /// None when the issuer's name is no address.
     pub(super) discovery: Option<Discovery>,
+    pub(super) sessions: Arc<config::Sessions>,
     limits: BTreeMap<&'static str, Rule>,
 }
 
 impl Rules {
-    /// Compiles `[signup]`, the documents of `[discovery]` and the limits that are always there.
+    /// Compiles `[signup]`, `[sessions]`, the documents of `[discovery]` and the limits that are
+    /// always there.
     ///
     /// # Errors
     /// What is wrong with the limits.
@@ -42,6 +45,7 @@ impl Rules {
             signup_is_enabled: enabled,
             email_is_confirmed: confirm_email,
             discovery: Discovery::compile(config),
+            sessions: Arc::new(config.sessions.clone()),
             limits,
         })
     }

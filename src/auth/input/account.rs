@@ -87,6 +87,8 @@ pub struct UpdateUser {
     pub password: Option<SecretString>,
     /// The old one.
     pub current_password: Option<SecretString>,
+    /// Whether a new password ends the other sessions.
+    pub sign_out_others: bool,
     /// The code of a letter, in the place of the old one.
     pub nonce: Option<SecretString>,
     /// Another address.
@@ -98,8 +100,8 @@ pub struct UpdateUser {
 }
 
 impl UpdateUser {
-    /// Reads `{data?, password?, email?, current_password?, nonce?, code_challenge?,
-    /// code_challenge_method?}`.
+    /// Reads `{data?, password?, email?, current_password?, sign_out_others?, nonce?,
+    /// code_challenge?, code_challenge_method?}`.
     ///
     /// # Errors
     /// [`InputError::Invalid`], also for a new `phone`, which cannot be proved.
@@ -107,6 +109,7 @@ impl UpdateUser {
         let password = fields.optional_text("password")?.map(SecretString::from);
         let current_password = fields.optional_text("current_password")?.map(SecretString::from);
         let user_metadata = fields.optional_object("data")?;
+        let sign_out_others = fields.optional_bool("sign_out_others")?.unwrap_or(true);
         let nonce = fields.filled_text("nonce")?.map(SecretString::from);
         let email = if fields.is_blank("email") { None } else { Some(fields.email()?) };
         let challenge = fields.challenge()?;
@@ -117,6 +120,7 @@ impl UpdateUser {
             user_metadata,
             password,
             current_password,
+            sign_out_others,
             nonce,
             email,
             redirect_to: None,

@@ -17,6 +17,7 @@ mod mail;
 mod passwords;
 mod routes;
 mod server;
+mod sessions;
 mod storage;
 mod tokens;
 mod upstreams;
@@ -39,6 +40,7 @@ pub use mail::*;
 pub use passwords::*;
 pub use routes::*;
 pub use server::*;
+pub use sessions::*;
 pub use storage::*;
 pub use tokens::*;
 pub use upstreams::*;
@@ -59,6 +61,8 @@ pub struct Config {
     pub counters: Counters,
     /// Access and refresh tokens that this gateway issues.
     pub tokens: Tokens,
+    /// Logins that last.
+    pub sessions: Sessions,
     /// Who may create an account.
     pub signup: Signup,
     /// Password rule and hashing cost.

@@ -13,7 +13,9 @@ use crate::model::{
 use crate::store::cases::{LogIn, NewAccount, NewLogin, Sessions, SignUp, UpdateUser, UserUpdate};
 use crate::store::error::StoreError;
 use crate::store::record::{self, USER_WIDTH, user_columns};
-use crate::store::rules::{is_nonce, merged_metadata, sorted_roles, storable, whole_micros};
+use crate::store::rules::{
+    is_nonce, merged_metadata, sorted_roles, storable, trimmed_event, whole_micros,
+};
 
 impl Postgres {
     pub(in crate::store) async fn sign_up(
@@ -130,9 +132,12 @@ impl Postgres {
                 })
                 .await?;
             let Some(user) = found else { return Ok(LogIn::Refused) };
-            db.insert_login(login).await?;
+            let ended = db.insert_login(login).await?;
             db.record(std::slice::from_ref(event)).await?;
-            Ok(LogIn::Done(user))
+            if !ended.is_empty() {
+                db.record(&[trimmed_event(event, login)]).await?;
+            }
+            Ok(LogIn::Done { user, ended })
         })
         .await
     }
@@ -173,8 +178,10 @@ impl Postgres {
             }
             let mut ended = Vec::new();
             if update.new_password.is_some() {
-                let others = Sessions::Others(update.keep_session);
-                ended = db.end_sessions(user, others, EndReason::PasswordChanged, now).await?;
+                if update.sign_out_others {
+                    let others = Sessions::Others(update.keep_session);
+                    ended = db.end_sessions(user, others, EndReason::PasswordChanged, now).await?;
+                }
                 // Whoever can read the mail, or asked for another address, may be why.
                 db.delete_links(user, &[]).await?;
                 db.set_new_email(user, None, now).await?;

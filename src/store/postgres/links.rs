@@ -21,7 +21,7 @@ use crate::store::record::{self, link_columns, owner_columns, user_columns};
 use crate::store::rules::{
     CODE_TRIES, FoundLink, LinkVerdict, Owner, Side, agreed_from_start, change_event, fits,
     is_nonce, judge_link, may_put, method_of, notice, opened, refused_event, storable, taken_event,
-    used_event, whole_micros,
+    trimmed_event, used_event, whole_micros,
 };
 
 impl Postgres {
@@ -158,10 +158,13 @@ impl Postgres {
                     db.delete_link(link).await?;
                     let login = session.login_of(&link.user_id, method_of(link.purpose), now);
                     if let Some(user) = db.log_in_by_link(&link.user_id, now).await? {
-                        db.insert_login(&login).await?;
+                        let ended = db.insert_login(&login).await?;
                         let id = Some(login.session.id);
                         db.record(&[used_event(event, link.purpose, &user.id, id)]).await?;
-                        return Ok(TradePkce::LoggedIn { user, session: login.session });
+                        if !ended.is_empty() {
+                            db.record(&[trimmed_event(event, &login)]).await?;
+                        }
+                        return Ok(TradePkce::LoggedIn { user, session: login.session, ended });
                     }
                     (link, "user_disabled", TradePkce::Expired)
                 }
@@ -533,7 +536,7 @@ impl Db {
         link_use: &LinkUse,
         link: &FoundLink,
         user: User,
-        ended: Vec<EndedSession>,
+        mut ended: Vec<EndedSession>,
         change: Option<EventKind>,
     ) -> Result<UseLink, Fault> {
         let (event, purpose) = (&link_use.event, link.purpose);
@@ -547,9 +550,13 @@ impl Db {
             return Ok(UseLink::PkceCode { user, purpose, redirect_to, ended });
         }
         let login = link_use.session.login_of(&user.id, method_of(purpose), link_use.now);
-        self.insert_login(&login).await?;
+        let surplus = self.insert_login(&login).await?;
         let user = self.log_in_by_link(&user.id, link_use.now).await?.unwrap_or(user);
         events.push(used_event(event, purpose, &user.id, Some(login.session.id)));
+        if !surplus.is_empty() {
+            events.push(trimmed_event(event, &login));
+            ended.extend(surplus);
+        }
         self.record(&events).await?;
         Ok(UseLink::LoggedIn { user, session: login.session, purpose, redirect_to, ended })
     }

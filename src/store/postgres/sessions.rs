@@ -273,7 +273,8 @@ impl Postgres {
 }
 
 impl Db {
-    pub(super) async fn insert_login(&self, login: &NewLogin) -> Result<(), Fault> {
+    /// Begins a session. Returns those that were too many with it.
+    pub(super) async fn insert_login(&self, login: &NewLogin) -> Result<Vec<EndedSession>, Fault> {
         let sql = "-- insert_login
             WITH new AS (
                 INSERT INTO sessions (id, user_id, created_at, last_seen_at, expires_at,
@@ -306,7 +307,27 @@ impl Db {
                 DELETE FROM login_guards WHERE account = $1 AND lane = $2";
             self.run(sql, &[&&lane.account[..], &lane.name()]).await?;
         }
-        Ok(())
+        let Some(most) = login.max_sessions else { return Ok(Vec::new()) };
+        // However clocks differ, the new session stays.
+        let sql = "-- insert_login: trim
+            WITH surplus AS (
+                SELECT id FROM sessions
+                WHERE user_id = $1 AND ended_at IS NULL AND expires_at > $2 AND id <> $3
+                ORDER BY created_at DESC, id DESC OFFSET $4
+            ), ended AS (
+                UPDATE sessions AS s SET ended_at = $2, ended_reason = $5
+                FROM surplus WHERE s.id = surplus.id
+                RETURNING s.id, s.access_expires_at
+            )
+            INSERT INTO revocations (session_id, until)
+            SELECT ended.id, ended.access_expires_at FROM ended
+            RETURNING session_id, until";
+        let (now, others) = (whole_micros(s.created_at), i64::from(most.get() - 1));
+        let reason = EndReason::TooMany.as_str();
+        self.all(sql, &[&s.user_id.as_str(), &now, &s.id, &others, &reason], |row| {
+            record::ended_session(row, 0)
+        })
+        .await
     }
 
     /// The shown token, once nobody else works on its session.

@@ -17,8 +17,8 @@ pub(super) use links::{
 };
 pub(super) use refresh::{ShownToken, Verdict, judge};
 
-use super::cases::UserUpdate;
-use crate::model::{JsonObject, Session};
+use super::cases::{NewLogin, UserUpdate};
+use crate::model::{Event, EventKind, JsonObject, Outcome, Session, uuid_v7};
 
 /// For how long what is over stays readable: sessions, used refresh tokens.
 pub(super) const KEEP_OVER: Duration = Duration::from_hours(30 * 24);
@@ -49,6 +49,20 @@ pub(super) fn after(time: Timestamp, by: Duration) -> Timestamp {
 /// A session's proofs as they are stored.
 pub(super) fn methods(session: &Session) -> Value {
     serde_json::to_value(&session.methods).expect("plain values always serialise")
+}
+
+/// The event of the sessions that were too many with this login.
+pub(super) fn trimmed_event(event: &Event, login: &NewLogin) -> Event {
+    Event {
+        // The login's own event has the id that came with it.
+        id: uuid_v7(event.at),
+        kind: EventKind::SessionsTrimmed,
+        outcome: Outcome::Success,
+        reason: None,
+        user_id: Some(login.session.user_id.clone()),
+        session_id: Some(login.session.id),
+        ..event.clone()
+    }
 }
 
 /// The user's metadata after the update; `None` when it would be too long.
@@ -123,6 +137,7 @@ mod tests {
             max_metadata_bytes: max,
             new_password: None,
             keep_session: Uuid::nil(),
+            sign_out_others: true,
             nonce: None,
             new_email: None,
             parcels: Vec::new(),

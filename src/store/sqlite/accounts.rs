@@ -12,7 +12,7 @@ use crate::model::{
 use crate::store::cases::{LogIn, NewAccount, NewLogin, Sessions, SignUp, UpdateUser, UserUpdate};
 use crate::store::error::StoreError;
 use crate::store::record::{self, USER_WIDTH, user_columns};
-use crate::store::rules::{is_nonce, merged_metadata, sorted_roles, storable};
+use crate::store::rules::{is_nonce, merged_metadata, sorted_roles, storable, trimmed_event};
 
 impl Sqlite {
     pub(in crate::store) async fn sign_up(
@@ -112,9 +112,11 @@ impl Sqlite {
             if db.run(sql, params![user.as_str(), checked.0, now, rehashed])? == 0 {
                 return Ok(LogIn::Refused);
             }
-            db.insert_login(&login)?;
+            let ended = db.insert_login(&login)?;
+            let trimmed = (!ended.is_empty()).then(|| trimmed_event(&event, &login));
             db.record(&[event])?;
-            Ok(db.user(&user)?.map_or(LogIn::Refused, LogIn::Done))
+            db.record(trimmed.as_slice())?;
+            Ok(db.user(&user)?.map_or(LogIn::Refused, |user| LogIn::Done { user, ended }))
         })
         .await
     }
@@ -148,8 +150,10 @@ impl Sqlite {
             }
             let mut ended = Vec::new();
             if update.new_password.is_some() {
-                let others = Sessions::Others(update.keep_session);
-                ended = db.end_sessions(&user, others, EndReason::PasswordChanged, now)?;
+                if update.sign_out_others {
+                    let others = Sessions::Others(update.keep_session);
+                    ended = db.end_sessions(&user, others, EndReason::PasswordChanged, now)?;
+                }
                 // Whoever can read the mail, or asked for another address, may be why.
                 db.delete_links(&user, &[])?;
                 db.set_new_email(&user, None, now)?;

@@ -239,7 +239,8 @@ impl Sqlite {
 }
 
 impl Db<'_> {
-    pub(super) fn insert_login(self, login: &NewLogin) -> Result<(), Fault> {
+    /// Begins a session. Returns those that were too many with it.
+    pub(super) fn insert_login(self, login: &NewLogin) -> Result<Vec<EndedSession>, Fault> {
         let s = &login.session;
         let sql = "-- insert_login: session
             INSERT INTO sessions (id, user_id, created_at, last_seen_at, expires_at,
@@ -266,7 +267,23 @@ impl Db<'_> {
                 DELETE FROM login_guards WHERE account = ?1 AND lane = ?2";
             self.run(sql, params![lane.account, lane.name()])?;
         }
-        Ok(())
+        let Some(most) = login.max_sessions else { return Ok(Vec::new()) };
+        // However clocks differ, the new session stays.
+        let sql = "-- insert_login: trim
+            UPDATE sessions SET ended_at = ?2, ended_reason = ?5
+            WHERE id IN (
+                SELECT id FROM sessions
+                WHERE user_id = ?1 AND ended_at IS NULL AND expires_at > ?2 AND id <> ?3
+                ORDER BY created_at DESC, id DESC LIMIT -1 OFFSET ?4)
+            RETURNING id, access_expires_at";
+        let (now, others) = (micros(s.created_at), i64::from(most.get() - 1));
+        let reason = EndReason::TooMany.as_str();
+        let ended =
+            self.all(sql, params![s.user_id.as_str(), now, s.id, others, reason], |row| {
+                record::ended_session(row, 0)
+            })?;
+        self.revoke(&ended)?;
+        Ok(ended)
     }
 
     fn session(self, id: SessionId) -> Result<Option<Session>, Fault> {
@@ -353,11 +370,17 @@ impl Db<'_> {
             params![user.as_str(), now, reason.as_str(), still_accepted, one, others],
             |row| record::ended_session(row, 0),
         )?;
-        for session in &ended {
-            let sql = "-- end_sessions: revoke
+        self.revoke(&ended)?;
+        Ok(ended)
+    }
+
+    /// Tells every gateway of ended sessions.
+    fn revoke(self, ended: &[EndedSession]) -> Result<(), Fault> {
+        for session in ended {
+            let sql = "-- revoke
                 INSERT INTO revocations (session_id, until) VALUES (?1, ?2)";
             self.run(sql, params![session.id, micros(session.until)])?;
         }
-        Ok(ended)
+        Ok(())
     }
 }

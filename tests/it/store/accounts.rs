@@ -17,6 +17,7 @@ on_both![
     last_sign_in_never_moves_backwards,
     no_login_survives_a_disabling,
     user_changes_metadata_and_password,
+    a_new_password_may_leave_the_other_sessions,
     users_are_listed_in_pages_and_found_by_substring,
     administrators_change_users,
     deleting_a_user_ends_sessions_and_keeps_events,
@@ -97,7 +98,7 @@ async fn login_needs_the_hash_that_was_checked_and_an_enabled_user(home: Home) {
         .log_in(&ann, &hash("first"), Some(&hash("second")), &second, &logged_in)
         .await
         .unwrap();
-    let LogIn::Done(user) = done else { panic!("{done:?}") };
+    let LogIn::Done { user, .. } = done else { panic!("{done:?}") };
     assert_eq!(user.last_sign_in_at, Some(at(10)));
     assert_eq!(home.store.sessions_of(&ann, at(10)).await.unwrap()[0], second.session);
 
@@ -127,7 +128,7 @@ async fn last_sign_in_never_moves_backwards(home: Home) {
         let new = login(&ann, second);
         let logged_in = event(EventKind::Login, second);
         let done = home.store.log_in(&ann, &hash("first"), None, &new, &logged_in).await.unwrap();
-        let LogIn::Done(user) = done else { panic!("{done:?}") };
+        let LogIn::Done { user, .. } = done else { panic!("{done:?}") };
         assert_eq!(user.last_sign_in_at, Some(at(50)));
     }
 }
@@ -157,6 +158,29 @@ async fn no_login_survives_a_disabling(home: Home) {
     }
 }
 
+async fn a_new_password_may_leave_the_other_sessions(home: Home) {
+    let (ann, first) = home.user("ann").await;
+    let second = login(&ann, 1);
+    let logged_in = event(EventKind::Login, 1);
+    home.store.log_in(&ann, &hash("first"), None, &second, &logged_in).await.unwrap();
+    for (sign_out_others, left) in [(false, 2), (true, 1)] {
+        let update = UserUpdate {
+            metadata_patch: None,
+            max_metadata_bytes: 100,
+            new_password: Some((hash("next"), None)),
+            keep_session: second.session.id,
+            sign_out_others,
+            nonce: None,
+            new_email: None,
+            parcels: Vec::new(),
+        };
+        let end = home.store.update_user(&ann, &update, at(2), &[]).await.unwrap();
+        let UpdateUser::Done { ended, .. } = end else { panic!("{end:?}") };
+        assert_eq!(ended.iter().any(|session| session.id == first.session.id), sign_out_others);
+        assert_eq!(home.store.sessions_of(&ann, at(2)).await.unwrap().len(), left);
+    }
+}
+
 async fn user_changes_metadata_and_password(home: Home) {
     let (ann, first) = home.user("ann").await;
     let second = login(&ann, 1);
@@ -167,6 +191,7 @@ async fn user_changes_metadata_and_password(home: Home) {
         max_metadata_bytes: 100,
         new_password: password,
         keep_session: second.session.id,
+        sign_out_others: true,
         nonce: None,
         new_email: None,
         parcels: Vec::new(),

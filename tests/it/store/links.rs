@@ -1,5 +1,6 @@
 //! Links, codes and what they lead to.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use portcullis::model::{
@@ -37,6 +38,7 @@ on_both![
     a_link_of_a_client_with_a_challenge_leaves_a_code,
     codes_of_links_are_traded_with_their_verifier_or_lost,
     of_sixteen_trades_of_one_code_one_wins,
+    sessions_begun_by_links_are_too_many_too,
     both_addresses_agree_to_a_change_in_any_order,
     the_new_address_alone_agrees_where_that_will_do,
     an_address_that_was_taken_meanwhile_stays_with_its_owner,
@@ -96,6 +98,7 @@ fn new_session(second: i64) -> NewSession {
         access_expires_at: at(second + HOUR),
         address: Some("192.0.2.7".parse().unwrap()),
         user_agent: Some("test/2".to_owned()),
+        max_sessions: None,
     }
 }
 
@@ -184,6 +187,7 @@ fn update() -> UserUpdate {
         max_metadata_bytes: 1000,
         new_password: None,
         keep_session: Uuid::nil(),
+        sign_out_others: true,
         nonce: None,
         new_email: None,
         parcels: Vec::new(),
@@ -556,7 +560,7 @@ async fn a_link_of_a_client_with_a_challenge_leaves_a_code(home: Home) {
     for (method, text) in [(ChallengeMethod::S256, CHALLENGE), (ChallengeMethod::Plain, VERIFIER)] {
         let code = pkce_code(&home, method, text, 10).await;
         let end = trade(&home, code, VERIFIER, 11).await;
-        let TradePkce::LoggedIn { user, session } = end else { panic!("{end:?}") };
+        let TradePkce::LoggedIn { user, session, .. } = end else { panic!("{end:?}") };
         assert_eq!((user.id, user.last_sign_in_at), (ann.clone(), Some(at(11))));
         assert_eq!(session.methods, [Proof::new(AuthMethod::Otp, at(11))]);
         assert_eq!(home.store.session(&session.id).await.unwrap(), Some(session));
@@ -575,6 +579,29 @@ async fn a_link_of_a_client_with_a_challenge_leaves_a_code(home: Home) {
     let code = Some(PkceCode { digest: digest(), expires_at: at(300) });
     let form = LinkUse { pkce: code, ..link_use(shown(sent, &[Purpose::MagicLink]), 31) };
     logged_in(home.store.use_link(&form).await.unwrap());
+}
+
+/// However a session begins, no more run than may.
+async fn sessions_begun_by_links_are_too_many_too(home: Home) {
+    let (ann, first) = home.confirmed("ann").await;
+    let most = NonZeroU32::new(1);
+    let sent = home.sent(Purpose::MagicLink, "ann@example.com", 10).await;
+    let begun = NewSession { max_sessions: most, ..new_session(11) };
+    let used =
+        LinkUse { session: begun.clone(), ..link_use(shown(sent, &[Purpose::MagicLink]), 11) };
+    let end = home.store.use_link(&used).await.unwrap();
+    let UseLink::LoggedIn { ended, .. } = end else { panic!("{end:?}") };
+    assert_eq!(ended.iter().map(|s| s.id).collect::<Vec<_>>(), [first.session.id]);
+
+    let code = pkce_code(&home, ChallengeMethod::S256, CHALLENGE, 20).await;
+    let session = NewSession { max_sessions: most, ..new_session(21) };
+    let traded = event(EventKind::LinkUsed, 21);
+    let end = home.store.trade_pkce(code, VERIFIER, &session, at(21), &traded).await.unwrap();
+    let TradePkce::LoggedIn { ended, .. } = end else { panic!("{end:?}") };
+    assert_eq!(ended.iter().map(|s| s.id).collect::<Vec<_>>(), [begun.id]);
+    assert_eq!(home.store.sessions_of(&ann, at(22)).await.unwrap().len(), 1);
+    let kinds = home.kinds().await;
+    assert_eq!(kinds.iter().filter(|kind| **kind == EventKind::SessionsTrimmed).count(), 2);
 }
 
 async fn codes_of_links_are_traded_with_their_verifier_or_lost(home: Home) {
@@ -774,6 +801,7 @@ fn with_nonce(code: CodeMac, session: Uuid, password: &str) -> UserUpdate {
     UserUpdate {
         nonce: Some(code),
         keep_session: session,
+        sign_out_others: true,
         new_password: Some((hash(password), None)),
         ..update()
     }
@@ -843,6 +871,7 @@ async fn a_new_password_ends_every_link(home: Home) {
     let change = UserUpdate {
         new_password: Some((hash("second"), Some(hash("first")))),
         keep_session: first.session.id,
+        sign_out_others: true,
         parcels: vec![told.clone()],
         ..update()
     };

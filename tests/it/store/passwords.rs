@@ -91,7 +91,7 @@ async fn a_kind_goes_with_its_hash(home: Home) {
         let login = login(&user, 1);
         let done =
             home.store.log_in(&user, &hash(checked), rehashed.as_ref(), &login, &event).await;
-        assert!(matches!(done.unwrap(), LogIn::Done(_)));
+        assert!(matches!(done.unwrap(), LogIn::Done { .. }));
         login.session.id
     };
     home.classified(&user, "$test$first", "bcrypt/12").await;
@@ -106,6 +106,7 @@ async fn a_kind_goes_with_its_hash(home: Home) {
         max_metadata_bytes: 1000,
         new_password: None,
         keep_session: session,
+        sign_out_others: true,
         nonce: None,
         new_email: None,
         parcels: Vec::new(),

@@ -1,7 +1,9 @@
 //! Sessions: refresh, ending, what other gateways learn of it, pruning.
 
+use std::num::NonZeroU32;
+
 use portcullis::model::{AuthMethod, EndReason, EventKind, Outcome, Proof, TokenDigest, UserId};
-use portcullis::store::{Refresh, RevocationCursor, Rotation, Sessions};
+use portcullis::store::{LogIn, NewLogin, Refresh, RevocationCursor, Rotation, Sessions};
 
 use super::{DAY, HOUR, Home, at, event, given, hash, login, on_both, rotation};
 
@@ -17,6 +19,8 @@ on_both![
     a_rotation_and_an_end_at_once_agree,
     living_sessions_are_listed_and_touched,
     sessions_from_before_there_were_links_began_with_a_password,
+    a_login_beyond_the_most_sessions_ends_the_oldest,
+    logins_at_once_leave_the_most_sessions,
     pruning_deletes_what_is_long_over,
 ];
 
@@ -228,6 +232,62 @@ async fn ended_sessions_reach_other_gateways(home: Home) {
     assert_eq!(home.revoked(2).await.len(), 5);
     assert_eq!(home.revoked(HOUR + 30).await.len(), 5, "clocks differ");
     assert!(home.revoked(2 * HOUR + 1).await.is_empty());
+}
+
+async fn a_login_beyond_the_most_sessions_ends_the_oldest(home: Home) {
+    let (ann, first) = home.user("ann").await;
+    home.user("bob").await;
+    let log_in = async |second: i64, most: u32| {
+        let new = NewLogin { max_sessions: NonZeroU32::new(most), ..login(&ann, second) };
+        let logged_in = event(EventKind::Login, second);
+        let end = home.store.log_in(&ann, &hash("first"), None, &new, &logged_in).await.unwrap();
+        let LogIn::Done { ended, .. } = end else { panic!("{end:?}") };
+        let mut ended: Vec<_> = ended.into_iter().map(|session| session.id).collect();
+        ended.sort();
+        (new.session.id, ended)
+    };
+    let (second, ended) = log_in(10, 3).await;
+    assert!(ended.is_empty());
+    let (third, ended) = log_in(20, 3).await;
+    assert!(ended.is_empty());
+    let (fourth, ended) = log_in(30, 3).await;
+    assert_eq!(ended, [first.session.id]);
+    let stored = home.store.session(&first.session.id).await.unwrap().unwrap();
+    assert_eq!(stored.ended, Some((at(30), EndReason::TooMany)));
+    assert_eq!(home.revoked(30).await, [first.session.id]);
+    // One whose clock is behind stays as well; those that are over count no more.
+    let (fifth, ended) = log_in(5, 2).await;
+    let mut oldest = [second, third];
+    oldest.sort();
+    assert_eq!(ended, oldest);
+    let late = log_in(30 + 30 * DAY, 1).await;
+    assert!(late.1.is_empty());
+    let living = home.store.sessions_of(&ann, at(31)).await.unwrap();
+    let living: Vec<_> = living.into_iter().map(|session| session.id).collect();
+    assert_eq!(living, [late.0, fourth, fifth]);
+    let trimmed = home.store.events_of_user(&ann, 100, None).await.unwrap();
+    let trimmed: Vec<_> = trimmed
+        .into_iter()
+        .filter(|stored| stored.event.kind == EventKind::SessionsTrimmed)
+        .map(|stored| stored.event.session_id)
+        .collect();
+    assert_eq!(trimmed.len(), 2);
+    assert!(trimmed.contains(&Some(fourth)) && trimmed.contains(&Some(fifth)));
+}
+
+async fn logins_at_once_leave_the_most_sessions(home: Home) {
+    let (ann, _) = home.user("ann").await;
+    let logins = (0..12).map(|second| {
+        let (store, ann) = (&home.store, &ann);
+        async move {
+            let new = NewLogin { max_sessions: NonZeroU32::new(3), ..login(ann, second) };
+            let logged_in = event(EventKind::Login, second);
+            store.log_in(ann, &hash("first"), None, &new, &logged_in).await.unwrap();
+        }
+    });
+    futures_util::future::join_all(logins).await;
+    assert_eq!(home.store.sessions_of(&ann, at(20)).await.unwrap().len(), 3);
+    assert_eq!(home.revoked(20).await.len(), 10);
 }
 
 async fn a_rotation_and_an_end_at_once_agree(home: Home) {

@@ -70,6 +70,7 @@ impl World {
             revocations: Arc::new(Revocations::new(config.tokens.leeway.0, Instant::now())),
             letters: crate::auth::accounts::Letters::compile(&config),
             redirects: crate::auth::Redirects::compile(&config).unwrap(),
+            sessions: ArcSwap::from_pointee(config.sessions.clone()),
             links: config.links.clone(),
             clock: clock.clone(),
         };
