@@ -15,7 +15,7 @@
 //!     limit        rate limits              store     users, sessions, keys, events
 //!     events           events of proxied routes  mail     letters to users
 //! L0  message      heads, fields, framing    outgoing  our own requests to others
-//!     config  model  clock  telemetry
+//!     config  model  clock  secrets  telemetry
 //! ```
 //!
 //! A file imports from its own folder or from a lower layer. `proxy` and `auth` never import each
@@ -48,6 +48,7 @@ pub mod outgoing;
 pub mod problem;
 pub mod proxy;
 pub mod reload;
+pub mod secrets;
 pub mod server;
 pub mod store;
 pub mod telemetry;

@@ -68,7 +68,7 @@ fn check_verifier(config: &crate::config::Config) -> Vec<Problem> {
 }
 
 async fn connect(config: &crate::config::Config) -> Result<(), Failure> {
-    let store = Store::open(&config.storage)?;
+    let store = Store::open(&config.storage, &config.secrets)?;
     store.ping().await?;
     match store.check_schema().await {
         Err(error)

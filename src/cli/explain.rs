@@ -123,9 +123,9 @@ impl Caller {
         let Some(token) = args.token.clone() else { return Ok(Self::Nobody) };
         let clock = Clock::system();
         super::runtime()?.block_on(async {
-            let store = Store::open(&config.storage)?;
+            let store = Store::open(&config.storage, &config.secrets)?;
             store.check_schema().await?;
-            let keys = store.signing_keys().await?;
+            let keys = store.signing_keys(clock.now()).await?;
             let ended = store.ended_sessions(&mut RevocationCursor::default(), clock.now()).await?;
             let keys = KeySet::compile(&config.tokens, &keys)
                 .map_err(|error| Failure::failed("the signing keys cannot be used", &error))?;

@@ -12,6 +12,7 @@ use super::{Admin, Context, Failure, table, when};
 use crate::config::{Algorithm, Interval};
 use crate::identity::keys;
 use crate::model::{EventKind, SigningKey};
+use crate::store::ListedKey;
 
 /// Who verifies our tokens may keep the JWKS for ten minutes (its `max-age`), so a new key is
 /// shown that long before it signs.
@@ -108,7 +109,7 @@ pub(super) fn run(context: &Context, args: Args) -> Result<(), Failure> {
                 return Err(Failure::refused(format!("there is no key `{kid}` in use")));
             }
             println!("retired {kid}; its tokens are refused from now on");
-            let keys = admin.store.signing_keys().await?;
+            let keys = admin.store.listed_keys().await?;
             if !keys.iter().any(|key| state(key, event.at) == "active") {
                 println!("no key can sign now: run `portcullis keys rotate --now`");
             }
@@ -134,7 +135,7 @@ async fn rotate(admin: &Admin, key: SigningKey) -> Result<(), Failure> {
 
 async fn list(admin: &Admin, json: bool) -> Result<(), Failure> {
     let now = admin.clock.now();
-    let keys = admin.store.signing_keys().await?;
+    let keys = admin.store.listed_keys().await?;
     if json {
         table::print_json(keys.iter().map(|key| {
             json!({
@@ -164,7 +165,7 @@ async fn list(admin: &Admin, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn state(key: &SigningKey, now: Timestamp) -> &'static str {
+fn state(key: &ListedKey, now: Timestamp) -> &'static str {
     match key.retire_at {
         Some(at) if at <= now => "retired",
         Some(_) => "retiring",

@@ -6,7 +6,7 @@ use crate::store::Store;
 pub(super) fn run(context: &Context) -> Result<(), Failure> {
     let loaded = context.load()?;
     super::runtime()?.block_on(async {
-        let store = Store::open(&loaded.config.storage)?;
+        let store = Store::open(&loaded.config.storage, &loaded.config.secrets)?;
         let migrated = store.migrate().await?;
         for name in &migrated.applied {
             println!("applied {name}");

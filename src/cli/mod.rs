@@ -10,6 +10,7 @@ mod keys;
 mod limits;
 mod mail;
 mod migrate;
+mod secrets;
 mod serve;
 mod sessions;
 mod table;
@@ -83,6 +84,11 @@ enum Command {
         after_help = "Examples:\n  portcullis keys list\n  portcullis keys rotate             # the new key signs in ten minutes\n  portcullis keys rotate --now\n  portcullis keys import key.pem\n  portcullis keys retire KID         # its tokens are refused at once"
     )]
     Keys(keys::Args),
+    /// Keys under which the database keeps private keys: make one, see, change
+    #[command(
+        after_help = "Examples:\n  portcullis secrets generate > /etc/portcullis/secrets/key\n  portcullis secrets status\n  portcullis secrets reencrypt       # what is in plain or under an old key"
+    )]
+    Secrets(secrets::Args),
     /// See and forget what limits have counted, and failed logins
     #[command(
         after_help = "Examples:\n  portcullis limits show\n  portcullis limits show login --ip 192.0.2.1\n  portcullis limits reset login_account --account ann@example.com\n  portcullis limits reset --login ann@example.com     # failed logins make no next one wait"
@@ -136,6 +142,7 @@ pub fn run() -> ExitCode {
         Command::Users(args) => users::run(&context, args),
         Command::Sessions(args) => sessions::run(&context, args),
         Command::Keys(args) => keys::run(&context, args),
+        Command::Secrets(args) => secrets::run(&context, &args),
         Command::Limits(args) => limits::run(&context, args),
         Command::Mail(args) => mail::run(&context, args),
         Command::Events(args) => events::run(&context, args),
@@ -224,7 +231,7 @@ impl Context {
     ) -> Result<(), Failure> {
         let loaded = self.load()?;
         runtime()?.block_on(async {
-            let store = Arc::new(Store::open(&loaded.config.storage)?);
+            let store = Arc::new(Store::open(&loaded.config.storage, &loaded.config.secrets)?);
             store.check_schema().await?;
             work(Admin { store, config: loaded.config, clock: Clock::system() }).await
         })

@@ -12,11 +12,13 @@ use super::sources::{LoadError, Sources, is_at_or_under, join};
 use super::{Config, Problem};
 
 /// Keys whose values no message quotes.
-pub(super) const SECRETS: [&str; 6] = [
+pub(super) const SECRETS: [&str; 8] = [
     "counters.url",
     "mail.url",
     "mail.webhook.secret",
     "mail.webhook.url",
+    "secrets.key",
+    "secrets.previous",
     "storage.url",
     "tokens.secret",
 ];

@@ -131,7 +131,8 @@ impl Gateway {
     /// See [`StartError`].
     pub async fn open(config: &Config, clock: Clock) -> Result<Arc<Self>, StartError> {
         let live = Live::compile(config).map_err(StartError::Config)?;
-        let store = Arc::new(Store::open(&config.storage).map_err(StartError::Store)?);
+        let store =
+            Arc::new(Store::open(&config.storage, &config.secrets).map_err(StartError::Store)?);
         patiently(&store, || prepare(&store, config.storage.migrate)).await?;
         let keys = patiently(&store, || load_keys(&store, config, &clock)).await?;
         let keys = Arc::new(KeySet::compile(&config.tokens, &keys).map_err(StartError::Keys)?);
@@ -347,14 +348,21 @@ impl Gateway {
         }
         let mut known = None;
         while self.pause(READ_KEYS).await {
-            let Ok(stored) = self.store.signing_keys().await else { continue };
-            let state: Vec<_> = stored
-                .iter()
-                .map(|key| (key.kid.clone(), key.active_from, key.retire_at))
-                .collect();
+            let Ok(listed) = self.store.listed_keys().await else { continue };
+            let state: Vec<_> =
+                listed.into_iter().map(|key| (key.kid, key.active_from, key.retire_at)).collect();
             if known.as_ref() == Some(&state) {
                 continue;
             }
+            let stored = match self.store.signing_keys(self.clock.now()).await {
+                Ok(stored) => stored,
+                Err(error) => {
+                    if !error.is_unavailable() {
+                        tracing::error!(error = chain(&error), "the signing keys cannot be read");
+                    }
+                    continue;
+                }
+            };
             match KeySet::compile(&tokens, &stored) {
                 Ok(keys) => {
                     if known.is_some() {
@@ -453,8 +461,8 @@ async fn load_keys(
     clock: &Clock,
 ) -> Result<Vec<crate::model::SigningKey>, StoreError> {
     let algorithm = config.tokens.algorithm;
-    let stored = store.signing_keys().await?;
     let now = clock.now();
+    let stored = store.signing_keys(now).await?;
     let usable = |key: &crate::model::SigningKey| {
         key.algorithm == algorithm && key.retire_at.is_none_or(|at| at > now)
     };
@@ -466,7 +474,7 @@ async fn load_keys(
     {
         tracing::info!(kid = key.kid, algorithm = algorithm.name(), "made a signing key");
     }
-    store.signing_keys().await
+    store.signing_keys(now).await
 }
 
 /// Tries a step of the start until the database is there, or patience ends.

@@ -97,6 +97,8 @@ words! {
         RefreshReuse = "refresh_reuse",
         /// An administrator set roles.
         RolesChanged = "roles_changed",
+        /// Secrets in the database were brought under another key.
+        SecretsReencrypted = "secrets_reencrypted",
         /// A session was ended by an administrator.
         SessionRevoked = "session_revoked",
         /// A login ended the oldest sessions of a user who had as many as are allowed.

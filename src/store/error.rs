@@ -1,6 +1,8 @@
 //! What can go wrong in the store. Callers match on three things: the database is away (try later),
 //! the schema is not ours (refuse to start), anything else (a bug or a damaged database).
 
+use crate::secrets::{BadKey, OpenError};
+
 /// The error of the driver underneath.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -48,6 +50,19 @@ pub enum StoreError {
         /// Version of this program.
         known: u32,
     },
+    /// A secret that cannot be opened: the key is missing or another one, or the row was changed.
+    #[error("{column} of row {row} cannot be used")]
+    Sealed {
+        /// The table and its column.
+        column: &'static str,
+        /// The row's key.
+        row: String,
+        /// Why.
+        source: OpenError,
+    },
+    /// A key of `[secrets]` is none.
+    #[error("a key of [secrets] {0}")]
+    Keyring(BadKey),
     /// `storage.url` is not usable. The text never quotes it: it may hold a password.
     #[error("storage.url {0}")]
     Url(String),

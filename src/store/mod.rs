@@ -8,13 +8,14 @@
 //! ```text
 //! Store ─┬─ Postgres   pool of connections, row locks          postgres/
 //!        └─ Sqlite     one writing thread, a few that read     sqlite/
-//!              └─ cases, guards, links, outbox, passwords (in, out) · rules (decisions) · record (rows)
+//!              └─ cases, guards, keys, links, outbox, passwords, seals (in, out) · rules (decisions) · record (rows)
 //!                 migrate · url
 //! ```
 
 mod cases;
 mod error;
 mod guards;
+mod keys;
 mod links;
 mod migrate;
 mod outbox;
@@ -22,6 +23,7 @@ mod passwords;
 mod postgres;
 mod record;
 mod rules;
+mod seals;
 mod sqlite;
 mod url;
 
@@ -35,6 +37,7 @@ pub use cases::{
 };
 pub use error::{Cause, StoreError};
 pub use guards::{Guard, Lane, LoginState};
+pub use keys::ListedKey;
 pub use links::{
     CodeMac, Consent, LinkOwner, LinkUse, NewEmail, NewLink, NewSession, PkceCode, PutLink, Shown,
     TradePkce, UseLink,
@@ -42,13 +45,15 @@ pub use links::{
 pub use outbox::{Claimed, NewParcel, OutboxState, Parcel, ParcelKind};
 pub use passwords::{Classified, Unclassified};
 pub use postgres::Postgres;
+pub use seals::{Reencrypted, SealedColumn, SealedRow};
 pub use sqlite::Sqlite;
 
 use crate::config;
 use crate::model::{
-    Account, Email, EndReason, EndedSession, Event, PasswordHash, Session, SessionId, SigningKey,
-    StoredEvent, TokenDigest, User, UserId,
+    Account, Email, EndReason, EndedSession, Event, PasswordHash, Session, SessionId, StoredEvent,
+    TokenDigest, User, UserId,
 };
+use crate::secrets::Keyring;
 
 /// The database. Every method that returns a `Result` may fail with any [`StoreError`]; nothing is
 /// stored then, but for a commit whose answer was lost.
@@ -73,19 +78,23 @@ use either;
 /// The database as a whole.
 #[expect(clippy::missing_errors_doc, reason = "the same for all methods: see Store")]
 impl Store {
-    /// Opens the database that `storage.url` names. A PostgreSQL server need not be reachable yet;
+    /// Opens the database that `storage.url` names; `secrets` says how private keys are kept there. A PostgreSQL server need not be reachable yet;
     /// a SQLite file is made, readable by its owner only, if it is not there.
     ///
     /// # Errors
     /// [`StoreError::Url`] when the URL is malformed, or names a file or certificate that cannot be
-    /// used.
-    pub fn open(storage: &config::Storage) -> Result<Self, StoreError> {
+    /// used; [`StoreError::Keyring`].
+    pub fn open(storage: &config::Storage, secrets: &config::Secrets) -> Result<Self, StoreError> {
+        let keyring = Keyring::new(secrets).map_err(StoreError::Keyring)?;
         let writer = uuid::Builder::from_random_bytes(crate::clock::random_bytes()).into_uuid();
         Ok(match url::Target::parse(storage.url.expose_secret())? {
-            url::Target::Postgres(target) => {
-                Self::Postgres(Box::new(Postgres::open(*target, storage.max_connections, writer)?))
-            }
-            url::Target::Sqlite(file) => Self::Sqlite(Sqlite::open(file, writer)?),
+            url::Target::Postgres(target) => Self::Postgres(Box::new(Postgres::open(
+                *target,
+                storage.max_connections,
+                writer,
+                keyring,
+            )?)),
+            url::Target::Sqlite(file) => Self::Sqlite(Sqlite::open(file, writer, keyring)?),
         })
     }
 
@@ -325,42 +334,6 @@ impl Store {
         now: Timestamp,
     ) -> Result<Vec<EndedSession>, StoreError> {
         either!(self, backend => backend.ended_sessions(cursor, now).await)
-    }
-}
-
-/// Signing keys.
-#[expect(clippy::missing_errors_doc, reason = "the same for all methods: see Store")]
-impl Store {
-    /// Every key, retired ones too; in the order in which they begin to sign.
-    pub async fn signing_keys(&self) -> Result<Vec<SigningKey>, StoreError> {
-        either!(self, backend => backend.signing_keys().await)
-    }
-
-    /// Stores the key unless its algorithm has one that is not retired at its `created_at`. Of two
-    /// first starts one stores its key. Returns whether it was stored.
-    pub async fn add_signing_key_if_none(&self, new: &SigningKey) -> Result<bool, StoreError> {
-        either!(self, backend => backend.add_signing_key_if_none(new).await)
-    }
-
-    /// Stores a key and lets the others of its algorithm that have no end retire at
-    /// `others_retire_at`. Returns `false`, and changes nothing, when the key is known already.
-    pub async fn rotate_signing_key(
-        &self,
-        new: &SigningKey,
-        others_retire_at: Timestamp,
-        event: &Event,
-    ) -> Result<bool, StoreError> {
-        either!(self, backend => backend.rotate_signing_key(new, others_retire_at, event).await)
-    }
-
-    /// Lets a key retire at `at`. Returns whether there is such a key.
-    pub async fn retire_signing_key(
-        &self,
-        kid: &str,
-        at: Timestamp,
-        event: &Event,
-    ) -> Result<bool, StoreError> {
-        either!(self, backend => backend.retire_signing_key(kid, at, event).await)
     }
 }
 

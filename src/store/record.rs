@@ -11,15 +11,18 @@ use uuid::Uuid;
 use super::cases::KnownToken;
 use super::error::StoreError;
 use super::guards::{FoundState, Guard};
+use super::keys::ListedKey;
 use super::outbox::{Claimed, OutboxState, Parcel, ParcelKind};
 use super::passwords::Unclassified;
 use super::rules::{FoundLink, Owner, Side};
+use super::seals::{SealedColumn, SealedRow};
 use crate::config::Algorithm;
 use crate::model::{
     Account, AuthMethod, Challenge, ChallengeMethod, EndReason, EndedSession, Event, EventKind,
     JsonObject, Outcome, PasswordHash, Proof, Purpose, Session, SessionId, SigningKey, StoredEvent,
     TokenDigest, User, UserId,
 };
+use crate::secrets;
 
 /// Columns of [`user`], from the table under the name `u`.
 macro_rules! user_columns {
@@ -61,6 +64,15 @@ macro_rules! key_columns {
     };
 }
 
+/// Columns of [`listed_key`], from the table under the name `k`. Of the private half only so much as
+/// says how it is kept.
+macro_rules! listed_key_columns {
+    () => {
+        "k.kid, k.algorithm, k.created_at, k.active_from, k.retire_at, \
+         substr(k.private_key, 1, 36) AS private_key"
+    };
+}
+
 /// Columns of [`owner`], from the table under the name `u`.
 macro_rules! owner_columns {
     () => {
@@ -80,7 +92,7 @@ macro_rules! link_columns {
     };
 }
 
-pub(super) use {event_columns, key_columns, session_columns, user_columns};
+pub(super) use {event_columns, key_columns, listed_key_columns, session_columns, user_columns};
 pub(super) use {link_columns, owner_columns};
 
 /// A value of another type than its column has.
@@ -454,6 +466,29 @@ pub(super) fn signing_key<R: Record>(record: &R, c: usize) -> Result<SigningKey,
         active_from: r.must(c + 4, R::time)?,
         retire_at: r.maybe(c + 5, R::time)?,
     })
+}
+
+/// Reads [`listed_key_columns`].
+pub(super) fn listed_key<R: Record>(record: &R) -> Result<ListedKey, StoreError> {
+    let r = Reader::keyed_by_text(record, "signing_keys", 0);
+    Ok(ListedKey {
+        kid: r.must(0, R::text)?,
+        algorithm: r.parsed(1, algorithm)?,
+        created_at: r.must(2, R::time)?,
+        active_from: r.must(3, R::time)?,
+        retire_at: r.maybe(4, R::time)?,
+        protection: secrets::protection(&r.must(5, R::bytes)?),
+    })
+}
+
+/// Reads the key, a text, and the sealed value of a row.
+pub(super) fn sealed_row<R: Record>(
+    record: &R,
+    column: SealedColumn,
+) -> Result<SealedRow, StoreError> {
+    let (table, _) = column.as_str().split_once('.').unwrap_or_default();
+    let r = Reader::keyed_by_text(record, table, 0);
+    Ok(SealedRow { row: r.must(0, R::text)?, stored: r.must(1, R::bytes)?.into() })
 }
 
 fn algorithm(name: &str) -> Option<Algorithm> {

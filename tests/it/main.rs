@@ -19,6 +19,7 @@ mod hardening;
 mod headers;
 mod hostile_upstreams;
 mod jose;
+mod keys_at_rest;
 mod lifecycle;
 mod limiter;
 mod links;

@@ -5,6 +5,7 @@
 mod accounts;
 mod events;
 mod guards;
+mod keys;
 mod links;
 mod on_postgres;
 mod on_sqlite;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use portcullis::clock;
-use portcullis::config::Storage;
+use portcullis::config::{Secrets, Storage};
 use portcullis::model::{
     AuthMethod, Event, EventKind, JsonObject, PasswordHash, Proof, Session, TokenDigest, User,
     UserId,
@@ -77,20 +78,25 @@ impl Home {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite:{}", folder.path().join("store.db").display());
         let storage = Storage { url: url.into(), ..Storage::default() };
-        let store = Store::open(&storage).unwrap();
+        let store = Store::open(&storage, &Secrets::default()).unwrap();
         Self { store, place: Place::Sqlite(folder), storage }
     }
 
     fn on(database: Database) -> Self {
         let storage =
             Storage { url: database.url.as_str().into(), max_connections: 4, migrate: true };
-        let store = Store::open(&storage).unwrap();
+        let store = Store::open(&storage, &Secrets::default()).unwrap();
         Self { store, place: Place::Postgres(database), storage }
     }
 
     /// The store of another process on the same database.
     fn another(&self) -> Store {
-        Store::open(&self.storage).unwrap()
+        Store::open(&self.storage, &Secrets::default()).unwrap()
+    }
+
+    /// The same with keys for what is sealed.
+    fn another_with(&self, secrets: &Secrets) -> Store {
+        Store::open(&self.storage, secrets).unwrap()
     }
 
     /// Runs SQL behind the store's back.

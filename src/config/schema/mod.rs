@@ -16,6 +16,7 @@ mod log;
 mod mail;
 mod passwords;
 mod routes;
+mod secrets;
 mod server;
 mod sessions;
 mod storage;
@@ -39,6 +40,7 @@ pub use log::*;
 pub use mail::*;
 pub use passwords::*;
 pub use routes::*;
+pub use secrets::*;
 pub use server::*;
 pub use sessions::*;
 pub use storage::*;
@@ -57,6 +59,8 @@ pub struct Config {
     pub reload: Reload,
     /// Where users, sessions and events live.
     pub storage: Storage,
+    /// What protects private keys where users live.
+    pub secrets: Secrets,
     /// Where rate counters live.
     pub counters: Counters,
     /// Access and refresh tokens that this gateway issues.

@@ -245,6 +245,24 @@ fn each_mistake_is_named_with_its_line_and_column() {
             "[mail]\ntransport = \"webhook\"",
             "1:2: mail.webhook: is missing: transport \"webhook\" needs its url and secret",
         ),
+        (
+            "[secrets]\nkey = \"short\"",
+            "2:1: secrets.key: is not 32 bytes in Base64; make a key with `portcullis secrets generate`",
+        ),
+        ("[secrets]\nrequire = true", "2:1: secrets.require: needs secrets.key"),
+        (
+            "[secrets]\nprevious = [\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"]",
+            "2:1: secrets.previous: needs secrets.key",
+        ),
+        (
+            "[secrets]\nkey = \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"\nprevious = [\"x\"]",
+            "3:13: secrets.previous[0]: is not 32 bytes in Base64",
+        ),
+        (
+            "[secrets]\nkey = \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"\n\
+             previous = [\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"]",
+            "3:13: secrets.previous[0]: is there twice",
+        ),
         ("[mail]\ntimeout = \"0s\"", "2:1: mail.timeout: must be longer than 0s"),
         (
             "[tokens]\nissuer = \"us\"\n[mail]\ntransport = \"webhook\"\n\

@@ -30,6 +30,16 @@ const OTHERS: &[(&str, &str)] = &[
     ("storage.url", "[storage]\nurl = \"sqlite:other.db\""),
     ("storage.max_connections", "[storage]\nmax_connections = 3"),
     ("storage.migrate", "[storage]\nmigrate = false"),
+    ("secrets.key", "[secrets]\nkey = \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\""),
+    (
+        "secrets.key secrets.previous",
+        "[secrets]\nkey = \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"\n\
+         previous = [\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAE\"]",
+    ),
+    (
+        "secrets.key secrets.require",
+        "[secrets]\nkey = \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"\nrequire = true",
+    ),
     ("counters.url", "[counters]\nurl = \"redis://h\""),
     ("counters.key_prefix", "[counters]\nkey_prefix = \"p\""),
     ("counters.on_outage", "[counters]\non_outage = \"deny\""),

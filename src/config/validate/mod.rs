@@ -14,9 +14,10 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     Algorithm, Argon2, ByteSize, ClientCertificates, Config, Cors, IdentityHeaders, Interval,
-    Issuer, Listen, Mail, MailTransport, Problem, Server, ServerTls, Tokens, UpstreamTls,
+    Issuer, Listen, Mail, MailTransport, Problem, Secrets, Server, ServerTls, Tokens, UpstreamTls,
 };
 use crate::model::is_role_name;
+use crate::secrets::SealingKey;
 
 /// Everything that is wrong.
 pub fn problems(config: &Config) -> Vec<Problem> {
@@ -35,6 +36,7 @@ pub fn problems(config: &Config) -> Vec<Problem> {
         found.add("reload.watch", "must be 0s, for never, or at least 100ms");
     }
     storage(config, &mut found);
+    secrets(&config.secrets, &mut found);
     tokens(&config.tokens, &mut found);
     passwords(config, &mut found);
     mail::links(config, &mut found);
@@ -227,6 +229,28 @@ fn storage(config: &Config, found: &mut Found) {
             "counters.url",
             "must be memory: or begin with redis://, rediss://, redis+unix:// or redis-cluster://",
         );
+    }
+}
+
+fn secrets(secrets: &Secrets, found: &mut Found) {
+    let mut known = BTreeSet::new();
+    let keys = secrets.key.iter().map(|key| ("secrets.key".to_owned(), key));
+    let previous = secrets.previous.iter().enumerate();
+    let previous = previous.map(|(index, key)| (format!("secrets.previous[{index}]"), key));
+    for (at, key) in keys.chain(previous) {
+        match SealingKey::parse(key.expose_secret()) {
+            Err(error) => found.add(at, error.to_string()),
+            Ok(key) if !known.insert(key.id()) => found.add(at, "is there twice"),
+            Ok(_) => {}
+        }
+    }
+    if secrets.key.is_none() {
+        if !secrets.previous.is_empty() {
+            found.add("secrets.previous", "needs secrets.key, under which all is kept from now on");
+        }
+        if secrets.require {
+            found.add("secrets.require", "needs secrets.key: without it nothing can be sealed");
+        }
     }
 }
 

@@ -6,18 +6,35 @@ use jiff::Timestamp;
 use super::{Db, Fault, Postgres};
 use crate::model::{Event, SigningKey};
 use crate::store::error::StoreError;
-use crate::store::record::{self, key_columns};
+use crate::store::keys::ListedKey;
+use crate::store::record::{self, key_columns, listed_key_columns};
 use crate::store::rules::whole_micros;
 
 impl Postgres {
-    pub(in crate::store) async fn signing_keys(&self) -> Result<Vec<SigningKey>, StoreError> {
+    pub(in crate::store) async fn signing_keys(
+        &self,
+        now: Timestamp,
+    ) -> Result<Vec<SigningKey>, StoreError> {
         self.at_once("signing_keys", |db| async move {
             let sql = concat!(
                 "-- signing_keys\nSELECT ",
                 key_columns!(),
+                " FROM signing_keys AS k WHERE k.retire_at IS NULL OR k.retire_at > $1
+                 ORDER BY k.active_from, k.kid"
+            );
+            db.all(sql, &[&whole_micros(now)], |row| record::signing_key(row, 0)).await
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn listed_keys(&self) -> Result<Vec<ListedKey>, StoreError> {
+        self.at_once("listed_keys", |db| async move {
+            let sql = concat!(
+                "-- listed_keys\nSELECT ",
+                listed_key_columns!(),
                 " FROM signing_keys AS k ORDER BY k.active_from, k.kid"
             );
-            db.all(sql, &[], |row| record::signing_key(row, 0)).await
+            db.all(sql, &[], record::listed_key).await
         })
         .await
     }

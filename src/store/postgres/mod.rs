@@ -13,6 +13,7 @@ mod outbox;
 mod passwords;
 mod record;
 mod schema;
+mod seals;
 mod sessions;
 mod tls;
 
@@ -32,6 +33,7 @@ use uuid::Uuid;
 use super::cases::PoolStatus;
 use super::error::StoreError;
 use super::url::{self, PostgresTarget};
+use crate::secrets::Keyring;
 
 /// The longest that a call may take: below the two seconds in which the gateway answers 503.
 const DEADLINE: Duration = Duration::from_millis(1800);
@@ -46,6 +48,7 @@ pub struct Postgres {
     config: tokio_postgres::Config,
     tls: MakeRustlsConnect,
     writer: Uuid,
+    keyring: Keyring,
 }
 
 impl Postgres {
@@ -54,6 +57,7 @@ impl Postgres {
         target: PostgresTarget,
         max_connections: usize,
         writer: Uuid,
+        keyring: Keyring,
     ) -> Result<Self, StoreError> {
         let PostgresTarget { config, tls, root_cert } = target;
         let tls = tls::connector(tls, root_cert.as_deref())?;
@@ -71,7 +75,11 @@ impl Postgres {
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| StoreError::unavailable("open", error))?;
-        Ok(Self { pool, config, tls, writer })
+        Ok(Self { pool, config, tls, writer, keyring })
+    }
+
+    pub(super) fn keyring(&self) -> &Keyring {
+        &self.keyring
     }
 
     pub(super) fn describe(&self) -> String {

@@ -6,17 +6,34 @@ use rusqlite::params;
 use super::{Db, Fault, Sqlite, micros};
 use crate::model::{Event, SigningKey};
 use crate::store::error::StoreError;
-use crate::store::record::{self, key_columns};
+use crate::store::keys::ListedKey;
+use crate::store::record::{self, key_columns, listed_key_columns};
 
 impl Sqlite {
-    pub(in crate::store) async fn signing_keys(&self) -> Result<Vec<SigningKey>, StoreError> {
-        self.read("signing_keys", |db| {
+    pub(in crate::store) async fn signing_keys(
+        &self,
+        now: Timestamp,
+    ) -> Result<Vec<SigningKey>, StoreError> {
+        self.read("signing_keys", move |db| {
             let sql = concat!(
                 "-- signing_keys\nSELECT ",
                 key_columns!(),
+                " FROM signing_keys AS k WHERE k.retire_at IS NULL OR k.retire_at > ?1
+                 ORDER BY k.active_from, k.kid"
+            );
+            db.all(sql, [micros(now)], |row| record::signing_key(row, 0))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn listed_keys(&self) -> Result<Vec<ListedKey>, StoreError> {
+        self.read("listed_keys", |db| {
+            let sql = concat!(
+                "-- listed_keys\nSELECT ",
+                listed_key_columns!(),
                 " FROM signing_keys AS k ORDER BY k.active_from, k.kid"
             );
-            db.all(sql, [], |row| record::signing_key(row, 0))
+            db.all(sql, [], |row| record::listed_key(row))
         })
         .await
     }

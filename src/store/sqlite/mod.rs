@@ -14,6 +14,7 @@ mod outbox;
 mod passwords;
 mod record;
 mod schema;
+mod seals;
 mod sessions;
 mod threads;
 
@@ -28,6 +29,7 @@ use uuid::Uuid;
 use super::cases::PoolStatus;
 use super::error::StoreError;
 use super::rules::whole_micros;
+use crate::secrets::Keyring;
 use threads::Threads;
 
 /// The longest that a call may take: below the two seconds in which the gateway answers 503.
@@ -44,11 +46,12 @@ pub struct Sqlite {
     file: PathBuf,
     threads: Threads,
     writer: Uuid,
+    keyring: Keyring,
 }
 
 impl Sqlite {
     /// Opens the file, makes it if it is not there.
-    pub(super) fn open(file: PathBuf, writer: Uuid) -> Result<Self, StoreError> {
+    pub(super) fn open(file: PathBuf, writer: Uuid, keyring: Keyring) -> Result<Self, StoreError> {
         let unusable = |error: &dyn std::fmt::Display| {
             StoreError::Url(format!(
                 "names a file that cannot be used, {}: {error}",
@@ -62,7 +65,11 @@ impl Sqlite {
             reading.push(connect(&file, true).map_err(|error| unusable(&error))?);
         }
         let threads = Threads::start(writing, reading).map_err(|error| unusable(&error))?;
-        Ok(Self { file, threads, writer })
+        Ok(Self { file, threads, writer, keyring })
+    }
+
+    pub(super) fn keyring(&self) -> &Keyring {
+        &self.keyring
     }
 
     pub(super) fn describe(&self) -> String {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use portcullis::config::Storage;
+use portcullis::config::{Secrets, Storage};
 use portcullis::model::{Event, EventKind, Outcome, StoredEvent, uuid_v7};
 use portcullis::store::{EventFilter, Store};
 use serde_json::{Value, json};
@@ -48,7 +48,7 @@ impl TestGateway {
 /// A database, opened a second time.
 pub(crate) fn open_store(url: &str) -> Store {
     let storage = Storage { url: url.into(), max_connections: 2, migrate: false };
-    Store::open(&storage).expect("the store opens")
+    Store::open(&storage, &Secrets::default()).expect("the store opens")
 }
 
 /// The events of one kind, oldest first.

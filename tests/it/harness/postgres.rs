@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use portcullis::config::Storage;
+use portcullis::config::{Secrets, Storage};
 use portcullis::store::Store;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::Semaphore;
@@ -125,7 +125,7 @@ impl Shared {
 
 fn open(url: &str) -> Store {
     let storage = Storage { url: url.into(), max_connections: 2, migrate: true };
-    Store::open(&storage).expect("the store opens")
+    Store::open(&storage, &Secrets::default()).expect("the store opens")
 }
 
 /// A server of one test's own, which may be stopped and hung.

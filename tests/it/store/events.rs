@@ -1,21 +1,18 @@
-//! Events and signing keys.
+//! Events.
 
 use std::collections::HashMap;
 
-use portcullis::config::Algorithm;
-use portcullis::model::{EventKind, Outcome, SigningKey, StoredEvent};
+use portcullis::model::{EventKind, Outcome, StoredEvent};
 use portcullis::store::{EventCursor, EventFilter, Store};
 use uuid::Uuid;
 
-use super::{DAY, Home, account, at, event, on_both};
+use super::{Home, account, at, event, on_both};
 
 on_both![
     events_come_back_as_they_were,
     events_are_filtered_and_paged,
     numbers_have_no_gap_under_concurrency,
     a_tail_sees_each_event_once,
-    of_many_first_keys_one_is_stored,
-    keys_rotate_and_retire,
 ];
 
 async fn events_come_back_as_they_were(home: Home) {
@@ -136,58 +133,4 @@ async fn a_tail_sees_each_event_once(home: Home) {
         assert!(other.new_events(&mut from_now).await.unwrap().is_empty());
     }
     assert_eq!(other.new_events(&mut with_past).await.unwrap().len(), 3);
-}
-
-fn key(kid: &str, algorithm: Algorithm, second: i64) -> SigningKey {
-    SigningKey {
-        kid: kid.to_owned(),
-        algorithm,
-        private_key: vec![1, 2, 3].into(),
-        created_at: at(second),
-        active_from: at(second),
-        retire_at: None,
-    }
-}
-
-async fn of_many_first_keys_one_is_stored(home: Home) {
-    let other = home.another();
-    let starts = (0..10).map(|n| {
-        let store = if n % 2 == 0 { &home.store } else { &other };
-        async move {
-            let new = key(&format!("k{n}"), Algorithm::Es256, 0);
-            store.add_signing_key_if_none(&new).await.unwrap()
-        }
-    });
-    let stored = futures_util::future::join_all(starts).await;
-    assert_eq!(stored.into_iter().filter(|stored| *stored).count(), 1);
-    assert_eq!(home.store.signing_keys().await.unwrap().len(), 1);
-    let another_kind = key("ed", Algorithm::EdDsa, 0);
-    assert!(home.store.add_signing_key_if_none(&another_kind).await.unwrap());
-}
-
-async fn keys_rotate_and_retire(home: Home) {
-    let store = &home.store;
-    let changed = |second| event(EventKind::SigningKeyChanged, second);
-    store.add_signing_key_if_none(&key("one", Algorithm::Es256, 0)).await.unwrap();
-    store.add_signing_key_if_none(&key("rsa", Algorithm::Rs256, 0)).await.unwrap();
-    let two = key("two", Algorithm::Es256, 10);
-    assert!(store.rotate_signing_key(&two, at(DAY), &changed(10)).await.unwrap());
-    assert!(!store.rotate_signing_key(&two, at(DAY), &changed(11)).await.unwrap(), "known");
-    let three = key("three", Algorithm::Es256, 20);
-    assert!(store.rotate_signing_key(&three, at(2 * DAY), &changed(20)).await.unwrap());
-
-    let keys = store.signing_keys().await.unwrap();
-    let ends: Vec<_> = keys.iter().map(|k| (k.kid.as_str(), k.retire_at)).collect();
-    assert_eq!(
-        ends,
-        [("one", Some(at(DAY))), ("rsa", None), ("two", Some(at(2 * DAY))), ("three", None)]
-    );
-    assert_eq!(keys[2].private_key, two.private_key);
-    assert_eq!((keys[2].algorithm, keys[2].active_from), (Algorithm::Es256, at(10)));
-
-    assert!(store.retire_signing_key("rsa", at(30), &changed(30)).await.unwrap());
-    assert!(!store.retire_signing_key("none", at(30), &changed(30)).await.unwrap());
-    assert!(!store.add_signing_key_if_none(&key("rsa2", Algorithm::Rs256, 29)).await.unwrap());
-    assert!(store.add_signing_key_if_none(&key("rsa2", Algorithm::Rs256, 30)).await.unwrap());
-    assert_eq!(home.kinds().await, [EventKind::SigningKeyChanged; 3]);
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use portcullis::config::Storage;
+use portcullis::config::{Secrets, Storage};
 use portcullis::model::EventKind;
 use portcullis::store::{EventCursor, RevocationCursor, SignUp, Store, StoreError};
 use tokio::net::TcpListener;
@@ -154,7 +154,8 @@ async fn a_server_that_swallows_everything_is_unavailable_in_time() {
     for parameters in ["sslmode=disable", "sslmode=require"] {
         let url = format!("postgres://u@127.0.0.1:{port}/db?{parameters}");
         let storage = Storage { url: url.into(), max_connections: 4, migrate: true };
-        let store = Store::open(&storage).expect("opening connects to nothing");
+        let store =
+            Store::open(&storage, &Secrets::default()).expect("opening connects to nothing");
         calls_fail_in_time(&store).await;
         assert!(store.migrate().await.is_err_and(|error| error.is_unavailable()));
     }
@@ -261,7 +262,7 @@ async fn tls_is_checked_as_the_url_says() {
         let program = format!("tls-case-{n}");
         let url = server.tcp_url(host, &name, &format!("{parameters}&application_name={program}"));
         let storage = Storage { url: url.into(), max_connections: 1, migrate: true };
-        let store = Store::open(&storage).unwrap();
+        let store = Store::open(&storage, &Secrets::default()).unwrap();
         let answer = store.ping().await;
         let found = match answer {
             Ok(()) => {

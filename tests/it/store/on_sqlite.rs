@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
-use portcullis::config::Storage;
+use portcullis::config::{Secrets, Storage};
 use portcullis::model::EventKind;
 use portcullis::store::{SignUp, Store, StoreError};
 
@@ -23,7 +23,8 @@ async fn the_file_is_readable_by_its_owner_only() {
 #[tokio::test]
 async fn a_file_that_cannot_be_used_is_named() {
     for url in ["sqlite:/nowhere/at/all/store.db", "sqlite:/dev/null", "sqlite:/"] {
-        let opened = Store::open(&Storage { url: url.into(), ..Storage::default() });
+        let opened =
+            Store::open(&Storage { url: url.into(), ..Storage::default() }, &Secrets::default());
         assert!(matches!(opened.err(), Some(StoreError::Url(_))), "{url}");
     }
 }
@@ -34,7 +35,7 @@ async fn what_was_stored_is_there_after_a_restart() {
     let (ann, _) = home.user("ann").await;
     let Home { store, place, storage } = home;
     drop(store);
-    let store = Store::open(&storage).unwrap();
+    let store = Store::open(&storage, &Secrets::default()).unwrap();
     store.check_schema().await.unwrap();
     assert!(store.user(&ann).await.unwrap().is_some());
     drop((store, place));

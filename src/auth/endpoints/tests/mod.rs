@@ -53,7 +53,7 @@ impl World {
 
         let clock = Clock::manual("2026-03-01T12:00:00Z".parse().unwrap());
         let now = clock.now();
-        let store = Arc::new(Store::open(&config.storage).unwrap());
+        let store = Arc::new(Store::open(&config.storage, &config.secrets).unwrap());
         if config.storage.migrate {
             store.migrate().await.unwrap();
         }

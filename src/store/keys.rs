@@ -1,0 +1,87 @@
+//! Signing keys. Their private halves are sealed on their way in and opened on their way out
+//! ([`secrets`](crate::secrets)); what needs no private half can be asked without any key at hand,
+//! so that lost keys can still be seen and ended.
+
+use jiff::Timestamp;
+
+use super::error::StoreError;
+use super::seals::SealedColumn;
+use super::{Store, either};
+use crate::config::Algorithm;
+use crate::model::{Event, SigningKey};
+use crate::secrets::Protection;
+
+/// A signing key without its private half.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedKey {
+    /// As [`SigningKey::kid`].
+    pub kid: String,
+    /// As [`SigningKey::algorithm`].
+    pub algorithm: Algorithm,
+    /// As [`SigningKey::created_at`].
+    pub created_at: Timestamp,
+    /// As [`SigningKey::active_from`].
+    pub active_from: Timestamp,
+    /// As [`SigningKey::retire_at`].
+    pub retire_at: Option<Timestamp>,
+    /// How its private half is kept.
+    pub protection: Protection,
+}
+
+/// Signing keys.
+#[expect(clippy::missing_errors_doc, reason = "the same for all methods: see Store")]
+impl Store {
+    /// Every key that is not retired at `now`, in the order in which they begin to sign.
+    ///
+    /// # Errors
+    /// [`StoreError::Sealed`] when one cannot be opened.
+    pub async fn signing_keys(&self, now: Timestamp) -> Result<Vec<SigningKey>, StoreError> {
+        let stored = either!(self, backend => backend.signing_keys(now).await)?;
+        stored.into_iter().map(|key| self.opened(key)).collect()
+    }
+
+    /// Every key, retired ones too; in the order in which they begin to sign.
+    pub async fn listed_keys(&self) -> Result<Vec<ListedKey>, StoreError> {
+        either!(self, backend => backend.listed_keys().await)
+    }
+
+    /// Stores the key unless its algorithm has one that is not retired at its `created_at`. Of two
+    /// first starts one stores its key. Returns whether it was stored.
+    pub async fn add_signing_key_if_none(&self, new: &SigningKey) -> Result<bool, StoreError> {
+        let new = self.sealed(new);
+        either!(self, backend => backend.add_signing_key_if_none(&new).await)
+    }
+
+    /// Stores a key and lets the others of its algorithm that have no end retire at
+    /// `others_retire_at`. Returns `false`, and changes nothing, when the key is known already.
+    pub async fn rotate_signing_key(
+        &self,
+        new: &SigningKey,
+        others_retire_at: Timestamp,
+        event: &Event,
+    ) -> Result<bool, StoreError> {
+        let new = self.sealed(new);
+        either!(self, backend => backend.rotate_signing_key(&new, others_retire_at, event).await)
+    }
+
+    /// Lets a key retire at `at`. Returns whether there is such a key.
+    pub async fn retire_signing_key(
+        &self,
+        kid: &str,
+        at: Timestamp,
+        event: &Event,
+    ) -> Result<bool, StoreError> {
+        either!(self, backend => backend.retire_signing_key(kid, at, event).await)
+    }
+
+    fn sealed(&self, key: &SigningKey) -> SigningKey {
+        let private_key = self.seal(SealedColumn::SigningKeys, &key.kid, &key.private_key);
+        SigningKey { private_key, ..key.clone() }
+    }
+
+    fn opened(&self, stored: SigningKey) -> Result<SigningKey, StoreError> {
+        let private_key =
+            self.open_seal(SealedColumn::SigningKeys, &stored.kid, &stored.private_key)?;
+        Ok(SigningKey { private_key, ..stored })
+    }
+}

@@ -1,0 +1,148 @@
+//! Signing keys, and how their private halves are kept.
+
+use portcullis::config::{Algorithm, Secrets};
+use portcullis::model::{EventKind, SigningKey};
+use portcullis::secrets::{OpenError, Protection};
+use portcullis::store::{SealedColumn, StoreError};
+
+use super::{DAY, Home, at, event, on_both};
+
+on_both![
+    of_many_first_keys_one_is_stored,
+    keys_rotate_and_retire,
+    private_keys_are_sealed,
+    of_two_who_reencrypt_one_does,
+];
+
+fn key(kid: &str, algorithm: Algorithm, second: i64) -> SigningKey {
+    SigningKey {
+        kid: kid.to_owned(),
+        algorithm,
+        private_key: vec![1, 2, 3].into(),
+        created_at: at(second),
+        active_from: at(second),
+        retire_at: None,
+    }
+}
+
+async fn of_many_first_keys_one_is_stored(home: Home) {
+    let other = home.another();
+    let starts = (0..10).map(|n| {
+        let store = if n % 2 == 0 { &home.store } else { &other };
+        async move {
+            let new = key(&format!("k{n}"), Algorithm::Es256, 0);
+            store.add_signing_key_if_none(&new).await.unwrap()
+        }
+    });
+    let stored = futures_util::future::join_all(starts).await;
+    assert_eq!(stored.into_iter().filter(|stored| *stored).count(), 1);
+    assert_eq!(home.store.signing_keys(at(0)).await.unwrap().len(), 1);
+    let another_kind = key("ed", Algorithm::EdDsa, 0);
+    assert!(home.store.add_signing_key_if_none(&another_kind).await.unwrap());
+}
+
+async fn keys_rotate_and_retire(home: Home) {
+    let store = &home.store;
+    let changed = |second| event(EventKind::SigningKeyChanged, second);
+    store.add_signing_key_if_none(&key("one", Algorithm::Es256, 0)).await.unwrap();
+    store.add_signing_key_if_none(&key("rsa", Algorithm::Rs256, 0)).await.unwrap();
+    let two = key("two", Algorithm::Es256, 10);
+    assert!(store.rotate_signing_key(&two, at(DAY), &changed(10)).await.unwrap());
+    assert!(!store.rotate_signing_key(&two, at(DAY), &changed(11)).await.unwrap(), "known");
+    let three = key("three", Algorithm::Es256, 20);
+    assert!(store.rotate_signing_key(&three, at(2 * DAY), &changed(20)).await.unwrap());
+
+    let keys = store.signing_keys(at(0)).await.unwrap();
+    let ends: Vec<_> = keys.iter().map(|k| (k.kid.as_str(), k.retire_at)).collect();
+    assert_eq!(
+        ends,
+        [("one", Some(at(DAY))), ("rsa", None), ("two", Some(at(2 * DAY))), ("three", None)]
+    );
+    assert_eq!(keys[2].private_key, two.private_key);
+    assert_eq!((keys[2].algorithm, keys[2].active_from), (Algorithm::Es256, at(10)));
+
+    assert!(store.retire_signing_key("rsa", at(30), &changed(30)).await.unwrap());
+    assert!(!store.retire_signing_key("none", at(30), &changed(30)).await.unwrap());
+    assert!(!store.add_signing_key_if_none(&key("rsa2", Algorithm::Rs256, 29)).await.unwrap());
+    assert!(store.add_signing_key_if_none(&key("rsa2", Algorithm::Rs256, 30)).await.unwrap());
+    assert_eq!(home.kinds().await, [EventKind::SigningKeyChanged; 3]);
+}
+
+fn secrets(key: u8, previous: &[u8]) -> Secrets {
+    let text = |fill: u8| {
+        use base64::Engine as _;
+        base64::engine::general_purpose::STANDARD.encode([fill; 32]).into()
+    };
+    Secrets {
+        key: Some(text(key)),
+        previous: previous.iter().map(|&fill| text(fill)).collect(),
+        require: false,
+    }
+}
+
+const COLUMN: SealedColumn = SealedColumn::SigningKeys;
+
+async fn private_keys_are_sealed(home: Home) {
+    let (one, two) = (home.another_with(&secrets(1, &[])), home.another_with(&secrets(2, &[1])));
+    let plain = key("plain", Algorithm::Rs256, 0);
+    assert!(home.store.add_signing_key_if_none(&plain).await.unwrap());
+    let sealed = key("sealed", Algorithm::Es256, 10);
+    let changed = event(EventKind::SigningKeyChanged, 10);
+    assert!(one.rotate_signing_key(&sealed, at(DAY), &changed).await.unwrap());
+
+    for store in [&one, &two] {
+        let keys = store.signing_keys(at(0)).await.unwrap();
+        let private: Vec<_> = keys.iter().map(|key| key.private_key.clone()).collect();
+        assert_eq!(private, [plain.private_key.clone(), sealed.private_key.clone()]);
+    }
+    let id = one.keyring().current().unwrap();
+    let refused = home.store.signing_keys(at(0)).await.unwrap_err();
+    let StoreError::Sealed { column, row, source } = refused else { panic!("{refused}") };
+    assert_eq!((column, &*row, source), (COLUMN.as_str(), "sealed", OpenError::UnknownKey(id)));
+    // What needs no private half is there all the same.
+    let listed = home.store.listed_keys().await.unwrap();
+    let protections: Vec<_> = listed.iter().map(|key| (&*key.kid, key.protection)).collect();
+    assert_eq!(protections, [("plain", Protection::Plain), ("sealed", Protection::Sealed(id))]);
+    let changed = event(EventKind::SigningKeyChanged, 20);
+    assert!(home.store.retire_signing_key("sealed", at(20), &changed).await.unwrap());
+    assert_eq!(home.store.signing_keys(at(20)).await.unwrap().len(), 1, "nobody asks for it now");
+
+    // A value of one row in the place of another's.
+    home.sql(
+        "UPDATE signing_keys SET retire_at = NULL, private_key =
+         (SELECT private_key FROM signing_keys WHERE kid = 'sealed')",
+    )
+    .await;
+    let refused = one.signing_keys(at(0)).await.unwrap_err();
+    let StoreError::Sealed { row, source, .. } = refused else { panic!("{refused}") };
+    assert_eq!((&*row, source), ("plain", OpenError::Damaged));
+}
+
+async fn of_two_who_reencrypt_one_does(home: Home) {
+    for n in 0..5 {
+        let new = key(&format!("k{n}"), Algorithm::Es256, n);
+        let changed = event(EventKind::SigningKeyChanged, n);
+        assert!(home.store.rotate_signing_key(&new, at(DAY), &changed).await.unwrap());
+    }
+    let (one, two) = (home.another_with(&secrets(1, &[])), home.another_with(&secrets(1, &[])));
+    let noted = event(EventKind::SecretsReencrypted, 10);
+    let first = home.store.reencrypt(COLUMN, None, 10, &noted).await.unwrap();
+    assert_eq!((first.changed, first.last.as_deref()), (0, Some("k4")), "there is no key");
+    let page = one.reencrypt(COLUMN, None, 2, &noted).await.unwrap();
+    assert_eq!((page.changed, page.last.as_deref()), (2, Some("k1")));
+    let noted = event(EventKind::SecretsReencrypted, 11);
+    let other = event(EventKind::SecretsReencrypted, 12);
+    let (a, b) = tokio::join!(
+        one.reencrypt(COLUMN, None, 10, &noted),
+        two.reencrypt(COLUMN, None, 10, &other)
+    );
+    assert_eq!(a.unwrap().changed + b.unwrap().changed, 3);
+    let done = one.reencrypt(COLUMN, Some("k4"), 10, &noted).await.unwrap();
+    assert_eq!((done.changed, done.last), (0, None));
+    for key in one.signing_keys(at(0)).await.unwrap() {
+        assert_eq!(**key.private_key, [1, 2, 3]);
+    }
+    let stranger = home.another_with(&secrets(2, &[]));
+    let page = stranger.reencrypt(COLUMN, None, 10, &noted).await.unwrap();
+    assert_eq!((page.changed, page.unreadable.len()), (0, 5));
+}
