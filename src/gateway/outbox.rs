@@ -94,7 +94,12 @@ impl Outbox {
             tracing::error!(letter = %id, "a letter cannot be read; it is given up");
             return self.store.not_sent(id, None, why, clock.now(), None).await;
         };
-        let dispatch = match self.auth.accounts().deliver(id, letter, claimed.attempt).await {
+        let dispatch = match self
+            .auth
+            .accounts()
+            .deliver(id, letter, claimed.attempt, claimed.created_at)
+            .await
+        {
             Ok(Delivery::Send(dispatch)) => dispatch,
             Ok(Delivery::Nothing(reason)) => {
                 let failed = failed(letter, reason, clock.now());

@@ -43,9 +43,11 @@ pub struct NewLink {
     pub password: Option<PasswordHash>,
     /// The metadata that an account not yet proved gets when this very link is used.
     pub user_metadata: Option<JsonObject>,
+    /// Change of address: the new address that the letter names; `None` = whatever is wanted now.
+    pub new_email: Option<Email>,
     /// Reauthentication: the session that may use it.
     pub session_id: Option<SessionId>,
-    /// The time.
+    /// When it was asked for.
     pub now: Timestamp,
     /// Of no use from this time on.
     pub expires_at: Timestamp,
@@ -67,7 +69,7 @@ pub enum LinkOwner {
     AddressOrNew(UserId),
 }
 
-/// How the making of a link ended. Nothing was stored but with [`PutLink::Stored`].
+/// How the making of a link ended. No link was stored but with [`PutLink::Stored`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum PutLink {
     /// It is stored, in place of an earlier one: send it.
@@ -251,15 +253,19 @@ pub enum Consent {
 #[expect(clippy::missing_errors_doc, reason = "the same for all methods: see Store")]
 impl Store {
     /// Stores a link in place of an earlier one of the same user and purpose, unless that one is
-    /// younger than `not_within`. `event` is stored, with the user filled in, when an account was
-    /// made for it.
+    /// younger than `not_within` was when this one was asked for. `event` is stored, with the user
+    /// filled in, when an account was made for it.
+    ///
+    /// Of several wishes for one account to be, none brings a password or metadata: not the new link,
+    /// not those before it, not even when [`PutLink::TooSoon`] keeps the new one back. Nor does a
+    /// sign-up for an account that was there before.
     ///
     /// A repeated [`Purpose::Signup`] of [`LinkOwner::Address`] keeps password and metadata of the
     /// one that it replaces, expired or not.
     pub async fn put_link(
         &self,
         link: &NewLink,
-        not_within: Option<Duration>,
+        not_within: Duration,
         event: &Event,
     ) -> Result<PutLink, StoreError> {
         either!(self, backend => backend.put_link(link, not_within, event).await)

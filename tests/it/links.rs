@@ -297,6 +297,62 @@ async fn a_sign_up_waits_for_the_proof_of_its_address() {
 }
 
 #[tokio::test]
+async fn of_two_sign_ups_with_one_address_neither_password_counts() {
+    let post = Post::start("[signup]\nconfirm_email = true").await;
+    let sign_up = async |email: &str, password: &str| {
+        let body = json!({ "email": email, "password": password, "data": { "name": password } });
+        post.gateway.post_json("/auth/signup", &body).await.expect(200);
+    };
+    // Within `links.resend_interval`, so that the owner has no letter but the stranger's; and after.
+    for (name, wait) in [("ann", 5), ("bob", 61)] {
+        let email = format!("{name}@example.com");
+        sign_up(&email, "Strangers-Plover-42").await;
+        let mut letter = post.letter(&email, "confirmation").await;
+        post.gateway.advance(Duration::from_secs(wait));
+        sign_up(&email, PASSWORD).await;
+        if wait > 60 {
+            let stale = std::mem::replace(&mut letter, post.letter(&email, "confirmation").await);
+            post.show("signup", &stale).await.expect_problem(403, "otp_expired");
+        } else {
+            assert_eq!(post.unsent(1).await, ["too_soon"]);
+        }
+        let session = post.show("signup", &letter).await.expect(200).json();
+        assert_eq!(session["user"]["user_metadata"], json!({}));
+        for password in ["Strangers-Plover-42", PASSWORD] {
+            let tried = post.gateway.log_in(&email, password).await;
+            tried.expect_problem(401, "invalid_credentials");
+        }
+        let owner = Caller::from_session(&session);
+        let change = post.gateway.request("PUT", "/auth/user").bearer(&owner.token);
+        change.json(&json!({ "password": NEW_PASSWORD })).send().await.expect(200);
+        post.letter(&email, "password_changed").await;
+        post.gateway.log_in(&email, NEW_PASSWORD).await.expect(200);
+    }
+}
+
+#[tokio::test]
+async fn a_sign_up_whose_letter_left_late_keeps_its_password() {
+    let tries = Arc::new(AtomicUsize::new(0));
+    let letters = Upstream::scripted(move |_| {
+        let status = if tries.fetch_add(1, SeqCst) == 0 { "503 Later" } else { "200 OK" };
+        reply(format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\n{{}}"))
+    })
+    .await;
+    let post = Post::with(letters, "[signup]\nconfirm_email = true").await;
+    let body = json!({ "email": "ann@example.com", "password": PASSWORD });
+    post.gateway.post_json("/auth/signup", &body).await.expect(200);
+    let lost = post.letter("ann@example.com", "confirmation").await;
+    while post.letters.count() < 2 {
+        post.gateway.advance(Duration::from_secs(1));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let letter = post.letter("ann@example.com", "confirmation").await;
+    post.show("signup", &lost).await.expect_problem(403, "otp_expired");
+    post.show("signup", &letter).await.expect(200);
+    post.gateway.log_in("ann@example.com", PASSWORD).await.expect(200);
+}
+
+#[tokio::test]
 async fn accounts_from_before_wait_for_their_proof_after_the_right_password() {
     let post = Post::start("").await;
     post.gateway.sign_up("ann").await;

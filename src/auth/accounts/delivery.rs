@@ -32,8 +32,8 @@ pub enum Delivery {
 }
 
 impl Accounts {
-    /// Makes the letter `id` of a wish for it. From the second attempt on it takes the place of one
-    /// that did not leave.
+    /// Makes the letter `id` of a wish for it, asked for at `asked_at`. From the second attempt on it
+    /// takes the place of one that did not leave, but never of a younger wish's.
     ///
     /// # Errors
     /// What storing may meet.
@@ -42,6 +42,7 @@ impl Accounts {
         id: Uuid,
         letter: &Letter,
         attempt: u32,
+        asked_at: Timestamp,
     ) -> Result<Delivery, AuthError> {
         let Some(purpose) = purpose_of(letter.kind) else {
             return self.notice(id, letter).await;
@@ -74,11 +75,12 @@ impl Accounts {
             challenge: letter.challenge.clone(),
             password: letter.password.clone(),
             user_metadata: letter.user_metadata.clone(),
+            new_email: letter.new_email.clone(),
             session_id: letter.session_id,
-            now,
+            now: asked_at,
             expires_at: now.checked_add(lifetime).unwrap_or(Timestamp::MAX),
         };
-        let not_within = (attempt == 1).then_some(self.links.resend_interval.0);
+        let not_within = if attempt == 1 { self.links.resend_interval.0 } else { Duration::ZERO };
         let signup = letter_event(letter, EventKind::Signup, Outcome::Success, now);
         let user = match self.store.put_link(&link, not_within, &signup).await.map_err(failed)? {
             PutLink::Stored(user) => user,

@@ -19,16 +19,16 @@ use crate::store::links::{
 };
 use crate::store::record::{self, link_columns, owner_columns, user_columns};
 use crate::store::rules::{
-    CODE_TRIES, FoundLink, LinkVerdict, Owner, Side, agreed_from_start, change_event, fits,
-    is_nonce, judge_link, may_put, method_of, notice, opened, refused_event, storable, taken_event,
-    trimmed_event, used_event, whole_micros,
+    CODE_TRIES, FoundLink, LinkVerdict, Owner, Side, agreed_from_start, change_event, contested,
+    fits, is_nonce, judge_link, looked_at, may_put, method_of, notice, opened, refused_event,
+    storable, taken_event, trimmed_event, used_event, whole_micros,
 };
 
 impl Postgres {
     pub(in crate::store) async fn put_link(
         &self,
         link: &NewLink,
-        not_within: Option<Duration>,
+        not_within: Duration,
         event: &Event,
     ) -> Result<PutLink, StoreError> {
         self.in_tx("put_link", |db| async move {
@@ -48,8 +48,14 @@ impl Postgres {
             {
                 return Ok(PutLink::AddressTaken(other));
             }
-            let replaced = db.link_of(&owner.user.id, link.purpose).await?;
-            let (user, link) = match may_put(link, owner, replaced, not_within) {
+            let mut earlier = Vec::new();
+            for purpose in looked_at(link.purpose) {
+                earlier.extend(db.link_of(&owner.user.id, purpose).await?);
+            }
+            for rival in contested(link, &owner, &earlier) {
+                db.empty_link(rival).await?;
+            }
+            let (user, link) = match may_put(link, owner, is_new, earlier, not_within) {
                 Ok(allowed) => allowed,
                 Err(refusal) => return Ok(*refusal),
             };
@@ -344,6 +350,15 @@ impl Db {
 
     pub(super) async fn delete_link(&self, link: &FoundLink) -> Result<(), Fault> {
         let sql = "-- delete_link\nDELETE FROM one_time_tokens WHERE digest = $1";
+        self.run(sql, &[&&link.digest.0[..]]).await?;
+        Ok(())
+    }
+
+    /// Has a link bring nothing to the account that it proves.
+    async fn empty_link(&self, link: &FoundLink) -> Result<(), Fault> {
+        let sql = "-- empty_link
+            UPDATE one_time_tokens SET password_hash = NULL, user_metadata = '{}'
+            WHERE digest = $1";
         self.run(sql, &[&&link.digest.0[..]]).await?;
         Ok(())
     }

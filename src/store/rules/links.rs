@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use subtle::ConstantTimeEq as _;
 
-use super::{before, whole_micros};
+use super::{before, storable, whole_micros};
 use crate::model::{
     AuthMethod, Challenge, ChallengeMethod, Event, EventKind, JsonObject, Letter, LetterKind,
     LetterOrigin, Outcome, PasswordHash, Purpose, SessionId, TokenDigest, User, UserId, uuid_v7,
@@ -101,19 +101,68 @@ impl FoundLink {
 
 // --- Making ------------------------------------------------------------------------------------
 
-/// Decides about a link for `owner`. `Ok` = its user, and the link with what it keeps of the one that
-/// it replaces.
+/// The links of an account that matter when one for `purpose` is made: the one that it replaces, and
+/// those that bring something to an account to be.
+pub(in crate::store) fn looked_at(purpose: Purpose) -> Vec<Purpose> {
+    let mut purposes = vec![Purpose::Signup, Purpose::MagicLink];
+    if !purposes.contains(&purpose) {
+        purposes.push(purpose);
+    }
+    purposes
+}
+
+/// Which earlier links shall bring nothing any more, whether or not the new one is stored.
+///
+/// Several people may ask for an account with one address. Its owner proves it by whichever letter
+/// comes, and would let in the password or the metadata of whoever asked for that one. So none of
+/// them counts: the link proves the address, and the session that it opens may set a password.
+pub(in crate::store) fn contested<'a>(
+    link: &NewLink,
+    owner: &Owner,
+    earlier: &'a [FoundLink],
+) -> Vec<&'a FoundLink> {
+    let is_open = link.user_metadata.is_some() && owner.user.email_confirmed_at.is_none();
+    let brings = |it: &&FoundLink| matches!(it.purpose, Purpose::Signup | Purpose::MagicLink);
+    earlier.iter().filter(brings).filter(|it| is_open && !is_same_wish(link, it)).collect()
+}
+
+/// Whether the link is made once more for one letter, or for another that brings the same. Hashes
+/// are salted: no two sign-ups have one.
+fn is_same_wish(link: &NewLink, earlier: &FoundLink) -> bool {
+    let metadata = link.user_metadata.as_ref().map(storable);
+    link.purpose == earlier.purpose
+        && link.password == earlier.password
+        && (link.password.is_some() || metadata == earlier.user_metadata)
+}
+
+/// Whether what the link would bring to an account not yet proved may count.
+fn may_bring(link: &NewLink, owner: &Owner, is_new: bool, earlier: &[FoundLink]) -> bool {
+    match link.purpose {
+        // An account that was there before is somebody's already: it may have been imported or
+        // invited, with roles that are not for whoever asks first.
+        Purpose::Signup => is_new || earlier.iter().any(|it| is_same_wish(link, it)),
+        Purpose::MagicLink => contested(link, owner, earlier).is_empty(),
+        _ => true,
+    }
+}
+
+/// Decides about a link for `owner`, whose account `is_new` if it was made for this very link. `Ok` =
+/// its user, and the link with what it keeps of the one that it replaces.
 pub(in crate::store) fn may_put(
     link: &NewLink,
     owner: Owner,
-    replaced: Option<FoundLink>,
-    not_within: Option<Duration>,
+    is_new: bool,
+    earlier: Vec<FoundLink>,
+    not_within: Duration,
 ) -> Result<(User, NewLink), Box<PutLink>> {
     let is_for = match link.purpose {
         // The wish may have changed since the letter was asked for.
         Purpose::EmailChangeNew => owner.new_email_key.as_deref() == Some(link.email.key()),
         Purpose::EmailChangeCurrent => {
-            owner.new_email_key.is_some() && owner.email_key == link.email.key()
+            let wanted = owner.new_email_key.as_deref();
+            // A letter that names one address must not agree to another.
+            let is_named = link.new_email.as_ref().is_none_or(|new| wanted == Some(new.key()));
+            wanted.is_some() && is_named && owner.email_key == link.email.key()
         }
         _ => owner.email_key == link.email.key(),
     };
@@ -127,12 +176,15 @@ pub(in crate::store) fn may_put(
     if is_for_new_accounts(link.purpose) && owner.user.email_confirmed_at.is_some() {
         return Err(Box::new(PutLink::AddressTaken(owner.user)));
     }
-    if let (Some(replaced), Some(not_within)) = (&replaced, not_within)
-        && replaced.created_at > before(link.now, not_within)
-    {
+    let may_bring = link.user_metadata.is_none() || may_bring(link, &owner, is_new, &earlier);
+    let replaced = earlier.into_iter().find(|it| it.purpose == link.purpose);
+    if replaced.as_ref().is_some_and(|it| it.created_at > before(link.now, not_within)) {
         return Err(Box::new(PutLink::TooSoon));
     }
     let mut link = link.clone();
+    if !may_bring {
+        (link.password, link.user_metadata) = (None, Some(JsonObject::new()));
+    }
     if let (Some(replaced), Purpose::Signup, LinkOwner::Address) =
         (replaced, link.purpose, &link.owner)
     {
@@ -239,11 +291,16 @@ pub(in crate::store) fn judge_link(link: &FoundLink, owner: &Owner, now: Timesta
     }
     // Somebody may have signed up with an address that is not theirs and wait for its owner. Only a
     // link that answers a sign-up may leave what that sign-up brought.
-    if link.purpose == Purpose::Signup && link.password.is_none() {
+    if link.purpose == Purpose::Signup && link.password.is_none() && link.user_metadata.is_none() {
         return LinkVerdict::Confirm;
     }
+    // What an administrator gave meanwhile is for the owner of the address, who may have nothing to do
+    // with the sign-up.
+    let is_given = owner.user.invited_at.is_some()
+        || !owner.user.roles.is_empty()
+        || !owner.user.app_metadata.is_empty();
     LinkVerdict::TakeOver {
-        password: link.password.clone(),
+        password: link.password.clone().filter(|_| !is_given),
         user_metadata: link.user_metadata.clone().unwrap_or_default(),
     }
 }

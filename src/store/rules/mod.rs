@@ -12,8 +12,8 @@ use serde_json::Value;
 pub(super) use guards::{KEEP_GUARD, KNOWN_FOR, pause_after};
 pub(super) use links::{
     CODE_TRIES, FoundLink, KEEP_SIGNUP, LinkVerdict, Owner, Side, agreed_from_start, change_event,
-    fits, is_nonce, judge_link, may_put, method_of, notice, opened, refused_event, taken_event,
-    used_event,
+    contested, fits, is_nonce, judge_link, looked_at, may_put, method_of, notice, opened,
+    refused_event, taken_event, used_event,
 };
 pub(super) use refresh::{ShownToken, Verdict, judge};
 

@@ -30,6 +30,14 @@ on_both![
     an_account_is_made_for_a_free_address_and_not_proved,
     of_sixteen_links_for_a_free_address_one_makes_the_account,
     the_password_of_a_sign_up_counts_when_its_own_link_is_used,
+    of_two_sign_ups_with_one_address_none_brings_a_password,
+    a_sign_up_that_came_too_soon_takes_the_other_ones_password_too,
+    a_letter_tried_again_keeps_the_password_of_its_sign_up,
+    of_several_ways_to_an_account_to_be_none_brings_anything,
+    an_account_that_was_there_before_is_not_for_who_signs_up,
+    a_role_given_meanwhile_is_not_for_the_password_of_a_sign_up,
+    an_older_letter_replaces_no_newer_link,
+    a_letter_agrees_to_the_address_that_it_names,
     a_repeated_confirmation_brings_the_password_of_the_sign_up,
     who_proves_an_address_first_takes_the_account,
     a_plain_confirmation_changes_nothing_else,
@@ -75,6 +83,7 @@ fn link(owner: LinkOwner, purpose: Purpose, address: &str, second: i64) -> (NewL
         challenge: None,
         password: None,
         user_metadata: None,
+        new_email: None,
         session_id: None,
         now: at(second),
         expires_at: at(second + HOUR),
@@ -116,7 +125,7 @@ fn link_use(shown: Shown, second: i64) -> LinkUse {
 impl Home {
     async fn put(&self, link: &NewLink) -> PutLink {
         let second = link.now.as_second() - at(0).as_second();
-        self.store.put_link(link, None, &event(EventKind::Signup, second)).await.unwrap()
+        self.store.put_link(link, Duration::ZERO, &event(EventKind::Signup, second)).await.unwrap()
     }
 
     /// Stores a link for whoever has the address.
@@ -263,7 +272,7 @@ async fn the_newest_link_of_a_purpose_counts(home: Home) {
     let other = home.sent(Purpose::MagicLink, "ann@example.com", 0).await;
 
     let (newer, new) = link(LinkOwner::Address, Purpose::Recovery, "ann@example.com", 59);
-    let minute = Some(Duration::from_mins(1));
+    let minute = Duration::from_mins(1);
     let signup = event(EventKind::Signup, 59);
     let put = home.store.put_link(&newer, minute, &signup).await.unwrap();
     assert_eq!(put, PutLink::TooSoon);
@@ -422,12 +431,17 @@ async fn of_sixteen_links_for_a_free_address_one_makes_the_account(home: Home) {
     assert_eq!(home.kinds().await, [EventKind::Signup]);
 }
 
-/// A sign-up of an address, as far as its mail: nobody was looked up before.
-async fn sign_up(home: &Home, address: &str, password: &str, second: i64) -> (UserId, Sent) {
-    let id: UserId = format!("u-{second}").parse().unwrap();
+fn sign_up_link(address: &str, password: &str, second: i64) -> (NewLink, Sent) {
+    let id: UserId = format!("u-{}-{second}", address.replace('@', "-")).parse().unwrap();
     let (mut link, sent) = link(LinkOwner::AddressOrNew(id), Purpose::Signup, address, second);
     link.password = Some(hash(password));
     link.user_metadata = Some(object(json!({"of": password})));
+    (link, sent)
+}
+
+/// A sign-up of an address, as far as its mail: nobody was looked up before.
+async fn sign_up(home: &Home, address: &str, password: &str, second: i64) -> (UserId, Sent) {
+    let (link, sent) = sign_up_link(address, password, second);
     match home.put(&link).await {
         PutLink::Stored(user) => (user.id, sent),
         other => panic!("{other:?}"),
@@ -435,10 +449,8 @@ async fn sign_up(home: &Home, address: &str, password: &str, second: i64) -> (Us
 }
 
 async fn the_password_of_a_sign_up_counts_when_its_own_link_is_used(home: Home) {
-    let (_, thiefs) = sign_up(&home, "ann@example.com", "thief", 0).await;
     let (ann, anns) = sign_up(&home, "ann@example.com", "ann", 10).await;
     assert_eq!(home.password(&ann).await, None, "not yet");
-    assert_eq!(home.use_sent(thiefs, Purpose::Signup, 11).await, UseLink::Refused);
     let (user, session) = logged_in(home.use_sent(anns, Purpose::Signup, 12).await);
     assert_eq!(user.email_confirmed_at, Some(at(12)));
     assert_eq!(user.user_metadata, object(json!({"of": "ann"})));
@@ -448,6 +460,185 @@ async fn the_password_of_a_sign_up_counts_when_its_own_link_is_used(home: Home) 
     kinds.truncate(2);
     kinds.sort_by_key(|kind| kind.as_str());
     assert_eq!(kinds, [EventKind::LinkUsed, EventKind::UserConfirmed]);
+}
+
+async fn of_two_sign_ups_with_one_address_none_brings_a_password(home: Home) {
+    // Whichever comes last: Ann cannot tell from her letters whose it is.
+    for (name, order) in [("ann", ["thief", "own"]), ("bob", ["own", "thief"])] {
+        let address = format!("{name}@example.com");
+        let (id, first) = sign_up(&home, &address, order[0], 0).await;
+        let (_, second) = sign_up(&home, &address, order[1], 100).await;
+        assert_eq!(home.use_sent(first, Purpose::Signup, 101).await, UseLink::Refused);
+        // Nor does asking for the letter again bring it back.
+        let again = home.sent(Purpose::Signup, &address, 200).await;
+        assert_eq!(home.use_sent(second, Purpose::Signup, 201).await, UseLink::Refused);
+        let (user, session) = logged_in(home.use_sent(again, Purpose::Signup, 201).await);
+        assert_eq!((user.email_confirmed_at, user.user_metadata.len()), (Some(at(201)), 0));
+        assert_eq!(home.password(&id).await, None, "{order:?}");
+        // The session may set one.
+        let own = Some((hash("chosen"), None));
+        let change = UserUpdate { new_password: own, keep_session: session.id, ..update() };
+        assert!(matches!(home.change(&id, change, 202).await, UpdateUser::Done { .. }));
+    }
+    let (id, _) = sign_up(&home, "carol@example.com", "one", 0).await;
+    sign_up(&home, "carol@example.com", "two", 100).await;
+    let (_, third) = sign_up(&home, "carol@example.com", "three", 200).await;
+    logged_in(home.use_sent(third, Purpose::Signup, 201).await);
+    assert_eq!(home.password(&id).await, None);
+}
+
+async fn a_sign_up_that_came_too_soon_takes_the_other_ones_password_too(home: Home) {
+    let (ann, thiefs) = sign_up(&home, "ann@example.com", "thief", 0).await;
+    let own = sign_up_link("ann@example.com", "own", 59).0;
+    let minute = Duration::from_mins(1);
+    let signup = event(EventKind::Signup, 59);
+    let put = home.store.put_link(&own, minute, &signup).await.unwrap();
+    assert_eq!(put, PutLink::TooSoon, "Ann gets no letter but that of the thief");
+    let (user, _) = logged_in(home.use_sent(thiefs, Purpose::Signup, 60).await);
+    assert_eq!((user.id, user.user_metadata.len()), (ann.clone(), 0));
+    assert_eq!(home.password(&ann).await, None);
+}
+
+async fn a_letter_tried_again_keeps_the_password_of_its_sign_up(home: Home) {
+    for (name, is_contested) in [("ann", false), ("bob", true)] {
+        let address = format!("{name}@example.com");
+        let (one, _) = sign_up_link(&address, "own", 0);
+        assert!(matches!(home.put(&one).await, PutLink::Stored(_)));
+        if is_contested {
+            let (other, _) = sign_up_link(&address, "thief", 10);
+            let minute = Duration::from_mins(1);
+            let signup = event(EventKind::Signup, 10);
+            let put = home.store.put_link(&other, minute, &signup).await.unwrap();
+            assert_eq!(put, PutLink::TooSoon);
+        }
+        // Its token is new, and it lasts longer.
+        let (two, sent) = sign_up_link(&address, "own", 0);
+        let put = home.put(&NewLink { expires_at: at(3 * HOUR), ..two }).await;
+        let PutLink::Stored(user) = put else { panic!("{put:?}") };
+        let (_, session) = logged_in(home.use_sent(sent, Purpose::Signup, 2 * HOUR).await);
+        assert_eq!(session.user_id, user.id);
+        let expected = (!is_contested).then(|| hash("own"));
+        assert_eq!(home.password(&user.id).await, expected, "{name}");
+    }
+}
+
+/// A wish to log in, and for an account if nobody has one.
+fn magic_link(address: &str, of: &str, second: i64) -> (NewLink, Sent) {
+    let new = LinkOwner::AddressOrNew(
+        format!("u-{}-{second}", address.replace('@', "-")).parse().unwrap(),
+    );
+    let (mut link, sent) = link(new, Purpose::MagicLink, address, second);
+    link.user_metadata = Some(object(json!({"of": of, "odd": "\u{0}"})));
+    (link, sent)
+}
+
+async fn of_several_ways_to_an_account_to_be_none_brings_anything(home: Home) {
+    // A link to log in is asked for before the sign-up, after it, and by two.
+    let (asked, _) = magic_link("ann@example.com", "ann", 0);
+    assert!(matches!(home.put(&asked).await, PutLink::Stored(_)));
+    let (ann, thiefs) = sign_up(&home, "ann@example.com", "thief", 1).await;
+    logged_in(home.use_sent(thiefs, Purpose::Signup, 2).await);
+    assert_eq!(home.password(&ann).await, None);
+
+    let (bob, thiefs) = sign_up(&home, "bob@example.com", "thief", 0).await;
+    let (asked, _) = magic_link("bob@example.com", "bob", 1);
+    assert!(matches!(home.put(&asked).await, PutLink::Stored(_)));
+    let (user, _) = logged_in(home.use_sent(thiefs, Purpose::Signup, 2).await);
+    assert_eq!((home.password(&bob).await, user.user_metadata.len()), (None, 0));
+
+    let (thiefs, _) = magic_link("carol@example.com", "thief", 0);
+    assert!(matches!(home.put(&thiefs).await, PutLink::Stored(_)));
+    let (own, sent) = magic_link("carol@example.com", "carol", 1);
+    assert!(matches!(home.put(&own).await, PutLink::Stored(_)));
+    let (user, _) = logged_in(home.use_sent(sent, Purpose::MagicLink, 2).await);
+    assert_eq!(user.user_metadata.len(), 0);
+
+    // Who only asks twice keeps it.
+    for second in [0, 100] {
+        let (own, sent) = magic_link("dave@example.com", "dave", second);
+        assert!(matches!(home.put(&own).await, PutLink::Stored(_)));
+        if second == 100 {
+            let (user, _) = logged_in(home.use_sent(sent, Purpose::MagicLink, 101).await);
+            assert_eq!(user.user_metadata["of"], "dave");
+        }
+    }
+}
+
+async fn an_account_that_was_there_before_is_not_for_who_signs_up(home: Home) {
+    // Imported: with a role, without a password, its address not proved.
+    let mut imported = super::account("ann");
+    imported.user.roles = vec!["admin".to_owned()];
+    imported.password_hash = None;
+    let signup = event(EventKind::Signup, 0);
+    home.store.sign_up(&imported, None, &signup).await.unwrap();
+    // Invited.
+    let new = LinkOwner::AddressOrNew("u-bob".parse().unwrap());
+    let (mut invitation, _) = link(new, Purpose::Invite, "bob@example.com", 0);
+    invitation.user_metadata = Some(object(json!({"name": "Bob"})));
+    assert!(matches!(home.put(&invitation).await, PutLink::Stored(_)));
+    // Signed up where nobody had to prove the address.
+    home.user("carol").await;
+    for name in ["ann", "bob", "carol"] {
+        let (id, thiefs) = sign_up(&home, &format!("{name}@example.com"), "thief", 10).await;
+        let (user, _) = logged_in(home.use_sent(thiefs, Purpose::Signup, 11).await);
+        assert_eq!((&user.id, user.user_metadata.len()), (&id, 0), "{name}");
+        assert_eq!(home.password(&id).await, None, "{name}");
+    }
+
+    // Invited after the sign-up: the letters are two.
+    let (dave, thiefs) = sign_up(&home, "dave@example.com", "thief", 0).await;
+    let (mut invitation, _) = link(LinkOwner::Address, Purpose::Invite, "dave@example.com", 1);
+    invitation.user_metadata = Some(object(json!({"name": "Dave"})));
+    assert!(matches!(home.put(&invitation).await, PutLink::Stored(_)));
+    logged_in(home.use_sent(thiefs, Purpose::Signup, 2).await);
+    assert_eq!(home.password(&dave).await, None);
+}
+
+async fn a_role_given_meanwhile_is_not_for_the_password_of_a_sign_up(home: Home) {
+    let (ann, thiefs) = sign_up(&home, "ann@example.com", "thief", 0).await;
+    let given = event(EventKind::UserUpdated, 1);
+    home.store.set_roles(&ann, &["admin".to_owned()], at(1), &given).await.unwrap();
+    let (user, _) = logged_in(home.use_sent(thiefs, Purpose::Signup, 2).await);
+    assert_eq!(user.roles, ["admin"]);
+    assert_eq!(home.password(&ann).await, None);
+}
+
+async fn an_older_letter_replaces_no_newer_link(home: Home) {
+    home.confirmed("ann").await;
+    let newer = home.sent(Purpose::Recovery, "ann@example.com", 100).await;
+    // It waited for the mail server all the time.
+    let (older, _) = link(LinkOwner::Address, Purpose::Recovery, "ann@example.com", 0);
+    assert_eq!(home.put(&older).await, PutLink::TooSoon);
+    logged_in(home.use_sent(newer, Purpose::Recovery, 101).await);
+
+    // The sign-up that came first does not get its way by being late, nor does the other.
+    let (bob, newer) = sign_up(&home, "bob@example.com", "bob", 100).await;
+    let (older, _) = sign_up_link("bob@example.com", "thief", 0);
+    assert_eq!(home.put(&older).await, PutLink::TooSoon);
+    logged_in(home.use_sent(newer, Purpose::Signup, 101).await);
+    assert_eq!(home.password(&bob).await, None);
+}
+
+async fn a_letter_agrees_to_the_address_that_it_names(home: Home) {
+    let (ann, _) = home.confirmed("ann").await;
+    let to_current = |named: Option<&str>, second| {
+        let owner = LinkOwner::Id(ann.clone());
+        let (mut link, sent) = link(owner, Purpose::EmailChangeCurrent, "ann@example.com", second);
+        link.new_email = named.map(email);
+        (link, sent)
+    };
+    home.wants(&ann, "one@example.com", Consent::Both, 10).await;
+    let (asked, sent) = to_current(Some("one@example.com"), 11);
+    assert!(matches!(home.put(&asked).await, PutLink::Stored(_)));
+    // Another wish between the letter and the click, and one between the wish and its letter.
+    home.wants(&ann, "two@example.com", Consent::Both, 12).await;
+    assert_eq!(home.use_sent(sent, Purpose::EmailChangeCurrent, 13).await, UseLink::Refused);
+    let (late, _) = to_current(Some("one@example.com"), 11);
+    assert_eq!(home.put(&late).await, PutLink::NoUser);
+    for named in [Some("TWO@example.com"), None] {
+        let (asked, _) = to_current(named, 14);
+        assert!(matches!(home.put(&asked).await, PutLink::Stored(_)), "{named:?}");
+    }
 }
 
 async fn a_repeated_confirmation_brings_the_password_of_the_sign_up(home: Home) {
@@ -477,14 +668,14 @@ async fn who_proves_an_address_first_takes_the_account(home: Home) {
 
         let (mut own, sent) = link(LinkOwner::Address, *purpose, &address, 2);
         if *purpose == Purpose::Signup {
-            own.password = Some(hash("own"));
+            (own.password, own.user_metadata) = (Some(hash("own")), Some(object(json!({}))));
         }
         assert!(matches!(home.put(&own).await, PutLink::Stored(_)));
         let end = home.use_sent(sent, *purpose, 3).await;
         let UseLink::LoggedIn { user, session, ended, .. } = end else { panic!("{end:?}") };
         assert_eq!(user.email_confirmed_at, Some(at(3)));
         assert_eq!((user.new_email, user.user_metadata.len()), (None, 0));
-        assert_eq!(home.password(&id).await, own.password, "{purpose:?}");
+        assert_eq!(home.password(&id).await, None, "{purpose:?}");
         assert_eq!(ended.iter().map(|e| e.id).collect::<Vec<_>>(), [thiefs.session.id]);
         assert!(home.revoked(3).await.contains(&thiefs.session.id));
         let over = home.store.refresh(&rotation(thiefs.refresh, 4)).await.unwrap();
