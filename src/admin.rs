@@ -23,6 +23,8 @@ use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
+use crate::auth::formats::Class;
+use crate::auth::password::Effort;
 use crate::gateway::Gateway;
 use crate::reload::{Attempt, Outcome, Reloader, Trigger};
 use crate::server::Scrape;
@@ -202,7 +204,7 @@ fn write_shared(text: &mut String, gateway: &Gateway, scrape: &Scrape) {
     let staleness =
         gateway.revocations.staleness(Instant::now()).map_or(f64::INFINITY, |s| s.as_secs_f64());
     let limiter = gateway.limiter.metrics();
-    let hashing = gateway.auth.accounts().hasher.stats();
+    let hasher = &gateway.auth.accounts().hasher;
     metrics::family(text, "db_pool_connections", "gauge", "Database connections by state.");
     for (state, count) in
         [("available", pool.available), ("open", pool.size), ("waiting", pool.waiting)]
@@ -256,16 +258,36 @@ fn write_shared(text: &mut String, gateway: &Gateway, scrape: &Scrape) {
         "password_hash_queue",
         "gauge",
         "Password hashes that wait for a thread.",
-        hashing.queued.get(),
+        hasher.stats().queued.get(),
     );
+    write_effort(text, &hasher.stats().effort, hasher.slowest());
     let mut registry = Registry::with_prefix("portcullis");
     let help = "Time of one password hash, without its wait";
-    registry.register("password_hash_duration_seconds", help, hashing.seconds.clone());
+    registry.register("password_hash_duration_seconds", help, hasher.stats().seconds.clone());
     if prometheus_client::encoding::text::encode_registry(text, &registry).is_err() {
         tracing::error!("the hash durations cannot be written");
     }
     metrics::family(text, "build_info", "gauge", "The version that runs.");
     let _ = writeln!(text, "portcullis_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
+}
+
+/// What checks of passwords have cost, and what they are made up to.
+fn write_effort(text: &mut String, effort: &Effort, slowest: Class) {
+    let name = "password_checks_total";
+    metrics::family(text, name, "counter", "Checks of passwords by the kind of hash.");
+    for (scheme, count) in effort.checks() {
+        let _ = writeln!(text, "portcullis_{name}{{scheme=\"{scheme}\"}} {count}");
+    }
+    metrics::single(
+        text,
+        "password_filler_iterations_total",
+        "counter",
+        "Iterations of PBKDF2 that made failed checks take as long as the slowest kind of hash.",
+        effort.filler(),
+    );
+    let name = "password_slowest_info";
+    metrics::family(text, name, "gauge", "The kind of hash that failed checks take as long as.");
+    let _ = writeln!(text, "portcullis_{name}{{kind=\"{slowest}\"}} 1");
 }
 
 /// Certificates of the public listeners.

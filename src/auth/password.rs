@@ -27,7 +27,7 @@ use super::formats::{
 use crate::config::{self, Problem};
 use crate::model::PasswordHash;
 
-pub use super::formats::Verdict;
+pub use super::formats::{Effort, Verdict};
 
 /// How long a job may wait for a thread. A person waits this long for a login; beyond it, an
 /// answer that says "later" is better than one that may never come.
@@ -71,7 +71,8 @@ impl Hasher {
             let (params, pepper) = (settings.params.clone(), settings.pepper.clone());
             let plan = Arc::clone(&hasher.plan);
             let thread = thread::Builder::new().name(format!("hash-{n}")).spawn(move || {
-                work(&queue, &stats, &plan, Workbench::new(params, pepper));
+                let bench = Workbench::new(params, pepper, Arc::clone(&stats.effort));
+                work(&queue, &stats, &plan, bench);
             })?;
             hasher.threads.push(thread);
         }
@@ -142,6 +143,11 @@ impl Hasher {
     /// How the texts of new hashes begin, and no others.
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
+    }
+
+    /// The class of hash that failed checks take as long as.
+    pub fn slowest(&self) -> Class {
+        self.plan.load().slowest()
     }
 
     /// What to show of the queue and the hashes.
@@ -226,12 +232,14 @@ pub struct Stats {
     pub seconds: Histogram,
     /// Jobs that wait for a thread.
     pub queued: Gauge,
+    /// What checks have cost.
+    pub effort: Arc<Effort>,
 }
 
 impl Default for Stats {
     fn default() -> Self {
         let buckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
-        Self { seconds: Histogram::new(buckets), queued: Gauge::default() }
+        Self { seconds: Histogram::new(buckets), queued: Gauge::default(), effort: Arc::default() }
     }
 }
 

@@ -1,14 +1,18 @@
 //! Passwords that other programs stored: they open the account, and are replaced; until then no
 //! time tells whose they are. `tests/vectors` has where they are from.
 
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::num::NonZero;
+use std::time::Duration;
 
+use aws_lc_rs::pbkdf2::{PBKDF2_HMAC_SHA256, derive};
 use portcullis::model::{Email, Event, EventKind, PasswordHash, User, UserId};
 use portcullis::store::{NewAccount, SignUp};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::harness::{PASSWORD, TestGateway, Upstream, noted};
+use crate::harness::{PASSWORD, TestGateway, Upstream, noted, patiently, pause};
 
 #[derive(Deserialize)]
 struct Vector {
@@ -96,54 +100,119 @@ async fn a_hash_that_cannot_be_checked_is_a_wrong_password() {
     }
 }
 
-/// The shortest time is the one that other work on this machine has disturbed least. Each try comes
-/// when no failure before it is in its way.
-async fn shortest(gateway: &TestGateway, email: &str, password: &str, known: Duration) -> Duration {
-    gateway.advance(Duration::from_mins(1));
-    let begun = Instant::now();
-    gateway.log_in(email, password).await.expect_problem(401, "invalid_credentials");
-    begun.elapsed().min(known)
+/// What checks of passwords have cost so far, by the metrics.
+#[derive(Debug, PartialEq)]
+struct Effort {
+    checks: BTreeMap<String, u64>,
+    /// Iterations of PBKDF2 with SHA-256 beside them.
+    filler: u64,
+    slowest: String,
 }
 
+async fn effort(gateway: &TestGateway) -> Effort {
+    let metrics = gateway.admin_get("/metrics").await.expect(200).text();
+    let mut effort = Effort { checks: BTreeMap::new(), filler: 0, slowest: String::new() };
+    for line in metrics.lines() {
+        let Some((name, value)) = line.rsplit_once(' ') else { continue };
+        let label = || name.split('"').nth(1).expect("a label").to_owned();
+        if name.starts_with("portcullis_password_checks_total{scheme=") {
+            effort.checks.insert(label(), value.parse().expect("a count"));
+        } else if name == "portcullis_password_filler_iterations_total" {
+            effort.filler = value.parse().expect("a count");
+        } else if name.starts_with("portcullis_password_slowest_info{kind=") {
+            effort.slowest = label();
+        }
+    }
+    effort
+}
+
+/// The gateway looks for kinds of hashes every few seconds.
+async fn until_slowest(gateway: &TestGateway, kind: &str) {
+    patiently(&format!("failed logins to cost what {kind} does"), async {
+        while effort(gateway).await.slowest != kind {
+            pause().await;
+        }
+    })
+    .await;
+}
+
+/// Of one failed login: the kind of hash that was checked, and the iterations beside it. Each comes
+/// when no failure before it is in its way.
+async fn cost(gateway: &TestGateway, email: &str, password: &str) -> (String, u64) {
+    gateway.advance(Duration::from_mins(1));
+    let mut before = effort(gateway).await;
+    gateway.log_in(email, password).await.expect_problem(401, "invalid_credentials");
+    let after = effort(gateway).await;
+    let filler = after.filler - before.filler;
+    let more = after.checks.into_iter().filter_map(|(scheme, count)| {
+        let more = count - before.checks.remove(&scheme).unwrap_or(0);
+        (more > 0).then_some((scheme, more))
+    });
+    match more.collect::<Vec<_>>().as_slice() {
+        [(scheme, 1)] => (scheme.clone(), filler),
+        other => panic!("{email}: not one check: {other:?}"),
+    }
+}
+
+const WRONG: &str = "Wrong-Password-1";
+
+/// As Werkzeug stores it. Its cost can be counted in the unit of what is added to cheaper checks.
+fn pbkdf2(iterations: u32) -> String {
+    let mut output = [0; 32];
+    let count = NonZero::new(iterations).expect("some");
+    derive(PBKDF2_HMAC_SHA256, count, b"salt", PASSWORD.as_bytes(), &mut output);
+    let mut stored = format!("pbkdf2:sha256:{iterations}$salt$");
+    for byte in output {
+        write!(stored, "{byte:02x}").expect("a text takes everything");
+    }
+    stored
+}
+
+/// Work is counted, not time taken: a busy machine changes the one only.
 #[tokio::test]
-async fn no_failed_login_tells_by_its_time_whether_a_slow_hash_is_stored() {
+async fn no_failed_login_tells_by_its_work_whether_a_slow_hash_is_stored() {
+    const CHEAP: u32 = 1_000;
+    const SLOW: u32 = 100_000;
     let gateway = gateway("").await;
-    let slow = bcrypt::hash(PASSWORD, 10).expect("hashed");
-    store(&gateway, "slow", &slow, None).await;
-    store(&gateway, "gone", &slow, Some("9999-01-01T00:00:00Z")).await;
-    store(&gateway, "cheap", &bcrypt::hash(PASSWORD, 4).expect("hashed"), None).await;
+    let own = "argon2id/8/1/1";
+    assert_eq!(effort(&gateway).await.slowest, own);
     gateway.sign_up("own").await;
-    let cases = [
-        ("slow@example.com", "Wrong-Password-1"),
+    store(&gateway, "cheap", &pbkdf2(CHEAP), None).await;
+    let gone = store(&gateway, "gone", &pbkdf2(SLOW), Some("9999-01-01T00:00:00Z")).await;
+    store(&gateway, "slow", &pbkdf2(SLOW), None).await;
+    until_slowest(&gateway, &format!("pbkdf2-sha256/{SLOW}")).await;
+
+    let slow = ("pbkdf2-sha256".to_owned(), 0);
+    for (email, password) in [
+        ("slow@example.com", WRONG),
+        ("gone@example.com", WRONG),
         ("gone@example.com", PASSWORD),
-        ("gone@example.com", "Wrong-Password-1"),
-        ("cheap@example.com", "Wrong-Password-1"),
-        ("own@example.com", "Wrong-Password-1"),
-        ("nobody@example.com", "Wrong-Password-1"),
-    ];
-    // The gateway looks for kinds of hashes every few seconds.
-    let mut waited = 0;
-    loop {
-        let slow = shortest(&gateway, cases[0].0, cases[0].1, Duration::MAX).await;
-        let nobody = shortest(&gateway, cases[5].0, cases[5].1, Duration::MAX).await;
-        if nobody > slow / 2 {
-            break;
-        }
-        waited += 1;
-        assert!(waited < 600, "the gateway did not take notice: {nobody:?} beside {slow:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        ("nobody@example.com", WRONG),
+    ] {
+        assert_eq!(cost(&gateway, email, password).await, slow, "{email} {password}");
     }
-    let mut times = cases.map(|_| Duration::MAX);
-    for round in 0..80 {
-        for (time, (email, password)) in times.iter_mut().zip(cases) {
-            *time = shortest(&gateway, email, password, *time).await;
-        }
-        let (least, most) = (times.iter().min().expect("six"), times.iter().max().expect("six"));
-        if round >= 5 && most.as_secs_f64() / least.as_secs_f64() <= 1.15 {
-            return;
-        }
+    let cheap = cost(&gateway, "cheap@example.com", WRONG).await;
+    assert_eq!(cheap, ("pbkdf2-sha256".to_owned(), u64::from(SLOW - CHEAP)));
+    // What the check of an own one is worth was timed, once; it costs far less than this.
+    let (scheme, filler) = cost(&gateway, "own@example.com", WRONG).await;
+    assert_eq!(scheme, "argon2id");
+    assert!((u64::from(SLOW) / 2..u64::from(SLOW)).contains(&filler), "{filler}");
+    assert_eq!(cost(&gateway, "own@example.com", WRONG).await, (scheme, filler));
+
+    // Whoever logs in has a new hash, and takes no longer than that.
+    let before = effort(&gateway).await.filler;
+    let event = noted(EventKind::UserEnabled, gateway.clock.now());
+    let enabled = gateway.store().enable(&gone, gateway.clock.now(), &event).await;
+    enabled.expect("stored").expect("there");
+    for name in ["cheap", "gone", "slow"] {
+        gateway.log_in(&format!("{name}@example.com"), PASSWORD).await.expect(200);
     }
-    panic!("the times tell the cases apart: {times:?}");
+    assert_eq!(effort(&gateway).await.filler, before);
+    until_slowest(&gateway, own).await;
+    for name in ["slow", "gone", "nobody", "cheap", "own"] {
+        let cost = cost(&gateway, &format!("{name}@example.com"), WRONG).await;
+        assert_eq!(cost, ("argon2id".to_owned(), 0), "{name}");
+    }
 }
 
 #[tokio::test]

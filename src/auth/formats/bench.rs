@@ -1,7 +1,10 @@
 //! What one hashing thread does: hashes, checks, and makes up for what a failed check took less
 //! than the slowest.
 
+use std::collections::BTreeMap;
 use std::num::NonZero;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use argon2::password_hash::phc::{self, Output, ParamsString, Salt};
@@ -52,13 +55,14 @@ pub(crate) struct Workbench {
     memory: Vec<Block>,
     pepper: Option<SecretString>,
     prefix: String,
+    effort: Arc<Effort>,
 }
 
 impl Workbench {
-    pub(crate) fn new(params: Params, pepper: Option<SecretString>) -> Self {
+    pub(crate) fn new(params: Params, pepper: Option<SecretString>, effort: Arc<Effort>) -> Self {
         let memory = vec![Block::new(); params.block_count()];
         let prefix = prefix(&params);
-        Self { params, memory, pepper, prefix }
+        Self { params, memory, pepper, prefix, effort }
     }
 
     /// Hashes with a fresh salt, into a PHC string.
@@ -107,7 +111,7 @@ impl Workbench {
     ) -> Verdict {
         match self.compare(stored, password, plan) {
             Compared::Right { missing, .. } => {
-                fill(missing);
+                self.make_up(missing);
                 Verdict::Right { rehash: None }
             }
             Compared::Wrong => Verdict::Wrong,
@@ -117,16 +121,16 @@ impl Workbench {
 
     fn compare(&mut self, stored: Option<&PasswordHash>, password: &[u8], plan: &Plan) -> Compared {
         let Some(PasswordHash(text)) = stored else {
-            self.check_dummy(plan.slowest(), password);
+            self.stand_in(plan.slowest(), password);
             return Compared::Wrong;
         };
         let begun = thread_time();
-        match Scheme::parse(text).and_then(|scheme| Ok((self.fits(&scheme, password)?, scheme))) {
+        match Scheme::parse(text).and_then(|scheme| Ok((self.check(&scheme, password)?, scheme))) {
             Ok((fits, scheme)) => {
                 let took = thread_time().saturating_sub(begun);
                 let missing = plan.missing(scheme.class(), took);
                 if !fits {
-                    fill(missing);
+                    self.make_up(missing);
                     return Compared::Wrong;
                 }
                 let is_current = text.starts_with(&self.prefix)
@@ -135,7 +139,7 @@ impl Workbench {
                 Compared::Right { is_current, missing }
             }
             Err(why) => {
-                self.check_dummy(plan.slowest(), password);
+                self.stand_in(plan.slowest(), password);
                 Compared::Unusable(why)
             }
         }
@@ -148,7 +152,7 @@ impl Workbench {
         let mut fills = Vec::with_capacity(TIMINGS);
         for _ in 0..TIMINGS {
             checks.push(timed(|| self.check_dummy(class, b"a password to be timed")));
-            fills.push(timed(|| fill(u64::from(TIMED_UNITS))));
+            fills.push(timed(|| _ = fill(u64::from(TIMED_UNITS))));
             if checks.iter().any(|time| *time > LONG_CHECK) {
                 break;
             }
@@ -162,10 +166,51 @@ impl Workbench {
         Ok(output.as_slice().ct_eq(&scheme.expected).into())
     }
 
+    /// The work of a check where there is nothing to check.
+    fn stand_in(&mut self, class: Class, password: &[u8]) {
+        let _ = std::hint::black_box(self.check(&Scheme::dummy(class), password));
+    }
+
+    fn check(&mut self, scheme: &Scheme, password: &[u8]) -> Result<bool, FormatError> {
+        let fits = self.fits(scheme, password)?;
+        self.effort.count_check(scheme.class());
+        Ok(fits)
+    }
+
+    /// The work that a check was cheaper than the slowest.
+    fn make_up(&self, missing: u64) {
+        self.effort.filler.fetch_add(fill(missing), Ordering::Relaxed);
+    }
+
     fn check_dummy(&mut self, class: Class, password: &[u8]) {
         let dummy = Scheme::dummy(class);
         // Its numbers were checked, and whether it fits is of no interest.
         let _ = std::hint::black_box(self.fits(&dummy, password));
+    }
+}
+
+/// What checks have cost: the same for every one that failed, which is how it can be seen that
+/// their times tell nothing. What timing took is not counted.
+#[derive(Debug, Default)]
+pub struct Effort {
+    checks: Mutex<BTreeMap<&'static str, u64>>,
+    filler: AtomicU64,
+}
+
+impl Effort {
+    /// Checks by the kind of hash, those where a stand-in was checked among them.
+    pub fn checks(&self) -> BTreeMap<&'static str, u64> {
+        self.checks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Iterations of PBKDF2 with SHA-256 that made up for what checks cost less than the slowest.
+    pub fn filler(&self) -> u64 {
+        self.filler.load(Ordering::Relaxed)
+    }
+
+    fn count_check(&self, class: Class) {
+        let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+        *checks.entry(class.kind()).or_default() += 1;
     }
 }
 
@@ -203,16 +248,17 @@ impl Measured {
     }
 }
 
-/// Work that takes as long as it does on any path: iterations of PBKDF2 with SHA-256.
-fn fill(mut units: u64) {
+/// Work that takes as long as it does on any path: iterations of PBKDF2 with SHA-256. Returns how
+/// many it did.
+fn fill(units: u64) -> u64 {
     let mut output = [0; 32];
-    while units > 0 {
-        let some = u32::try_from(units).unwrap_or(u32::MAX);
-        let iterations = NonZero::new(some).unwrap_or(NonZero::<u32>::MIN);
-        Digest::Sha256.derive(iterations, b"", b"time", &mut output);
-        units -= u64::from(some);
+    let mut done = 0;
+    while let Some(some) = NonZero::new(u32::try_from(units - done).unwrap_or(u32::MAX)) {
+        Digest::Sha256.derive(some, b"", b"time", &mut output);
+        done += u64::from(some.get());
     }
     std::hint::black_box(output);
+    done
 }
 
 fn timed(work: impl FnOnce()) -> Duration {

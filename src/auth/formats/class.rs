@@ -85,6 +85,21 @@ impl Class {
         }
     }
 
+    /// The kind alone.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Argon2 { algorithm, .. } => algorithm.as_str(),
+            Self::Bcrypt { .. } => "bcrypt",
+            Self::Hmac(Digest::Sha1) => "hmac-sha1",
+            Self::Hmac(Digest::Sha256) => "hmac-sha256",
+            Self::Hmac(Digest::Sha512) => "hmac-sha512",
+            Self::Pbkdf2 { digest: Digest::Sha1, .. } => "pbkdf2-sha1",
+            Self::Pbkdf2 { digest: Digest::Sha256, .. } => "pbkdf2-sha256",
+            Self::Pbkdf2 { digest: Digest::Sha512, .. } => "pbkdf2-sha512",
+            Self::Scrypt { .. } => "scrypt",
+        }
+    }
+
     /// Whether one login may cost as much, and the numbers make sense at all.
     ///
     /// # Errors
@@ -125,23 +140,20 @@ impl Class {
 
 impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind())?;
         match *self {
-            Self::Argon2 { algorithm, version, memory_kib, iterations, lanes } => {
-                write!(f, "{algorithm}/{memory_kib}/{iterations}/{lanes}")?;
+            Self::Argon2 { version, memory_kib, iterations, lanes, .. } => {
+                write!(f, "/{memory_kib}/{iterations}/{lanes}")?;
                 match version {
                     Version::V0x10 => f.write_str("/16"),
                     Version::V0x13 => Ok(()),
                 }
             }
-            Self::Bcrypt { cost } => write!(f, "bcrypt/{cost}"),
-            Self::Hmac(digest) => write!(f, "hmac-{digest}"),
-            Self::Pbkdf2 { digest, iterations, blocks: 1 } => {
-                write!(f, "pbkdf2-{digest}/{iterations}")
-            }
-            Self::Pbkdf2 { digest, iterations, blocks } => {
-                write!(f, "pbkdf2-{digest}/{iterations}/{blocks}")
-            }
-            Self::Scrypt { log_n, r, p } => write!(f, "scrypt/{}/{r}/{p}", 1_u64 << log_n),
+            Self::Bcrypt { cost } => write!(f, "/{cost}"),
+            Self::Hmac(_) => Ok(()),
+            Self::Pbkdf2 { iterations, blocks: 1, .. } => write!(f, "/{iterations}"),
+            Self::Pbkdf2 { iterations, blocks, .. } => write!(f, "/{iterations}/{blocks}"),
+            Self::Scrypt { log_n, r, p } => write!(f, "/{}/{r}/{p}", 1_u64 << log_n),
         }
     }
 }

@@ -33,7 +33,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-pub use bench::Verdict;
+pub use bench::{Effort, Verdict};
 pub(crate) use bench::{Measured, Workbench, prefix};
 pub use class::Class;
 pub(crate) use class::{MAX_ITERATIONS, MAX_MEMORY_KIB, MAX_PARALLELISM};

@@ -1,6 +1,5 @@
 //! PBKDF2 and HMAC with the three digests that stored hashes use.
 
-use std::fmt;
 use std::num::NonZero;
 use std::str::FromStr;
 
@@ -57,16 +56,6 @@ impl Digest {
             Self::Sha512 => pbkdf2::PBKDF2_HMAC_SHA512,
         };
         pbkdf2::derive(algorithm, iterations, salt, password, output);
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Sha1 => "sha1",
-            Self::Sha256 => "sha256",
-            Self::Sha512 => "sha512",
-        })
     }
 }
 

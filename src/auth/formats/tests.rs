@@ -1,5 +1,7 @@
 //! What other programs made, and what nobody did.
 
+use std::sync::Arc;
+
 use ::argon2::Params;
 use serde::Deserialize;
 
@@ -27,7 +29,7 @@ fn vectors() -> Vec<Vector> {
 fn cheap(pepper: Option<&str>) -> (Workbench, Plan) {
     let params = Params::new(8, 1, 1, None).unwrap();
     let plan = Plan::of_own(Class::of_new(&params));
-    (Workbench::new(params, pepper.map(Into::into)), plan)
+    (Workbench::new(params, pepper.map(Into::into), Arc::default()), plan)
 }
 
 fn verify(stored: &str, password: &str) -> Verdict {
@@ -128,7 +130,7 @@ fn own_hashes_are_salted_phc_strings_that_verify() {
 #[test]
 fn other_costs_verify_and_are_replaced() {
     let params = Params::new(64, 2, 2, None).unwrap();
-    let dear = Workbench::new(params, None).hash(b"secret").unwrap();
+    let dear = Workbench::new(params, None, Arc::default()).hash(b"secret").unwrap();
     let Verdict::Right { rehash: Some(fresh) } = verify(&dear.0, "secret") else {
         panic!("right, and to be replaced");
     };
