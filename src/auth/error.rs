@@ -20,6 +20,15 @@ pub enum AuthError {
     /// A sign-up that names neither an e-mail address nor a phone number.
     #[error("signing up needs an address")]
     AnonymousProviderDisabled,
+    /// An API key, or a token that was got for one, where only users themselves may ask.
+    #[error("API keys are not accepted here")]
+    ApiKeyNotAccepted,
+    /// The user has no such API key.
+    #[error("the user has no such API key")]
+    ApiKeyNotFound,
+    /// Users may not make API keys.
+    #[error("users make no API keys here")]
+    ApiKeysDisabled,
     /// A verifier that does not fit the challenge (RFC 7636 §4.6).
     #[error("the code verifier does not fit")]
     BadCodeVerifier,
@@ -132,6 +141,9 @@ pub enum AuthError {
     /// The user has no running session with this id.
     #[error("the user has no such session")]
     UnknownSession,
+    /// The user has as many API keys as allowed.
+    #[error("the user has as many API keys as allowed")]
+    TooManyApiKeys,
     /// `grant_type` is none of `password`, `refresh_token`, `pkce`.
     #[error("the grant type is not supported")]
     UnsupportedGrantType,
@@ -153,6 +165,9 @@ impl AuthError {
     /// Every code, sorted.
     pub const CODES: &'static [&'static str] = &[
         "anonymous_provider_disabled",
+        "api_key_not_accepted",
+        "api_key_not_found",
+        "api_keys_disabled",
         "bad_code_verifier",
         "bad_json",
         "bad_jwt",
@@ -184,6 +199,7 @@ impl AuthError {
         "session_expired",
         "session_not_found",
         "signup_disabled",
+        "too_many_api_keys",
         "unavailable",
         "unexpected_failure",
         "unsupported_grant_type",
@@ -225,6 +241,9 @@ impl AuthError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::AnonymousProviderDisabled => "anonymous_provider_disabled",
+            Self::ApiKeyNotAccepted => "api_key_not_accepted",
+            Self::ApiKeyNotFound => "api_key_not_found",
+            Self::ApiKeysDisabled => "api_keys_disabled",
             Self::BadCodeVerifier => "bad_code_verifier",
             Self::BadJson(_) => "bad_json",
             Self::BadJwt(_) => "bad_jwt",
@@ -259,6 +278,7 @@ impl AuthError {
             Self::SessionNotFound => "session_not_found",
             Self::SignupDisabled => "signup_disabled",
             Self::UnknownSession => "not_found",
+            Self::TooManyApiKeys => "too_many_api_keys",
             Self::UnsupportedGrantType => "unsupported_grant_type",
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::UserAlreadyExists => "user_already_exists",

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::policy::Policy;
 use crate::config::CharacterClass;
-use crate::model::{Session, SessionId, StoredEvent, User};
+use crate::model::{ApiKey, Session, SessionId, StoredEvent, User};
 
 /// What a login, a sign-up or a refresh hands out.
 pub struct Tokens {
@@ -146,6 +146,20 @@ fn time(at: Timestamp) -> String {
 
 fn optional_time(at: Option<Timestamp>) -> Option<String> {
     at.map(time)
+}
+
+/// An API key, without its text.
+pub fn api_key(key: &ApiKey) -> Value {
+    json!({
+        "id": key.id,
+        "name": key.name,
+        "prefix": key.prefix,
+        "scopes": key.scopes,
+        "created_at": time(key.created_at),
+        "expires_at": key.expires_at.map(time),
+        "last_used_at": key.last_used_at.map(time),
+        "replaces": key.replaces,
+    })
 }
 
 #[cfg(test)]

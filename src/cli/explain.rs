@@ -4,17 +4,19 @@
 use std::sync::Arc;
 
 use http::Method;
+use jiff::Timestamp;
 use serde_json::json;
 
 use super::{Context, Failure};
 use crate::clock::Clock;
 use crate::config::{Config, Loaded};
 use crate::gateway::Live;
-use crate::identity::{Credential, Identity, IssuerSet, KeySet, Rejection, Verifier};
+use crate::identity::api_keys::is_api_key;
+use crate::identity::{ApiKeys, Credential, Identity, IssuerSet, KeySet, Rejection, Verifier};
 use crate::proxy::decide::{Decision, decide, imagined, status_of};
 use crate::proxy::route::Route;
 use crate::proxy::trace::Recording;
-use crate::store::{RevocationCursor, Store};
+use crate::store::{ApiKeyCursor, RevocationCursor, Store};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -22,8 +24,8 @@ pub(super) struct Args {
     method: String,
     /// Path as it stands in the request line
     path: String,
-    /// Access token that the request carries
-    #[arg(long, conflicts_with_all = ["subject", "role"])]
+    /// Access token or API key that the request carries
+    #[arg(long, conflicts_with_all = ["subject", "role", "scope"])]
     token: Option<String>,
     /// Imagine a good token of this user
     #[arg(long = "as", value_name = "USER_ID")]
@@ -31,6 +33,9 @@ pub(super) struct Args {
     /// … with this role
     #[arg(long, requires = "subject")]
     role: Vec<String>,
+    /// … calling with an API key that has this scope
+    #[arg(long, requires = "subject")]
+    scope: Vec<String>,
     /// … from this issuer, by its name [default: our own]
     #[arg(long, requires = "subject")]
     issuer: Option<String>,
@@ -110,13 +115,15 @@ fn limit_names(live: &Live, route: &Route) -> Vec<String> {
 enum Caller {
     Nobody,
     Imagined(Arc<Identity>),
+    Key { token: String, keys: ApiKeys, now: Timestamp },
     Bearer { token: String, verifier: Verifier, ended: Vec<uuid::Uuid>, now: i64 },
 }
 
 impl Caller {
     fn of(config: &Config, args: &Args) -> Result<Self, Failure> {
         if let Some(subject) = &args.subject {
-            let identity = imagined(config, subject, &args.role, args.issuer.as_deref())
+            let scopes = (!args.scope.is_empty()).then_some(&*args.scope);
+            let identity = imagined(config, subject, &args.role, args.issuer.as_deref(), scopes)
                 .map_err(Failure::usage)?;
             return Ok(Self::Imagined(Arc::new(identity)));
         }
@@ -125,6 +132,12 @@ impl Caller {
         super::runtime()?.block_on(async {
             let store = Store::open(&config.storage, &config.secrets)?;
             store.check_schema().await?;
+            if is_api_key(token.as_bytes()) {
+                let keys = ApiKeys::default();
+                let news = store.changed_api_keys(&mut ApiKeyCursor::default()).await?;
+                keys.take(news.keys, news.all);
+                return Ok(Self::Key { token, keys, now: clock.now() });
+            }
             let keys = store.signing_keys(clock.now()).await?;
             let ended = store.ended_sessions(&mut RevocationCursor::default(), clock.now()).await?;
             let keys = KeySet::compile(&config.tokens, &keys)
@@ -144,6 +157,10 @@ impl Caller {
         match self {
             Self::Nobody => Credential::Absent,
             Self::Imagined(identity) => Credential::Verified(Arc::clone(identity)),
+            Self::Key { token, keys, now } => match keys.verify(token.as_bytes(), *now) {
+                Ok(identity) => Credential::Verified(identity),
+                Err(rejection) => Credential::Rejected(rejection),
+            },
             Self::Bearer { token, verifier, ended, now } => {
                 let verify = |token: &[u8]| verify(verifier, ended, token, route.issuers, *now);
                 let line = format!("Bearer {token}");

@@ -1,6 +1,7 @@
 //! The command line: one file a command. Exit codes: 0 fine; 1 failed while running, a `[[tests]]`
 //! entry failed, `explain` denies; 2 usage or configuration.
 
+mod api_keys;
 mod check;
 mod demo;
 mod events;
@@ -94,6 +95,11 @@ enum Command {
         after_help = "Examples:\n  portcullis limits show\n  portcullis limits show login --ip 192.0.2.1\n  portcullis limits reset login_account --account ann@example.com\n  portcullis limits reset --login ann@example.com     # failed logins make no next one wait"
     )]
     Limits(limits::Args),
+    /// See, make, rotate and end API keys
+    #[command(
+        after_help = "Examples:\n  portcullis api-keys create ann@example.com --name importer --scope orders:write --expires 90d\n  portcullis api-keys list --user ann@example.com\n  portcullis api-keys rotate pck_4fTbQx1Z --overlap 24h\n  portcullis api-keys revoke pck_4fTbQx1Z"
+    )]
+    ApiKeys(api_keys::Args),
     /// Try whether letters to users arrive
     #[command(after_help = "Example:\n  portcullis mail test ann@example.com")]
     Mail(mail::Args),
@@ -144,6 +150,7 @@ pub fn run() -> ExitCode {
         Command::Keys(args) => keys::run(&context, args),
         Command::Secrets(args) => secrets::run(&context, &args),
         Command::Limits(args) => limits::run(&context, args),
+        Command::ApiKeys(args) => api_keys::run(&context, args),
         Command::Mail(args) => mail::run(&context, args),
         Command::Events(args) => events::run(&context, args),
         Command::Healthcheck(args) => healthcheck::run(&context, &args),

@@ -28,6 +28,7 @@ use super::{Gateway, SessionSeen};
 use crate::config::Mode;
 use crate::cors;
 use crate::identity::address::Resolved;
+use crate::identity::api_keys::is_api_key;
 use crate::identity::credential::CarrierError;
 use crate::identity::{Credential, TokenCache, Verifier};
 use crate::limit::{Caller, Decision as LimitDecision, Rule, rate_limit_fields};
@@ -423,6 +424,9 @@ impl Desk {
             None
         };
         Credential::of(fields.all(Known::Authorization), subprotocol, |token| {
+            if is_api_key(token) {
+                return self.gateway.api_keys.verify(token, now);
+            }
             let now = now.as_second();
             let mut verifier = local.verifier.borrow_mut();
             let verifier = verifier.load();
@@ -482,7 +486,9 @@ impl Desk {
             Refusal::OwnerMismatch { .. } => EventKind::OwnerMismatch,
             Refusal::BadToken(_)
             | Refusal::Denied
+            | Refusal::ApiKeyNotAccepted
             | Refusal::MissingRole
+            | Refusal::MissingScope { .. }
             | Refusal::OriginDenied => EventKind::AccessDenied,
             Refusal::BadPath(_)
             | Refusal::MalformedCredential
@@ -539,7 +545,8 @@ pub(super) fn event(record: &Record<'_>, kind: EventKind, reason: &str) -> Event
         kind,
         outcome: Outcome::Failure,
         reason: Some(reason.to_owned()),
-        actor: None,
+        // A program acts for the user.
+        actor: identity.and_then(|id| Some(format!("key:{}", id.machine.as_ref()?.client))),
         user_id: identity.filter(|id| id.is_ours()).and_then(|id| id.subject.parse().ok()),
         email: None,
         session_id: identity.and_then(|identity| identity.session),

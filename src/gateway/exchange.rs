@@ -181,8 +181,11 @@ impl<C: Client> Words<C> for Wording<'_, '_, '_> {
         let outlives = permit.route().tunnel_outlives_token;
         let may_go_on = move || {
             let Some(identity) = identity.as_ref().filter(|_| !outlives) else { return true };
+            let now = gateway.clock.now();
             let alive = identity.session.is_none_or(|id| !gateway.revocations.contains(&id));
-            alive && identity.is_current(gateway.clock.now().as_second())
+            let key = identity.machine.as_ref().and_then(|machine| machine.key_id);
+            let has_key = key.is_none_or(|id| gateway.api_keys.is_good(id, now));
+            alive && has_key && identity.is_current(now.as_second())
         };
         Some(TunnelTerms {
             idle: local.live.tunnel_idle_timeout,

@@ -32,12 +32,12 @@ use crate::clock::Clock;
 use crate::config::{Algorithm, Config, Problem, Tokens};
 use crate::events::{self, EventNotes};
 use crate::identity::keys::{self, KeyError};
-use crate::identity::{KeySet, Revocations, Verifier};
+use crate::identity::{ApiKeys, KeySet, Revocations, Verifier};
 use crate::limit::{LimitError, Limiter};
 use crate::mail::Mailer;
 use crate::model::SessionId;
 use crate::proxy::decide::run_tests;
-use crate::store::{RevocationCursor, Store, StoreError};
+use crate::store::{ApiKeyCursor, RevocationCursor, Store, StoreError};
 use crate::telemetry::chain;
 
 /// How often ended sessions are read: well within the second in which all gateways must know.
@@ -71,6 +71,8 @@ pub struct Gateway {
     replacing: Mutex<()>,
     /// Ended sessions.
     pub revocations: Arc<Revocations>,
+    /// The API keys that are good.
+    pub api_keys: Arc<ApiKeys>,
     /// Rate counters.
     pub limiter: Arc<Limiter>,
     /// Events of proxied routes.
@@ -144,7 +146,12 @@ impl Gateway {
 
         let revocations = Arc::new(Revocations::new(config.tokens.leeway.0, Instant::now()));
         let mut cursor = RevocationCursor::default();
+        let began = Instant::now();
         read_ended(&store, &revocations, &mut cursor, &clock).await.map_err(StartError::Store)?;
+        let api_keys = Arc::new(ApiKeys::default());
+        let mut key_cursor = ApiKeyCursor::default();
+        read_api_keys(&store, &api_keys, &mut key_cursor).await.map_err(StartError::Store)?;
+        revocations.mark_synced(began);
 
         let limiter =
             Limiter::open(&config.counters, clock.clone()).map_err(StartError::Counters)?;
@@ -160,6 +167,7 @@ impl Gateway {
             tokens: config.tokens.clone(),
             verifier: Arc::clone(&verifier),
             revocations: Arc::clone(&revocations),
+            api_keys: Arc::clone(&api_keys),
             letters: crate::auth::accounts::Letters::compile(config),
             redirects: crate::auth::Redirects::compile(config).map_err(StartError::Config)?,
             sessions: ArcSwap::from_pointee(config.sessions.clone()),
@@ -175,6 +183,7 @@ impl Gateway {
             verifier,
             replacing: Mutex::default(),
             revocations,
+            api_keys,
             limiter,
             events: notes,
             auth: Arc::new(auth),
@@ -189,7 +198,7 @@ impl Gateway {
             tasks: Mutex::default(),
             mailer,
         });
-        gateway.spawn_tasks(config, cursor, queue);
+        gateway.spawn_tasks(config, cursor, key_cursor, queue);
         Ok(gateway)
     }
 
@@ -235,6 +244,7 @@ impl Gateway {
         self: &Arc<Self>,
         config: &Config,
         cursor: RevocationCursor,
+        key_cursor: ApiKeyCursor,
         queue: events::EventQueue,
     ) {
         let store = Arc::clone(&self.store);
@@ -250,7 +260,7 @@ impl Gateway {
             stopping: self.stopping.clone(),
         };
         let tasks = [
-            tokio::spawn(Arc::clone(self).follow_ended_sessions(cursor)),
+            tokio::spawn(Arc::clone(self).follow_ended_sessions(cursor, key_cursor)),
             tokio::spawn(Arc::clone(self).follow_keys(config.tokens.clone())),
             tokio::spawn(Arc::clone(self).follow_passwords()),
             tokio::spawn(Arc::clone(self).prune()),
@@ -316,29 +326,52 @@ impl Gateway {
         }
     }
 
-    async fn follow_ended_sessions(self: Arc<Self>, mut cursor: RevocationCursor) {
+    /// Reads what ends tokens before their time: sessions that were ended, and changes of API keys.
+    async fn follow_ended_sessions(
+        self: Arc<Self>,
+        mut cursor: RevocationCursor,
+        mut key_cursor: ApiKeyCursor,
+    ) {
         let mut away = false;
         let mut last_sweep = Instant::now();
         while self.pause(READ_ENDED).await {
-            match read_ended(&self.store, &self.revocations, &mut cursor, &self.clock).await {
+            let began = Instant::now();
+            let ended = read_ended(&self.store, &self.revocations, &mut cursor, &self.clock).await;
+            // Whatever came of the other.
+            let keys = read_api_keys(&self.store, &self.api_keys, &mut key_cursor).await;
+            match ended.and(keys) {
                 Ok(()) => {
+                    self.revocations.mark_synced(began);
                     if std::mem::take(&mut away) {
-                        tracing::info!("the database is back; ended sessions are known again");
+                        tracing::info!(
+                            "the database is back; ended sessions and API keys are known again"
+                        );
                     }
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut away, true) {
                         tracing::error!(
                             error = chain(&error),
-                            "ended sessions cannot be read; known ones are still refused"
+                            "ended sessions and API keys cannot be read; what is known of them counts"
                         );
                     }
                 }
             }
+            self.note_used_keys().await;
             if last_sweep.elapsed() > PRUNE {
                 last_sweep = Instant::now();
                 self.revocations.sweep(self.clock.now());
             }
+        }
+    }
+
+    /// Notes last uses of API keys; a loss only makes them older.
+    async fn note_used_keys(&self) {
+        let used = self.api_keys.take_used();
+        if !used.is_empty()
+            && let Err(error) = self.store.touch_api_keys(&used).await
+        {
+            tracing::debug!(error = chain(&error), "last uses of API keys were not noted");
         }
     }
 
@@ -435,12 +468,22 @@ async fn read_ended(
     cursor: &mut RevocationCursor,
     clock: &Clock,
 ) -> Result<(), StoreError> {
-    let began = Instant::now();
     let ended = store.ended_sessions(cursor, clock.now()).await?;
     if !ended.is_empty() {
         revocations.end(ended);
     }
-    revocations.mark_synced(began);
+    Ok(())
+}
+
+async fn read_api_keys(
+    store: &Store,
+    keys: &ApiKeys,
+    cursor: &mut ApiKeyCursor,
+) -> Result<(), StoreError> {
+    let news = store.changed_api_keys(cursor).await?;
+    for id in keys.take(news.keys, news.all) {
+        tracing::error!(%id, "the row of an API key makes no sense; it is not accepted");
+    }
     Ok(())
 }
 

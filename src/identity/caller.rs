@@ -5,10 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use http::HeaderValue;
+use jiff::Timestamp;
+use uuid::Uuid;
 
 use super::rejection::Rejection;
 use crate::config;
-use crate::model::{SessionId, UserId, is_role_name};
+use crate::model::{ApiKey, SessionId, User, UserId, is_role_name, is_scope_name};
 
 /// The name of our own tokens' issuer where routes and tests name one.
 pub const OURS: &str = "self";
@@ -36,12 +38,25 @@ pub struct Identity {
     pub expires_at: i64,
     /// `nbf`, in Unix seconds.
     pub not_before: Option<i64>,
+    /// The program that acts for the subject; `None` = the subject itself.
+    pub machine: Option<Box<Machine>>,
     /// The values for the upstream, made once for all requests.
     pub headers: HeaderValues,
     /// From this Unix second on, leeway included, the token is good …
     pub(super) good_from: i64,
     /// … and until before this one, at which it has expired or its key is retired.
     pub(super) good_until: i64,
+}
+
+/// A program that acts for a user: by an API key, or by a token that it got for one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// The key itself, when it was shown.
+    pub key_id: Option<Uuid>,
+    /// The key's prefix, by which everybody knows it.
+    pub client: Box<str>,
+    /// What it may do; sorted.
+    pub scopes: Vec<String>,
 }
 
 /// What upstreams are told, as header values; `None` where there is nothing to tell.
@@ -55,6 +70,8 @@ pub struct HeaderValues {
     pub roles: Option<HeaderValue>,
     /// The session.
     pub session: Option<HeaderValue>,
+    /// What a program may do, comma separated.
+    pub scopes: Option<HeaderValue>,
 }
 
 impl Identity {
@@ -87,10 +104,52 @@ impl Identity {
             issued_at: None,
             expires_at: i64::MAX,
             not_before: None,
+            machine: None,
             headers,
             good_from: i64::MIN,
             good_until: i64::MAX,
         })
+    }
+
+    /// The same, but for a program with these scopes, as by an API key.
+    ///
+    /// # Errors
+    /// [`Rejection::Claim`] when no key could have a scope.
+    pub fn with_machine(self, machine: Machine) -> Result<Self, Rejection> {
+        if !machine.scopes.iter().all(|scope| is_scope_name(scope)) {
+            return Err(Rejection::Claim("scope"));
+        }
+        let machine = Machine { scopes: sorted_roles(machine.scopes), ..machine };
+        // Also when there is none: it tells an upstream that a program calls.
+        let scopes = HeaderValue::from_str(&machine.scopes.join(","));
+        let scopes = Some(scopes.map_err(|_| Rejection::Claim("scope"))?);
+        let headers = HeaderValues { scopes, ..self.headers };
+        Ok(Self { machine: Some(Box::new(machine)), headers, ..self })
+    }
+
+    /// Who calls with `key`: its user, as now known, until the key ends.
+    ///
+    /// # Errors
+    /// [`Rejection::Claim`] when no token could say the same.
+    pub(super) fn of_api_key(
+        key: &ApiKey,
+        user: &User,
+        machine: Machine,
+    ) -> Result<Self, Rejection> {
+        let made = Self::synthetic(user.id.as_str(), &user.roles, IssuerIndex::OURS, OURS.into())?;
+        let email_verified = user.email_confirmed_at.is_some();
+        let email = email_header(&user.email).filter(|_| email_verified);
+        let ends = key.expires_at.map_or(i64::MAX, Timestamp::as_second);
+        Self {
+            email: Some(user.email.clone()),
+            email_verified,
+            issued_at: Some(key.created_at.as_second()),
+            expires_at: ends,
+            headers: HeaderValues { email, ..made.headers },
+            good_until: ends,
+            ..made
+        }
+        .with_machine(machine)
     }
 
     /// Whether our own token proved it.
@@ -140,6 +199,7 @@ impl HeaderValues {
             email: confirmed_email.and_then(email_header),
             roles,
             session,
+            scopes: None,
         })
     }
 }

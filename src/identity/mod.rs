@@ -4,13 +4,15 @@
 //! ```text
 //! peer + forwarding header ──address──▶ ClientAddr
 //! Authorization ──credential──▶ token ──cache──▶ token (jws, claims, keys) ──▶ Identity
-//!                                        └─▶ revocation: was its session ended?
+//!                                │       └─▶ revocation: was its session ended?
+//!                                └─▶ api_keys ─────────────────────────────▶ Identity
 //! ```
 //!
 //! This room knows neither routes nor answers nor the database: it is handed keys and ended
 //! sessions, and says who somebody is, never what they may do.
 
 pub mod address;
+pub mod api_keys;
 pub mod cache;
 pub mod caller;
 pub mod credential;
@@ -23,8 +25,9 @@ pub mod revocation;
 pub mod token;
 
 pub use address::{ClientAddr, TrustedProxies};
+pub use api_keys::ApiKeys;
 pub use cache::TokenCache;
-pub use caller::{Identity, IssuerIndex, IssuerSet};
+pub use caller::{Identity, IssuerIndex, IssuerSet, Machine};
 pub use credential::Credential;
 pub use keys::KeySet;
 pub use opaque::OpaqueToken;

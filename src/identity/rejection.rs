@@ -40,6 +40,15 @@ pub enum Rejection {
     /// A claim that is missing, of the wrong type, or against the rules.
     #[error("the claim `{0}` is missing or not acceptable")]
     Claim(&'static str),
+    /// An API key that is not known: never made, revoked, or its user deleted.
+    #[error("the API key is not known")]
+    UnknownApiKey,
+    /// An API key after its end.
+    #[error("the API key has expired")]
+    ApiKeyExpired,
+    /// An API key of a disabled user.
+    #[error("the user of the API key is disabled")]
+    ApiKeyDisabled,
     /// The token was good, but its session has been ended.
     #[error("the session has ended")]
     SessionEnded,
@@ -61,6 +70,9 @@ impl Rejection {
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
             Self::Claim(_) => "bad_claim",
+            Self::UnknownApiKey => "unknown_api_key",
+            Self::ApiKeyExpired => "api_key_expired",
+            Self::ApiKeyDisabled => "api_key_disabled",
             Self::SessionEnded => "session_ended",
         }
     }

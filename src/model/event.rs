@@ -51,6 +51,12 @@ words! {
     EventKind {
         /// A route refused a role, a bad token, or everybody.
         AccessDenied = "access_denied",
+        /// An API key was made.
+        ApiKeyCreated = "api_key_created",
+        /// An API key was ended.
+        ApiKeyRevoked = "api_key_revoked",
+        /// An API key got a successor, and an end.
+        ApiKeyRotated = "api_key_rotated",
         /// A mail to confirm an address was asked for.
         ConfirmationRequested = "confirmation_requested",
         /// A change of address was refused.

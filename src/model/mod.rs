@@ -2,6 +2,7 @@
 //! they know neither HTTP nor SQL.
 
 mod account;
+mod api_key;
 mod event;
 mod letter;
 mod link;
@@ -16,6 +17,7 @@ use uuid::Uuid;
 pub use account::{
     Account, Email, InvalidEmail, InvalidUserId, PasswordHash, User, UserId, is_role_name,
 };
+pub use api_key::{ApiKey, MAX_SCOPES, is_scope_name};
 pub use event::{Event, EventKind, Outcome, StoredEvent};
 pub use letter::{Letter, LetterKind, LetterOrigin};
 pub use link::{Challenge, ChallengeMethod, InvalidChallenge, Purpose, is_pkce_text};

@@ -4,8 +4,8 @@ use http::StatusCode;
 use serde_json::json;
 
 use super::common::{
-    bad_jwt, malformed_credential, method_not_allowed, no_authorization, no_route, too_many,
-    unavailable, unexpected,
+    api_key_not_accepted, bad_jwt, malformed_credential, method_not_allowed, no_authorization,
+    no_route, too_many, unavailable, unexpected,
 };
 use super::{Error, Problem};
 use crate::auth::AuthError;
@@ -16,6 +16,13 @@ pub(super) fn auth_problem(error: &AuthError) -> Problem {
     match error {
         AuthError::AnonymousProviderDisabled => {
             refused(StatusCode::UNPROCESSABLE_ENTITY, "Signing up needs an e-mail address.")
+        }
+        AuthError::ApiKeyNotAccepted => api_key_not_accepted(),
+        AuthError::ApiKeyNotFound => {
+            refused(StatusCode::NOT_FOUND, "There is no such API key of this user.")
+        }
+        AuthError::ApiKeysDisabled => {
+            refused(StatusCode::FORBIDDEN, "Only administrators make API keys here.")
         }
         AuthError::BadCodeVerifier => {
             refused(StatusCode::BAD_REQUEST, "The code verifier does not fit the challenge.")
@@ -100,6 +107,10 @@ pub(super) fn auth_problem(error: &AuthError) -> Problem {
         AuthError::UnknownSession => {
             refused(StatusCode::NOT_FOUND, "There is no such session of this user.")
         }
+        AuthError::TooManyApiKeys => refused(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "There are as many API keys as allowed. End one of them first.",
+        ),
         AuthError::UnsupportedGrantType => {
             refused(StatusCode::BAD_REQUEST, "grant_type must be password, refresh_token or pkce.")
         }

@@ -57,10 +57,20 @@ pub(super) fn malformed_credential() -> Problem {
         .challenge(Some("invalid_request"))
 }
 
+/// An API key, or a token that was got for one, where only users themselves may ask.
+pub(super) fn api_key_not_accepted() -> Problem {
+    let detail = "API keys are not accepted here.";
+    Problem::new(StatusCode::UNAUTHORIZED, "api_key_not_accepted", detail)
+        .challenge(Some("invalid_token"))
+}
+
 pub(super) fn bad_jwt(rejection: Rejection) -> Problem {
     let (code, detail) = match rejection {
         Rejection::SessionEnded => {
             ("session_not_found", "The session of the access token has ended.")
+        }
+        Rejection::UnknownApiKey | Rejection::ApiKeyExpired | Rejection::ApiKeyDisabled => {
+            ("invalid_api_key", "The API key is not valid.")
         }
         _ => ("bad_jwt", "The access token is not valid."),
     };

@@ -67,6 +67,17 @@ impl Problem {
         }
     }
 
+    /// RFC 6750 §3.1: says which scopes would do.
+    pub(super) fn challenge_for_scope(self, needed: &str) -> Self {
+        let value = format!(
+            "Bearer realm=\"portcullis\", error=\"insufficient_scope\", scope=\"{needed}\""
+        );
+        match HeaderValue::from_str(&value) {
+            Ok(value) => self.header(WWW_AUTHENTICATE, value),
+            Err(_) => self,
+        }
+    }
+
     pub(super) fn closing(mut self) -> Self {
         self.close = true;
         self

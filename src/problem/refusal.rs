@@ -4,7 +4,8 @@ use http::StatusCode;
 
 use super::Problem;
 use super::common::{
-    bad_jwt, malformed_credential, method_not_allowed, no_authorization, no_route,
+    api_key_not_accepted, bad_jwt, malformed_credential, method_not_allowed, no_authorization,
+    no_route,
 };
 use crate::proxy::authorize::Refusal;
 
@@ -30,6 +31,13 @@ pub(super) fn refusal_problem(refusal: &Refusal) -> Problem {
             "origin_denied",
             "This path cannot be called from a page of this origin.",
         ),
+        Refusal::ApiKeyNotAccepted => api_key_not_accepted(),
+        Refusal::MissingScope { needed } => Problem::new(
+            StatusCode::FORBIDDEN,
+            "insufficient_scope",
+            "The API key is not good for this.",
+        )
+        .challenge_for_scope(needed),
         Refusal::NoClientCertificate => Problem::new(
             StatusCode::FORBIDDEN,
             "client_certificate_required",

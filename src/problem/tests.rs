@@ -40,6 +40,9 @@ fn every_error() -> Vec<Error> {
     };
     let auth = vec![
         AuthError::AnonymousProviderDisabled,
+        AuthError::ApiKeyNotAccepted,
+        AuthError::ApiKeyNotFound,
+        AuthError::ApiKeysDisabled,
         AuthError::BadCodeVerifier,
         AuthError::BadJson("it ends too early".to_owned()),
         AuthError::BadJwt(Rejection::Expired),
@@ -75,6 +78,7 @@ fn every_error() -> Vec<Error> {
         AuthError::SignupDisabled,
         AuthError::Unavailable { retry_after: wait, source: away() },
         AuthError::UnknownSession,
+        AuthError::TooManyApiKeys,
         AuthError::UnsupportedGrantType,
         AuthError::UnsupportedMediaType,
         AuthError::UserAlreadyExists,
@@ -114,6 +118,9 @@ fn every_error() -> Vec<Error> {
         Refusal::BadPath(PathError::Backslash),
         Refusal::BadToken(Rejection::Expired),
         Refusal::BadToken(Rejection::SessionEnded),
+        Refusal::BadToken(Rejection::UnknownApiKey),
+        Refusal::ApiKeyNotAccepted,
+        Refusal::MissingScope { needed: "read orders:write".to_owned() },
         Refusal::Denied,
         Refusal::MalformedCredential,
         Refusal::MethodNotAllowed { allow: "GET, HEAD".to_owned() },

@@ -12,7 +12,7 @@ use super::path::{self, PathError};
 use super::route::{NoMatch, Owner, Route, RouteMatch, RouteUpstream};
 use super::trace::{Step, Trace};
 use crate::config::{Access, Mode, Preflight};
-use crate::identity::{Credential, Identity, Rejection};
+use crate::identity::{Credential, Identity, Machine, Rejection};
 
 /// Leave to forward one request.
 #[derive(Debug)]
@@ -125,6 +125,15 @@ pub enum Refusal {
     /// The route is for clients with a certificate only.
     #[error("the client has shown no certificate, and the route asks for one")]
     NoClientCertificate,
+    /// An API key, or a token that was got for one, on a route that takes none.
+    #[error("the route takes no API keys")]
+    ApiKeyNotAccepted,
+    /// An API key that is not good for what the route asks.
+    #[error("the API key is not good for all of: {needed}")]
+    MissingScope {
+        /// The scopes that the route asks for, as `WWW-Authenticate` lists them.
+        needed: String,
+    },
     /// None of the route's roles.
     #[error("the caller has none of the roles that the route asks for")]
     MissingRole,
@@ -144,6 +153,8 @@ impl Refusal {
             Self::BadToken(rejection) => rejection.as_str(),
             Self::OwnerMismatch { .. } => "owner_mismatch",
             Self::OriginDenied => "origin_denied",
+            Self::ApiKeyNotAccepted => "api_key_not_accepted",
+            Self::MissingScope { .. } => "missing_scope",
             Self::MissingRole => "missing_role",
         }
     }
@@ -235,7 +246,7 @@ fn check_certificate<T: Trace>(
     Ok(())
 }
 
-/// Who is calling, whose the path is, which role is asked for: in this order.
+/// Who is calling, what a program may do, whose the path is, which role is asked for: in this order.
 fn check_caller<T: Trace>(
     permit: &mut Permit<'_>,
     found: &RouteMatch<'_, '_>,
@@ -245,6 +256,9 @@ fn check_caller<T: Trace>(
     let route = permit.route;
     let Some(identity) = verified(route, credential, trace)? else { return Ok(()) };
     let identity = &*permit.identity.insert(identity);
+    if let Some(machine) = &identity.machine {
+        check_machine(route, machine, trace)?;
+    }
     if let (Some(owner), Some(value)) = (&route.owner, found.owner()) {
         permit.owner_overridden = check_owner(route, owner, value, identity, trace)?;
     }
@@ -258,6 +272,22 @@ fn check_caller<T: Trace>(
         trace.note(Step::Roles, "passed", || format!("the caller has the role `{role}`"));
     }
     Ok(())
+}
+
+/// Whether a program may have the route.
+fn check_machine<T: Trace>(route: &Route, machine: &Machine, trace: &mut T) -> Result<(), Refusal> {
+    let refusal = if !route.api_keys {
+        Refusal::ApiKeyNotAccepted
+    } else if route.scopes.iter().all(|scope| machine.scopes.binary_search(scope).is_ok()) {
+        trace.note(Step::Scopes, "passed", || {
+            format!("`{}` is good for what the route asks", machine.client)
+        });
+        return Ok(());
+    } else {
+        Refusal::MissingScope { needed: route.scopes.join(" ") }
+    };
+    trace.note(Step::Scopes, "refused", || refusal.to_string());
+    Err(refusal)
 }
 
 /// The caller, `None` when it may stay anonymous.

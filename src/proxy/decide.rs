@@ -13,7 +13,7 @@ use super::path::{CanonicalPath, PathError};
 use super::route::{Route, RouteTable};
 use super::trace::{NoTrace, Recording, Step, Trace};
 use crate::config::{self, Config, Expectation, Problem};
-use crate::identity::{Credential, Identity, IssuerIndex};
+use crate::identity::{Credential, Identity, IssuerIndex, Machine};
 
 /// What is to happen with a request.
 #[derive(Debug)]
@@ -95,11 +95,12 @@ pub fn decide_preflight<'t>(table: &'t RouteTable, path: &str, asked: &[u8]) -> 
 pub fn status_of(refusal: &Refusal) -> u16 {
     match refusal {
         Refusal::BadPath(_) | Refusal::MalformedCredential => 400,
-        Refusal::NoToken | Refusal::BadToken(_) => 401,
+        Refusal::NoToken | Refusal::BadToken(_) | Refusal::ApiKeyNotAccepted => 401,
         Refusal::Denied
         | Refusal::MissingRole
         | Refusal::OriginDenied
         | Refusal::NoClientCertificate
+        | Refusal::MissingScope { .. }
         | Refusal::OwnerMismatch { hidden: false } => 403,
         Refusal::NoRoute | Refusal::OwnerMismatch { hidden: true } => 404,
         Refusal::MethodNotAllowed { .. } => 405,
@@ -151,13 +152,13 @@ fn run_test(config: &Config, table: &RouteTable, test: &config::Test) -> Result<
 
 fn test_credential(config: &Config, test: &config::Test) -> Result<Credential, String> {
     let Some(subject) = &test.subject else {
-        return if test.roles.is_empty() && test.issuer.is_none() {
+        return if test.roles.is_empty() && test.issuer.is_none() && test.scopes.is_none() {
             Ok(Credential::Absent)
         } else {
-            Err("`roles` and `issuer` need a subject: add `as`".to_owned())
+            Err("`roles`, `scopes` and `issuer` need a subject: add `as`".to_owned())
         };
     };
-    imagined(config, subject, &test.roles, test.issuer.as_deref())
+    imagined(config, subject, &test.roles, test.issuer.as_deref(), test.scopes.as_deref())
         .map(|identity| Credential::Verified(Arc::new(identity)))
 }
 
@@ -170,12 +171,21 @@ pub fn imagined(
     subject: &str,
     roles: &[String],
     issuer: Option<&str>,
+    scopes: Option<&[String]>,
 ) -> Result<Identity, String> {
     let name = issuer.unwrap_or("self");
     let index = IssuerIndex::named(name, &config.issuers)
         .ok_or_else(|| format!("`issuer`: `{name}` is none of [[issuers]]"))?;
-    Identity::synthetic(subject, roles, index, name.into())
-        .map_err(|error| format!("no token could say this: {error}"))
+    let identity = Identity::synthetic(subject, roles, index, name.into())
+        .map_err(|error| format!("no token could say this: {error}"))?;
+    let Some(scopes) = scopes else { return Ok(identity) };
+    if !index.is_ours() {
+        return Err("`scopes`: API keys are of our own users".to_owned());
+    }
+    let client = "an imagined API key".into();
+    identity
+        .with_machine(Machine { key_id: None, client, scopes: scopes.to_vec() })
+        .map_err(|error| format!("no API key could have these: {error}"))
 }
 
 fn refuse<'t>(refusal: Refusal) -> Decision<'t> {

@@ -22,6 +22,8 @@ pub enum Step {
     Certificate,
     /// Who is calling?
     Token,
+    /// Is a program's key good for what is asked for?
+    Scopes,
     /// Is the path the caller's?
     Owner,
     /// Has the caller a role that is asked for?
@@ -39,6 +41,7 @@ impl Step {
             Self::Access => "access",
             Self::Certificate => "client",
             Self::Token => "token",
+            Self::Scopes => "scopes",
             Self::Owner => "owner",
             Self::Roles => "roles",
             Self::Mode => "mode",

@@ -8,10 +8,11 @@
 //! ```text
 //! Store ─┬─ Postgres   pool of connections, row locks          postgres/
 //!        └─ Sqlite     one writing thread, a few that read     sqlite/
-//!              └─ cases, guards, keys, links, outbox, passwords, seals (in, out) · rules (decisions) · record (rows)
+//!              └─ cases, api_keys, guards, keys, links, outbox, passwords, seals (in, out) · rules (decisions) · record (rows)
 //!                 migrate · url
 //! ```
 
+mod api_keys;
 mod cases;
 mod error;
 mod guards;
@@ -31,6 +32,7 @@ use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use uuid::Uuid;
 
+pub use api_keys::{AddApiKey, ApiKeyCursor, ApiKeyNews, ChangedApiKey, KeyName, RotateApiKey};
 pub use cases::{
     EventCursor, EventFilter, KnownToken, LogIn, Migrated, NewAccount, NewLogin, PoolStatus,
     Refresh, RevocationCursor, Rotation, Sessions, SignUp, UpdateUser, UserUpdate,
@@ -139,7 +141,7 @@ impl Store {
     }
 
     /// Deletes what nobody asks for any more: revocations whose tokens have expired, sessions and
-    /// used refresh tokens 30 days after their end, links that have expired (those of sign-ups a
+    /// used refresh tokens 30 days after their end, API keys as well, links that have expired (those of sign-ups a
     /// week later), parcels 30 days after they were given up, failed logins after a quiet day. In many small transactions. Returns
     /// the number of rows.
     pub async fn prune(&self, now: Timestamp) -> Result<u64, StoreError> {

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::api_keys::ChangedApiKey;
 use super::cases::KnownToken;
 use super::error::StoreError;
 use super::guards::{FoundState, Guard};
@@ -18,9 +19,9 @@ use super::rules::{FoundLink, Owner, Side};
 use super::seals::{SealedColumn, SealedRow};
 use crate::config::Algorithm;
 use crate::model::{
-    Account, AuthMethod, Challenge, ChallengeMethod, EndReason, EndedSession, Event, EventKind,
-    JsonObject, Outcome, PasswordHash, Proof, Purpose, Session, SessionId, SigningKey, StoredEvent,
-    TokenDigest, User, UserId,
+    Account, ApiKey, AuthMethod, Challenge, ChallengeMethod, EndReason, EndedSession, Event,
+    EventKind, JsonObject, Outcome, PasswordHash, Proof, Purpose, Session, SessionId, SigningKey,
+    StoredEvent, TokenDigest, User, UserId,
 };
 use crate::secrets;
 
@@ -92,7 +93,20 @@ macro_rules! link_columns {
     };
 }
 
-pub(super) use {event_columns, key_columns, listed_key_columns, session_columns, user_columns};
+/// Columns of [`api_key`], from the table under the name `k`.
+macro_rules! api_key_columns {
+    () => {
+        "k.id, k.user_id, k.name, k.prefix, k.digest, k.scopes, k.created_at, k.created_by, \
+         k.expires_at, k.revoked_at, k.last_used_at, k.replaces"
+    };
+}
+
+/// How many columns [`api_key`] reads.
+const API_KEY_WIDTH: usize = 12;
+
+pub(super) use {
+    api_key_columns, event_columns, key_columns, listed_key_columns, session_columns, user_columns,
+};
 pub(super) use {link_columns, owner_columns};
 
 /// A value of another type than its column has.
@@ -489,6 +503,49 @@ pub(super) fn sealed_row<R: Record>(
     let (table, _) = column.as_str().split_once('.').unwrap_or_default();
     let r = Reader::keyed_by_text(record, table, 0);
     Ok(SealedRow { row: r.must(0, R::text)?, stored: r.must(1, R::bytes)?.into() })
+}
+
+/// Reads [`api_key_columns`] from column `c` on.
+pub(super) fn api_key<R: Record>(record: &R, c: usize) -> Result<ApiKey, StoreError> {
+    let r = Reader::keyed_by_uuid(record, "api_keys", c);
+    Ok(ApiKey {
+        id: r.must(c, R::uuid)?,
+        user_id: r.parsed(c + 1, user_id)?,
+        name: r.must(c + 2, R::text)?,
+        prefix: r.must(c + 3, R::text)?,
+        digest: TokenDigest(r.maybe_digest(c + 4)?.ok_or_else(|| r.corrupt(c + 4))?),
+        scopes: r.list(c + 5)?,
+        created_at: r.must(c + 6, R::time)?,
+        created_by: r.must(c + 7, R::text)?,
+        expires_at: r.maybe(c + 8, R::time)?,
+        revoked_at: r.maybe(c + 9, R::time)?,
+        last_used_at: r.maybe(c + 10, R::time)?,
+        replaces: r.maybe(c + 11, R::uuid)?,
+    })
+}
+
+/// Reads the id of a key, [`api_key_columns`] and [`user_columns`]; all but the id are null when
+/// there is no such key any more.
+pub(super) fn changed_api_key<R: Record>(
+    record: &R,
+    c: usize,
+) -> Result<ChangedApiKey, StoreError> {
+    let r = Reader::keyed_by_uuid(record, "api_key_changes", c);
+    let id = r.must(c, R::uuid)?;
+    if r.maybe(c + 1, R::uuid)?.is_none() {
+        return Ok((id, None));
+    }
+    let key = api_key(record, c + 1)?;
+    Ok((id, Some((key, user(record, c + 1 + API_KEY_WIDTH)?))))
+}
+
+/// Reads a number that is not null.
+pub(super) fn count<R: Record>(
+    record: &R,
+    table: &'static str,
+    c: usize,
+) -> Result<i64, StoreError> {
+    Reader { record, table, row: String::new() }.must(c, R::number)
 }
 
 fn algorithm(name: &str) -> Option<Algorithm> {

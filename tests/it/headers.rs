@@ -31,6 +31,9 @@ const FORGERIES: &[&str] = &[
     "x-user-roles: victim\r\nX-User-Roles: admin",
     "X-Session-Id: victim",
     "X-SESSION-ID: victim",
+    "X-User-Scopes: victim",
+    "x_user_scopes: victim",
+    "X.User-Scopes: victim\r\nX-User-Scopes: victim",
     "X-User-Id: victim\r\nX-User-Email: victim\r\nX-User-Roles: victim\r\nX-Session-Id: victim",
     // twins that CGI, WSGI and Rack cannot tell apart
     "X_User_Id: victim",
@@ -97,7 +100,7 @@ const FORGERIES: &[&str] = &[
 ];
 
 /// The identity headers, folded.
-const IDENTITY: [&str; 4] = ["xuserid", "xuseremail", "xuserroles", "xsessionid"];
+const IDENTITY: [&str; 5] = ["xuserid", "xuseremail", "xuserroles", "xsessionid", "xuserscopes"];
 
 fn fold(name: &str) -> String {
     name.chars().filter(|c| !"-_.".contains(*c)).collect::<String>().to_ascii_lowercase()

@@ -10,7 +10,8 @@ use serde_json::json;
 use crate::harness::postgres::{self, Database};
 use crate::harness::redis::Redis;
 use crate::harness::{
-    Builder, Caller, PASSWORD, Program, TestGateway, Upstream, events_of, open_store, pause,
+    Builder, Caller, PASSWORD, Program, TestGateway, Upstream, events_of, open_store, patiently,
+    pause,
 };
 
 /// Contract section 5: "in other gateways on the same database within a second".
@@ -189,6 +190,72 @@ async fn what_the_command_line_ends_is_refused_by_both() {
     pair.program.run(&["users", "enable", &ann.id]).await.expect(0);
     let again = pair.one.log_in(&ann.email, PASSWORD).await.expect(200).json();
     pair.both_accept(&Caller::from_session(&again).token).await;
+}
+
+#[tokio::test]
+async fn a_key_is_good_and_ends_at_both() {
+    let pair = Pair::start(
+        "[[routes]]\npath = \"/private/{*rest}\"\nupstream = \"app\"\napi_keys = true\n\
+         [api_keys]\nself_service = true",
+    )
+    .await;
+    let ann = pair.one.sign_up("ann").await;
+    let make = async || {
+        let wanted = json!({ "name": "job", "scopes": ["read"] });
+        let made = pair.one.post("/auth/api_keys").bearer(&ann.token).json(&wanted);
+        let made = made.send().await.expect(201).json();
+        let text = |name: &str| made[name].as_str().expect("text").to_owned();
+        (text("id"), text("key"))
+    };
+    let until = async |gateway: &TestGateway, key: &str, status: u16| {
+        patiently("what has become of the key", async {
+            while gateway.get_as(key, "/private/a").await.status != status {
+                pause().await;
+            }
+        })
+        .await;
+    };
+    for round in 0..3 {
+        let (id, key) = make().await;
+        pair.one.get_as(&key, "/private/a").await.expect(200);
+        until(&pair.two, &key, 200).await;
+        // By its user at the other gateway, and from the command line.
+        if round == 0 {
+            let end = pair.two.request("DELETE", &format!("/auth/api_keys/{id}"));
+            end.bearer(&ann.token).send().await.expect(204);
+            pair.two.get_as(&key, "/private/a").await.expect_problem(401, "invalid_api_key");
+        } else {
+            pair.program.run(&["api-keys", "revoke", &key[..12]]).await.expect(0);
+        }
+        let ended = [until(&pair.one, &key, 401), until(&pair.two, &key, 401)];
+        futures_util::future::join_all(ended).await;
+        pair.one.get_as(&key, "/private/a").await.expect_problem(401, "invalid_api_key");
+    }
+    // What becomes of the user becomes of the key.
+    let (_, key) = make().await;
+    until(&pair.two, &key, 200).await;
+    let roles = async |gateway: &TestGateway| {
+        gateway.get_as(&key, "/private/a").await;
+        pair.upstream.last().header("x-user-roles").map(str::to_owned)
+    };
+    pair.program.run(&["users", "set-roles", &ann.email, "staff"]).await.expect(0);
+    for gateway in [&pair.one, &pair.two] {
+        patiently("the new role", async {
+            while roles(gateway).await.as_deref() != Some("staff") {
+                pause().await;
+            }
+        })
+        .await;
+    }
+    for (command, status) in [
+        (&["disable", &ann.email] as &[&str], 401),
+        (&["enable", &ann.email], 200),
+        (&["delete", &ann.email, "--yes"], 401),
+    ] {
+        pair.program.run(&[&["users"], command].concat()).await.expect(0);
+        let changed = [until(&pair.one, &key, status), until(&pair.two, &key, status)];
+        futures_util::future::join_all(changed).await;
+    }
 }
 
 /// Sessions end while a third gateway is away: it is not ready before it knows them.

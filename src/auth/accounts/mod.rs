@@ -9,6 +9,7 @@
 //! The futures must be driven to their end: whoever calls from a connection that may go away puts
 //! them into a task of their own.
 
+mod api_keys;
 mod delivery;
 mod letters;
 mod links;
@@ -34,7 +35,7 @@ use super::policy::Policy;
 use super::redirects::Redirects;
 use crate::clock::Clock;
 use crate::config;
-use crate::identity::{Revocations, Verifier};
+use crate::identity::{ApiKeys, Revocations, Verifier};
 use crate::model::{
     Event, EventKind, Outcome, Session, SessionId, StoredEvent, User, UserId, clean_text,
 };
@@ -71,6 +72,8 @@ pub struct Accounts {
     pub verifier: Arc<ArcSwap<Verifier>>,
     /// The sessions that are refused.
     pub revocations: Arc<Revocations>,
+    /// The API keys that are good.
+    pub api_keys: Arc<ApiKeys>,
     /// Letters to users.
     pub letters: Letters,
     /// Where links may lead.

@@ -199,7 +199,7 @@ impl Accounts {
         self.store.record(&[event]).await.map_err(failed)
     }
 
-    async fn has_logged_in_recently(&self, bearer: &Bearer) -> Result<bool, AuthError> {
+    pub(super) async fn has_logged_in_recently(&self, bearer: &Bearer) -> Result<bool, AuthError> {
         let session = self.store.session(&bearer.session_id).await.map_err(failed)?;
         let age = session.map(|session| self.clock.now().duration_since(session.created_at));
         Ok(age.is_some_and(|age| age.unsigned_abs() < RECENT_LOGIN))

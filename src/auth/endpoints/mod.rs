@@ -9,6 +9,7 @@
 
 mod account;
 mod activity;
+mod api_keys;
 mod links;
 mod oauth;
 mod place;
@@ -27,6 +28,7 @@ use super::accounts::{Accounts, Bearer, Issued, Origin};
 use super::error::{AuthError, AuthFailure, OverLimit};
 use super::shapes;
 use crate::config::LimitBy;
+use crate::identity::api_keys::is_api_key;
 use crate::identity::credential::{Carried, bearer};
 use crate::identity::{IssuerSet, Rejection};
 use crate::limit::{Basis, Caller, Decision, Limiter, Rule, rate_limit_fields};
@@ -40,6 +42,7 @@ const AREAS: &[&[Endpoint]] = &[
     // Where two would answer a request, the first does.
     account::ENDPOINTS,
     activity::ENDPOINTS,
+    api_keys::ENDPOINTS,
     links::ENDPOINTS,
     oauth::ENDPOINTS,
     public::ENDPOINTS,
@@ -240,6 +243,9 @@ impl Auth {
     /// Whose request it is: a token of ours, of a session that has not been ended.
     fn bearer(&self, headers: &HeaderMap, seen: &mut Seen) -> Result<Bearer, AuthError> {
         let token = match bearer(headers) {
+            Ok(Carried::Token(token)) if is_api_key(token) => {
+                return Err(AuthError::ApiKeyNotAccepted);
+            }
             Ok(Carried::Token(token)) => token,
             Ok(Carried::Nothing | Carried::OtherScheme) => return Err(AuthError::NoAuthorization),
             Err(_) => return Err(AuthError::MalformedCredential),

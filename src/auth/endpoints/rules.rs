@@ -13,6 +13,7 @@ use crate::limit::Rule;
 pub struct Rules {
     pub(super) signup_is_enabled: bool,
     pub(super) email_is_confirmed: bool,
+    pub(super) api_keys: config::ApiKeys,
     /// None when the issuer's name is no address.
     pub(super) discovery: Option<Discovery>,
     pub(super) sessions: Arc<config::Sessions>,
@@ -20,8 +21,8 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Compiles `[signup]`, `[sessions]`, the documents of `[discovery]` and the limits that are
-    /// always there.
+    /// Compiles `[signup]`, `[api_keys]`, `[sessions]`, the documents of `[discovery]` and the limits
+    /// that are always there.
     ///
     /// # Errors
     /// What is wrong with the limits.
@@ -44,6 +45,7 @@ impl Rules {
         Ok(Self {
             signup_is_enabled: enabled,
             email_is_confirmed: confirm_email,
+            api_keys: config.api_keys.clone(),
             discovery: Discovery::compile(config),
             sessions: Arc::new(config.sessions.clone()),
             limits,

@@ -1,6 +1,7 @@
 //! Bodies as fields of strict JSON.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, header};
@@ -132,6 +133,37 @@ impl Fields {
         challenge
             .map(Some)
             .map_err(|error| InputError::Invalid(format!("`code_challenge`: {error}")))
+    }
+
+    /// A list of texts.
+    pub(super) fn optional_texts(&mut self, name: &str) -> Result<Option<Vec<String>>, InputError> {
+        match self.0.remove(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(list) => serde_json::from_value(list)
+                .map(Some)
+                .map_err(|_| InputError::Invalid(format!("`{name}` must be a list of strings"))),
+        }
+    }
+
+    /// A whole number of seconds, from `least` to ten years.
+    pub(super) fn optional_seconds(
+        &mut self,
+        name: &str,
+        least: u64,
+    ) -> Result<Option<Duration>, InputError> {
+        const TEN_YEARS: u64 = 10 * 365 * 86_400;
+        match self.0.remove(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => value
+                .as_u64()
+                .filter(|seconds| (least..=TEN_YEARS).contains(seconds))
+                .map(|seconds| Some(Duration::from_secs(seconds)))
+                .ok_or_else(|| {
+                    InputError::Invalid(format!(
+                        "`{name}` must be from {least} to {TEN_YEARS} seconds"
+                    ))
+                }),
+        }
     }
 
     pub(super) fn optional_object(&mut self, name: &str) -> Result<Option<JsonObject>, InputError> {

@@ -6,12 +6,14 @@
 //! libraries of Supabase Auth send some of their own.
 
 mod account;
+mod api_keys;
 mod fields;
 mod links;
 #[cfg(test)]
 mod tests;
 
 pub use self::account::{LogIn, Refresh, SignUp, UpdateUser};
+pub use self::api_keys::{NewApiKey, RotateApiKey};
 pub use self::fields::Fields;
 pub use self::links::{LetterWanted, Pkce, Repeated, Verify, purposes_of};
 use super::policy::Weakness;

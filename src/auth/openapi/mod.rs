@@ -7,6 +7,7 @@ pub const DOCUMENT: &str = concat!(
     // paths:
     include_str!("paths/account.yaml"),
     include_str!("paths/activity.yaml"),
+    include_str!("paths/api_keys.yaml"),
     include_str!("paths/links.yaml"),
     include_str!("paths/oauth.yaml"),
     include_str!("paths/public.yaml"),
@@ -14,6 +15,7 @@ pub const DOCUMENT: &str = concat!(
     // schemas:
     include_str!("schemas/account.yaml"),
     include_str!("schemas/activity.yaml"),
+    include_str!("schemas/api_keys.yaml"),
     include_str!("schemas/links.yaml"),
     include_str!("schemas/oauth.yaml"),
     include_str!("schemas/public.yaml"),

@@ -16,6 +16,9 @@ pub struct Test {
     /// Roles of the subject.
     #[serde(default)]
     pub roles: Vec<String>,
+    /// What the subject's API key is good for; without it the subject calls with a token of its own.
+    #[serde(default)]
+    pub scopes: Option<Vec<String>>,
     /// Name of the issuer; default our own.
     #[serde(default)]
     pub issuer: Option<String>,

@@ -16,6 +16,8 @@ pub struct IdentityHeaders {
     pub roles: String,
     /// The session. Default `X-Session-Id`.
     pub session_id: String,
+    /// What a program may do, comma separated: the scopes of its API key. Default `X-User-Scopes`.
+    pub scopes: String,
     /// The subject of the client certificate that was shown on the connection, on every route
     /// (RFC 4514, such as `CN=printer,O=Example`). Default `X-Client-Certificate-Subject`.
     pub client_certificate: String,
@@ -28,6 +30,7 @@ impl Default for IdentityHeaders {
             email: "X-User-Email".to_owned(),
             roles: "X-User-Roles".to_owned(),
             session_id: "X-Session-Id".to_owned(),
+            scopes: "X-User-Scopes".to_owned(),
             client_certificate: "X-Client-Certificate-Subject".to_owned(),
         }
     }

@@ -24,7 +24,8 @@ impl Limits {
 
     /// The limits that exist without being written: sign-up, login, refused refreshes, letters and
     /// their links, OAuth endpoints per address; login per network; login, letters and their codes per account;
-    /// refreshes per session.
+    /// refreshes per session; the
+    /// making of API keys per user.
     pub fn built_in() -> Vec<(&'static str, Limit)> {
         let limit = |n, seconds, by| Limit { rate: Rate::new(n, seconds), by, on_outage: None };
         vec![
@@ -39,6 +40,7 @@ impl Limits {
             ("verify", limit(30, 60, LimitBy::Ip)),
             ("verify_account", limit(10, 3600, LimitBy::Account)),
             ("oauth", limit(60, 60, LimitBy::Ip)),
+            ("api_keys", limit(30, 3600, LimitBy::User)),
         ]
     }
 }

@@ -6,6 +6,7 @@
 //! [`restart`](super::restart) has the same list.
 
 mod admin;
+mod api_keys;
 mod discovery;
 mod expectations;
 mod headers;
@@ -30,6 +31,7 @@ use serde::Deserialize;
 use url::Url;
 
 pub use admin::*;
+pub use api_keys::*;
 pub use discovery::*;
 pub use expectations::*;
 pub use headers::*;
@@ -75,6 +77,8 @@ pub struct Config {
     pub links: Links,
     /// Letters to users.
     pub mail: Mail,
+    /// How programs act as a user.
+    pub api_keys: ApiKeys,
     /// Documents by which clients find the endpoints.
     pub discovery: Discovery,
     /// Named rate limits.

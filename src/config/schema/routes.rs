@@ -36,6 +36,12 @@ pub struct Route {
     /// Roles that may act on another user's path. Default none.
     #[serde(default)]
     pub owner_override_roles: Vec<String>,
+    /// Take API keys too. Default false.
+    #[serde(default)]
+    pub api_keys: bool,
+    /// What an API key must be good for: all of these. Users themselves are not asked. Default none.
+    #[serde(default)]
+    pub scopes: Vec<String>,
     /// Names of `[[issuers]]`, `self` for our own. Default `["self"]`.
     #[serde(default)]
     pub issuers: Vec<String>,

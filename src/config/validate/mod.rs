@@ -376,6 +376,7 @@ fn identity_headers(headers: &IdentityHeaders, found: &mut Found) {
         ("email", &headers.email),
         ("roles", &headers.roles),
         ("session_id", &headers.session_id),
+        ("scopes", &headers.scopes),
         ("client_certificate", &headers.client_certificate),
     ] {
         let at = format!("identity_headers.{key}");

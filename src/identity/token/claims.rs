@@ -84,6 +84,7 @@ impl Claims {
             issued_at,
             expires_at,
             not_before,
+            machine: None,
             headers,
             good_from,
             good_until: expires_at + rules.leeway,

@@ -54,6 +54,21 @@ const ROUTES: &str = r#"
     upstream = "app"
     issuers = ["self", "corp"]
     [[routes]]
+    path = "/keys/{user_id}/{*rest}"
+    upstream = "app"
+    api_keys = true
+    owner_override_roles = ["support"]
+    [[routes]]
+    path = "/scoped/{user_id}"
+    upstream = "app"
+    api_keys = true
+    scopes = ["read", "orders:write"]
+    roles = ["clerk"]
+    [[routes]]
+    path = "/maybe"
+    upstream = "app"
+    access = "optional"
+    [[routes]]
     path = "/profiles/{user_id}"
     upstream = "app"
     access = "public"
@@ -81,6 +96,14 @@ fn of_issuer(subject: &str, issuer: &str) -> Credential {
 fn caller(subject: &str, roles: &[String], issuer: &str) -> Credential {
     let index = IssuerIndex::named(issuer, &config().issuers).unwrap();
     let identity = Identity::synthetic(subject, roles, index, issuer.into()).unwrap();
+    Credential::Verified(Arc::new(identity))
+}
+
+fn key(subject: &str, roles: &[&str], scopes: &[&str]) -> Credential {
+    let Credential::Verified(user) = with_roles(subject, roles) else { unreachable!() };
+    let scopes = scopes.iter().map(|&scope| scope.to_owned()).collect();
+    let machine = Machine { key_id: None, client: "pck_x".into(), scopes };
+    let identity = (*user).clone().with_machine(machine).unwrap();
     Credential::Verified(Arc::new(identity))
 }
 
@@ -123,6 +146,8 @@ fn shadowed(subject: Option<&str>, refusal: Refusal) -> Said {
 fn every_row_of_the_decision() {
     use Refusal as R;
     let mismatch = || Said::Refused(R::OwnerMismatch { hidden: false });
+    let missing_scope =
+        || Said::Refused(R::MissingScope { needed: "read orders:write".to_owned() });
     let not_taken = || R::BadToken(Rejection::IssuerNotAccepted);
     let malformed = || Credential::Malformed(CarrierError::Repeated);
     let bad = || Credential::Rejected(Rejection::SessionEnded);
@@ -164,6 +189,31 @@ fn every_row_of_the_decision() {
         ("GET /api/u1/billing", user("u1"), Said::Refused(R::MissingRole)),
         ("GET /api/u1/billing", with_roles("u1", &["x", "billing"]), allow("u1")),
         ("GET /api/u2/billing", with_roles("u1", &["billing"]), mismatch()),
+        // API keys
+        ("GET /api/u1/tasks", key("u1", &[], &["read"]), Said::Refused(R::ApiKeyNotAccepted)),
+        ("GET /maybe", key("u1", &[], &[]), Said::Refused(R::ApiKeyNotAccepted)),
+        ("GET /public/x", key("u1", &[], &[]), anonymous()),
+        ("GET /shadow/u1", key("u1", &[], &[]), shadowed(Some("u1"), R::ApiKeyNotAccepted)),
+        ("GET /keys/u1/x", key("u1", &[], &[]), allow("u1")),
+        ("GET /keys/u1/x", user("u1"), allow("u1")),
+        ("GET /keys/u2/x", key("u1", &[], &[]), mismatch()),
+        (
+            "GET /keys/u2/x",
+            key("u1", &["support"], &[]),
+            Said::Allow { subject: Some("u1".to_owned()), overridden: true, shadowed: None },
+        ),
+        ("GET /scoped/u1", key("u1", &["clerk"], &["orders:write", "read", "x"]), allow("u1")),
+        ("GET /scoped/u1", key("u1", &["clerk"], &["read"]), missing_scope()),
+        ("GET /scoped/u1", key("u1", &["clerk"], &[]), missing_scope()),
+        // What the key may do is looked at first, but whose the path is counts all the same.
+        ("GET /scoped/u2", key("u1", &[], &[]), missing_scope()),
+        ("GET /scoped/u2", key("u1", &["clerk"], &["orders:write", "read"]), mismatch()),
+        (
+            "GET /scoped/u1",
+            key("u1", &[], &["orders:write", "read"]),
+            Said::Refused(R::MissingRole),
+        ),
+        ("GET /scoped/u1", with_roles("u1", &["clerk"]), allow("u1")),
         // public, optional, deny
         ("GET /public/x", Credential::Absent, anonymous()),
         ("GET /public/x", bad(), anonymous()),
@@ -255,6 +305,8 @@ fn statuses_follow_the_contract() {
         (R::Denied, 403, "denied"),
         (R::OwnerMismatch { hidden: false }, 403, "owner_mismatch"),
         (R::MissingRole, 403, "missing_role"),
+        (R::ApiKeyNotAccepted, 401, "api_key_not_accepted"),
+        (R::MissingScope { needed: String::new() }, 403, "missing_scope"),
         (R::NoClientCertificate, 403, "no_client_certificate"),
         (R::OwnerMismatch { hidden: true }, 404, "owner_mismatch"),
         (R::NoRoute, 404, "no_route"),
@@ -301,6 +353,9 @@ fn tests_in_the_configuration_are_run() {
             { request = "GET /api/u1/../u2", as = "u1", expect = 400 },
             { request = "GET /hidden/u2", as = "u1", expect = 404 },
             { request = "DELETE /feed", expect = 405 },
+            { request = "GET /api/u1/tasks", as = "u1", scopes = [], expect = 401 },
+            { request = "GET /keys/u1/x", as = "u1", scopes = [], expect = "allow" },
+            { request = "GET /scoped/u1", as = "u1", roles = ["clerk"], scopes = ["read"], expect = 403 },
         ]
         "#,
     );
@@ -318,6 +373,9 @@ fn tests_in_the_configuration_are_run() {
             { request = "GET /public/x", roles = ["admin"], expect = "allow" },
             { request = "GET /public/x", as = "u1", roles = ["Admin"], expect = "allow" },
             { request = "GET /public/x", as = "u1", issuer = "core", expect = "allow" },
+            { request = "GET /public/x", scopes = ["read"], expect = "allow" },
+            { request = "GET /public/x", as = "u1", scopes = ["Read"], expect = "allow" },
+            { request = "GET /public/x", as = "u1", issuer = "corp", scopes = [], expect = "allow" },
         ]
         "#,
     );
@@ -330,6 +388,9 @@ fn tests_in_the_configuration_are_run() {
         ("tests[6]", "add `as`"),
         ("tests[7]", "no token could say this"),
         ("tests[8]", "none of [[issuers]]"),
+        ("tests[9]", "add `as`"),
+        ("tests[10]", "no API key could have these"),
+        ("tests[11]", "of our own users"),
     ];
     let problems = run_tests(&config, &table);
     assert_eq!(problems.len(), expected.len(), "{problems:?}");

@@ -31,6 +31,7 @@ pub struct HeaderPolicy {
     email: HeaderName,
     roles: HeaderName,
     session_id: HeaderName,
+    scopes: HeaderName,
     client_certificate: HeaderName,
     names: WatchedNames,
     forwarded_header: ForwardedHeader,
@@ -98,10 +99,17 @@ impl HeaderPolicy {
             name("email", &written.email),
             name("roles", &written.roles),
             name("session_id", &written.session_id),
+            name("scopes", &written.scopes),
             name("client_certificate", &written.client_certificate),
         );
-        let (Some(user_id), Some(email), Some(roles), Some(session_id), Some(client_certificate)) =
-            names
+        let (
+            Some(user_id),
+            Some(email),
+            Some(roles),
+            Some(session_id),
+            Some(scopes),
+            Some(client_certificate),
+        ) = names
         else {
             return Err(problems);
         };
@@ -110,6 +118,7 @@ impl HeaderPolicy {
             email,
             roles,
             session_id,
+            scopes,
             client_certificate,
             names: WatchedNames::new(taken.into_iter()),
             forwarded_header: config.server.forwarded_header,
@@ -167,6 +176,7 @@ impl HeaderPolicy {
             (&self.email, identity.headers.email.as_ref()),
             (&self.roles, identity.headers.roles.as_ref()),
             (&self.session_id, identity.headers.session.as_ref()),
+            (&self.scopes, identity.headers.scopes.as_ref()),
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?.as_bytes())))

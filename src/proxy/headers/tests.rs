@@ -88,6 +88,7 @@ fn assert_ours_only(headers: &HeaderMap, caller: bool, shown: &str) {
             "x-user-email",
             "x-user-roles",
             "x-session-id",
+            "x-user-scopes",
             "x-forwarded-for",
             "x-forwarded-host",
             "x-forwarded-proto",

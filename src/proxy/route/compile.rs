@@ -9,7 +9,7 @@ use super::trie::Trie;
 use super::{MethodSet, Owner, Route, RouteTable, RouteUpstream};
 use crate::config::{self, Access, ClientCertificates, Config, LimitBy, Problem};
 use crate::identity::IssuerSet;
-use crate::model::is_role_name;
+use crate::model::{is_role_name, is_scope_name};
 
 /// The variable that is an owner without being named one.
 const DEFAULT_OWNER: &str = "user_id";
@@ -86,6 +86,7 @@ impl<'c> Compiler<'c> {
         });
         let owner = self.owner(id, written, &pattern);
         self.check_roles(id, written, owner.is_some());
+        self.check_scopes(id, written);
         Some(Route {
             id,
             name: written.path.as_str().into(),
@@ -96,6 +97,8 @@ impl<'c> Compiler<'c> {
             owner,
             roles: written.roles.clone(),
             owner_override_roles: written.owner_override_roles.clone(),
+            api_keys: written.api_keys && self.config.api_keys.enabled,
+            scopes: written.scopes.clone(),
             issuers: self.issuers(id, written),
             limits: self.limits(id, written),
             max_body_bytes: written.max_body_bytes.unwrap_or(self.config.server.max_body_bytes).0,
@@ -160,6 +163,24 @@ impl<'c> Compiler<'c> {
         }
         if !written.owner_override_roles.is_empty() && !has_owner {
             self.problem(id, "owner_override_roles", "the route has no owner to override");
+        }
+    }
+
+    fn check_scopes(&mut self, id: usize, written: &config::Route) {
+        for (index, scope) in written.scopes.iter().enumerate() {
+            if !is_scope_name(scope) {
+                let message = format!(
+                    "`{scope}` is no scope; scopes are 1 to 64 of the characters a-z 0-9 : _ -"
+                );
+                self.problem(id, &format!("scopes[{index}]"), message);
+            }
+        }
+        if written.api_keys && matches!(written.access, Access::Public | Access::Deny) {
+            let message = "the route looks at no keys; set access = \"authenticated\"";
+            self.problem(id, "api_keys", message);
+        }
+        if !written.scopes.is_empty() && !written.api_keys {
+            self.problem(id, "scopes", "scopes are for API keys; set api_keys = true");
         }
     }
 

@@ -56,6 +56,10 @@ pub struct Route {
     pub roles: Vec<String>,
     /// Any of these may act on another user's path.
     pub owner_override_roles: Vec<String>,
+    /// Whether API keys are taken.
+    pub api_keys: bool,
+    /// What an API key must be good for, all of it.
+    pub scopes: Vec<String>,
     /// Whose tokens count.
     pub issuers: IssuerSet,
     /// Limits, by place among the sorted names of `[limits]`.
@@ -238,6 +242,11 @@ impl Route {
         }
         if !self.roles.is_empty() {
             rules.push(format!("role {}", self.roles.join("|")));
+        }
+        if self.api_keys && self.scopes.is_empty() {
+            rules.push("or API key".to_owned());
+        } else if self.api_keys {
+            rules.push(format!("or API key with {}", self.scopes.join(" ")));
         }
         if self.mode == Mode::Shadow {
             rules.push("shadow".to_owned());

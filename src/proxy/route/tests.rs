@@ -81,6 +81,10 @@ fn what_cannot_be_right_is_refused_at_its_key() {
             "routes[0].owner_override_roles",
             "no owner",
         ),
+        // API keys
+        (&[("/a", "api_keys = true\naccess = \"public\"")], "routes[0].api_keys", "authenticated"),
+        (&[("/a", "scopes = [\"read\"]")], "routes[0].scopes", "api_keys = true"),
+        (&[("/a", "api_keys = true\nscopes = [\"a\", \"B\"]")], "routes[0].scopes[1]", "`B`"),
         // names
         (&[("/a", "issuers = [\"self\", \"core\"]")], "routes[0].issuers", "`corp`"),
         (&[("/a", "limit = [\"search\", \"serch\"]")], "routes[0].limit[1]", "`search`"),

@@ -132,6 +132,7 @@ impl Postgres {
                             whole_micros(now),
                         )
                         .await?;
+                    db.revoke_api_keys(id, now).await?;
                     db.delete_links(id, &[]).await?;
                     let metadata = Value::Object(user_metadata);
                     let Some(user) = db.take_over(id, password.as_ref(), &metadata, now).await?

@@ -9,6 +9,7 @@ use super::{Db, Fault, Postgres};
 use crate::model::{
     EndReason, EndedSession, Event, Session, SessionId, TokenDigest, UserId, network_of,
 };
+use crate::store::api_keys::KEEP_CHANGES;
 use crate::store::cases::{
     KnownToken, Mark, NewLogin, Refresh, RevocationCursor, Rotation, Sessions,
 };
@@ -205,6 +206,7 @@ impl Postgres {
     pub(in crate::store) async fn prune(&self, now: Timestamp) -> Result<u64, StoreError> {
         let revoked = before(now, KEEP_REVOCATION);
         let over = before(now, KEEP_OVER);
+        let read = before(now, KEEP_CHANGES);
         let quiet = before(now, KEEP_GUARD);
         let unused = before(now, KEEP_SIGNUP);
         let mut pruned = 0;
@@ -254,6 +256,19 @@ impl Postgres {
                  DELETE FROM outbox WHERE id IN (
                      SELECT id FROM outbox WHERE failed_at < $1 LIMIT $2)",
                 over,
+            ),
+            (
+                "-- prune: api_keys
+                 DELETE FROM api_keys WHERE id IN (
+                     SELECT id FROM api_keys WHERE expires_at < $1 OR revoked_at < $1
+                     LIMIT $2)",
+                over,
+            ),
+            (
+                "-- prune: api_key_changes
+                 DELETE FROM api_key_changes WHERE ctid IN (
+                     SELECT ctid FROM api_key_changes WHERE at < $1 LIMIT $2)",
+                read,
             ),
         ] {
             loop {

@@ -129,6 +129,7 @@ impl Sqlite {
                 LinkVerdict::TakeOver { password, user_metadata } => {
                     let ended =
                         db.end_sessions(id, Sessions::All, EndReason::AddressProved, now)?;
+                    db.revoke_api_keys(id, now)?;
                     db.delete_links(id, &[])?;
                     db.take_over(id, password.as_ref(), user_metadata, now)?;
                     let kind = EventKind::UserConfirmed;

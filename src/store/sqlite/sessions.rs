@@ -7,6 +7,7 @@ use super::{Db, Fault, Sqlite, micros};
 use crate::model::{
     EndReason, EndedSession, Event, Session, SessionId, TokenDigest, UserId, network_of,
 };
+use crate::store::api_keys::KEEP_CHANGES;
 use crate::store::cases::{
     KnownToken, Mark, NewLogin, Refresh, RevocationCursor, Rotation, Sessions,
 };
@@ -173,6 +174,7 @@ impl Sqlite {
     pub(in crate::store) async fn prune(&self, now: Timestamp) -> Result<u64, StoreError> {
         let revoked = micros(before(now, KEEP_REVOCATION));
         let over = micros(before(now, KEEP_OVER));
+        let read = micros(before(now, KEEP_CHANGES));
         let quiet = micros(before(now, KEEP_GUARD));
         let unused = micros(before(now, KEEP_SIGNUP));
         let mut pruned = 0;
@@ -222,6 +224,19 @@ impl Sqlite {
                  DELETE FROM outbox WHERE id IN (
                      SELECT id FROM outbox WHERE failed_at < ?1 LIMIT ?2)",
                 over,
+            ),
+            (
+                "-- prune: api_keys
+                 DELETE FROM api_keys WHERE id IN (
+                     SELECT id FROM api_keys WHERE expires_at < ?1 OR revoked_at < ?1
+                     LIMIT ?2)",
+                over,
+            ),
+            (
+                "-- prune: api_key_changes
+                 DELETE FROM api_key_changes WHERE seq IN (
+                     SELECT seq FROM api_key_changes WHERE at < ?1 LIMIT ?2)",
+                read,
             ),
         ] {
             loop {

@@ -68,6 +68,7 @@ impl World {
             tokens: config.tokens.clone(),
             verifier: Arc::new(ArcSwap::from_pointee(verifier)),
             revocations: Arc::new(Revocations::new(config.tokens.leeway.0, Instant::now())),
+            api_keys: Arc::default(),
             letters: crate::auth::accounts::Letters::compile(&config),
             redirects: crate::auth::Redirects::compile(&config).unwrap(),
             sessions: ArcSwap::from_pointee(config.sessions.clone()),
