@@ -4,6 +4,7 @@
 //!
 //! Liveness never depends on a store: restarting the gateway does not bring a database back.
 
+mod issuers;
 mod upstreams;
 
 use std::convert::Infallible;
@@ -104,6 +105,7 @@ async fn answer<B>(sight: &Sight, request: &Request<B>) -> Response<Full<Bytes>>
         }
         "/metrics" => metrics_answer(sight).await,
         "/upstreams" => json_answer(StatusCode::OK, &upstreams::document(&gateway.live.load())),
+        "/issuers" => json_answer(StatusCode::OK, &issuers::document(gateway)),
         "/config" => {
             let status = reloader.status();
             let body = json!({
@@ -121,8 +123,8 @@ async fn answer<B>(sight: &Sight, request: &Request<B>) -> Response<Full<Bytes>>
         _ => json_answer(
             StatusCode::NOT_FOUND,
             &json!({
-                "error": "there are /health/live, /health/ready, /metrics, /upstreams, /config \
-                          and /reload"
+                "error": "there are /health/live, /health/ready, /metrics, /upstreams, /issuers, \
+                          /config and /reload"
             }),
         ),
     }
@@ -171,12 +173,16 @@ async fn readiness(gateway: &Gateway) -> (bool, Value) {
     let draining = if gateway.is_draining() { Err("shutting down".to_owned()) } else { Ok(()) };
     let ready = database.is_ok() && sessions.is_ok() && draining.is_ok();
     let word = |check: Result<(), String>| check.map_or_else(|why| why, |()| "ok".to_owned());
-    let checks = json!({
+    let mut checks = json!({
         "database": word(database),
         "ended_sessions": word(sessions),
         "counters": counters,
         "draining": word(draining),
     });
+    // Nor is another issuer: our own tokens are good without it.
+    if let Some(issuers) = issuers::check(gateway) {
+        checks["issuers"] = issuers.into();
+    }
     (ready, checks)
 }
 
@@ -186,6 +192,7 @@ async fn metrics_answer(sight: &Sight) -> Response<Full<Bytes>> {
     let mut text = String::with_capacity(16 << 10);
     metrics::write_tally(&mut text, &tally);
     upstreams::write_metrics(&mut text, &sight.gateway.live.load());
+    issuers::write_metrics(&mut text, &sight.gateway);
     write_shared(&mut text, &sight.gateway, &sight.scrape);
     write_reloads(&mut text, &sight.reloader);
     if let Some(tls) = &sight.scrape.tls {

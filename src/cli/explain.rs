@@ -9,8 +9,9 @@ use serde_json::json;
 
 use super::{Context, Failure};
 use crate::clock::Clock;
-use crate::config::{Config, Loaded};
+use crate::config::{Config, Loaded, Problem};
 use crate::gateway::Live;
+use crate::gateway::issuers::RemoteIssuer;
 use crate::identity::api_keys::is_api_key;
 use crate::identity::{ApiKeys, Credential, Identity, IssuerSet, KeySet, Rejection, Verifier};
 use crate::proxy::decide::{Decision, decide, imagined, status_of};
@@ -143,11 +144,8 @@ impl Caller {
             let keys = KeySet::compile(&config.tokens, &keys)
                 .map_err(|error| Failure::failed("the signing keys cannot be used", &error))?;
             let verifier = Verifier::compile(&config.tokens, Arc::new(keys), &config.issuers)
-                .map_err(|problems| {
-                    let lines: Vec<_> =
-                        problems.iter().map(|p| format!("{}: {}", p.key, p.message)).collect();
-                    Failure::usage(lines.join("\n"))
-                })?;
+                .map_err(|problems| wrong(&problems))?;
+            let verifier = with_keys_for(&token, verifier, config).await?;
             let ended = ended.into_iter().map(|session| session.id).collect();
             Ok(Self::Bearer { token, verifier, ended, now: clock.now().as_second() })
         })
@@ -174,6 +172,31 @@ impl Caller {
             }
         }
     }
+}
+
+/// Fetches the keys of the token's issuer, as the gateway does for all of them.
+async fn with_keys_for(
+    token: &str,
+    verifier: Verifier,
+    config: &Config,
+) -> Result<Verifier, Failure> {
+    let Some(name) = verifier.remote_issuer_of(token.as_bytes()) else { return Ok(verifier) };
+    for (position, written) in config.issuers.iter().enumerate() {
+        let compiled =
+            RemoteIssuer::compile(position, written).map_err(|problem| wrong(&[problem]))?;
+        let Some(issuer) = compiled.filter(|issuer| issuer.name == name) else { continue };
+        let keys = issuer.fetch().await.map_err(|error| {
+            Failure::failed(&format!("the keys of `{name}` cannot be fetched"), &error)
+        })?;
+        let keys = Arc::new(keys);
+        return Ok(verifier.with_remote_keys(|known| (known == &*name).then(|| Arc::clone(&keys))));
+    }
+    Ok(verifier)
+}
+
+fn wrong(problems: &[Problem]) -> Failure {
+    let lines: Vec<_> = problems.iter().map(|p| format!("{}: {}", p.key, p.message)).collect();
+    Failure::usage(lines.join("\n"))
 }
 
 fn verify(

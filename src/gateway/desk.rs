@@ -30,7 +30,7 @@ use crate::cors;
 use crate::identity::address::Resolved;
 use crate::identity::api_keys::is_api_key;
 use crate::identity::credential::CarrierError;
-use crate::identity::{Credential, TokenCache, Verifier};
+use crate::identity::{Credential, IssuerIndex, TokenCache, Verifier};
 use crate::limit::{Caller, Decision as LimitDecision, Rule, rate_limit_fields};
 use crate::message::{FieldSink, HeadError, Known, RequestHead};
 use crate::model::{self, Event, EventKind, Outcome, SessionId};
@@ -356,9 +356,18 @@ impl Desk {
             Decision::Permit(permit)
         } else {
             let certificate = connection.client_certificate.as_ref();
-            decide_quietly(&live.table, &head.method, head.path(), certificate, |route| {
-                self.credential(local, head, route, record.time)
-            })
+            let time = record.time;
+            let decide = || {
+                decide_quietly(&live.table, &head.method, head.path(), certificate, |route| {
+                    self.credential(local, head, route, time)
+                })
+            };
+            let decision = decide();
+            match decision.asks_for_keys_of() {
+                // Boxed: it must not make the state of all other requests larger.
+                Some(issuer) if Box::pin(self.has_new_keys(local, issuer)).await => decide(),
+                _ => decision,
+            }
         };
         let permit = match decision {
             Decision::Own => {
@@ -404,6 +413,16 @@ impl Desk {
             *local = Rc::new(Local::new(Arc::clone(live), Some(&local), control));
         }
         Rc::clone(&local)
+    }
+
+    /// Waits for a fetch of an issuer's keys, if there may be one; whether a token is to be judged
+    /// once more.
+    async fn has_new_keys(&self, local: &Local, issuer: IssuerIndex) -> bool {
+        let judge = Arc::clone(local.verifier.borrow_mut().load());
+        let Some(name) = judge.name_of(issuer) else { return false };
+        // The fetch of another request may have ended just before this one could wait for it.
+        self.gateway.fetch_keys_of(name).await
+            || !Arc::ptr_eq(&judge, local.verifier.borrow_mut().load())
     }
 
     fn credential(

@@ -7,6 +7,7 @@
 
 pub(crate) mod desk;
 mod exchange;
+pub(crate) mod issuers;
 pub mod live;
 mod outbox;
 mod record;
@@ -22,6 +23,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::desk::{Connection, Desk};
+use self::issuers::{RemoteIssuer, first_fetches};
 pub use self::live::Live;
 use self::live::keep;
 use self::outbox::Outbox;
@@ -31,7 +33,7 @@ use crate::auth::{Accounts, Auth, Hasher, Policy, Rules};
 use crate::clock::Clock;
 use crate::config::{Algorithm, Config, Problem, Tokens};
 use crate::events::{self, EventNotes};
-use crate::identity::keys::{self, KeyError};
+use crate::identity::keys::{self, KeyError, RemoteKeys};
 use crate::identity::{ApiKeys, KeySet, Revocations, Verifier};
 use crate::limit::{LimitError, Limiter};
 use crate::mail::Mailer;
@@ -69,6 +71,8 @@ pub struct Gateway {
     /// Held while a verifier is replaced: a reload and a rotation of keys each keep what the other
     /// has changed.
     replacing: Mutex<()>,
+    /// Issuers whose keys are fetched.
+    pub(crate) issuers: ArcSwap<Vec<Arc<RemoteIssuer>>>,
     /// Ended sessions.
     pub revocations: Arc<Revocations>,
     /// The API keys that are good.
@@ -144,6 +148,8 @@ impl Gateway {
         live.verifier.store(Arc::clone(&verifier));
         let verifier = Arc::new(ArcSwap::new(verifier));
 
+        let issuers = compile_issuers(config).map_err(StartError::Config)?;
+
         let revocations = Arc::new(Revocations::new(config.tokens.leeway.0, Instant::now()));
         let mut cursor = RevocationCursor::default();
         let began = Instant::now();
@@ -182,6 +188,7 @@ impl Gateway {
             live: Arc::new(ArcSwap::new(live)),
             verifier,
             replacing: Mutex::default(),
+            issuers: ArcSwap::from_pointee(issuers),
             revocations,
             api_keys,
             limiter,
@@ -199,6 +206,8 @@ impl Gateway {
             mailer,
         });
         gateway.spawn_tasks(config, cursor, key_cursor, queue);
+        gateway.follow_issuers();
+        first_fetches(&gateway.issuers.load_full()).await;
         Ok(gateway)
     }
 
@@ -211,7 +220,7 @@ impl Gateway {
     ///
     /// # Errors
     /// Everything that is wrong with it; then nothing has changed.
-    pub fn reload(&self, config: &Config) -> Result<(), Vec<Problem>> {
+    pub fn reload(self: &Arc<Self>, config: &Config) -> Result<(), Vec<Problem>> {
         let mut problems = Vec::new();
         let live = keep(Live::compile_after(config, &self.live.load()), &mut problems);
         let rules = keep(Rules::compile(config), &mut problems);
@@ -219,24 +228,35 @@ impl Gateway {
         let compiled = Verifier::compile(&config.tokens, keys, &config.issuers);
         let verifier = keep(compiled, &mut problems);
         let mailer = keep(Mailer::compile(config), &mut problems);
+        let issuers = keep(compile_issuers(config), &mut problems);
         if let Some(live) = &live {
             problems.extend(run_tests(config, &live.table));
         }
-        let (Some(live), Some(rules), Some(verifier), Some(mailer), true) =
-            (live, rules, verifier, mailer, problems.is_empty())
+        let (Some(live), Some(rules), Some(verifier), Some(mailer), Some(issuers), true) =
+            (live, rules, verifier, mailer, issuers, problems.is_empty())
         else {
             return Err(problems);
         };
         let _replacing = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
         // Keys may have been rotated since.
         let keys = Arc::clone(self.verifier.load().keys());
-        let verifier = Arc::new(verifier.with_keys(keys));
+        let before = self.issuers.load_full();
+        for issuer in &issuers {
+            if let Some(previous) = before.iter().find(|previous| issuer.continues(previous)) {
+                issuer.take_over(previous);
+            }
+        }
+        self.issuers.store(Arc::new(issuers));
+        let verifier = verifier.with_keys(keys).with_remote_keys(|name| self.keys_of(name));
+        let verifier = Arc::new(verifier);
         // Before anybody can see it.
         live.verifier.store(Arc::clone(&verifier));
         self.live.store(live);
         self.verifier.store(verifier);
         self.auth.reload(rules);
         self.mailer.store(Arc::new(mailer));
+        before.iter().for_each(|issuer| issuer.stop());
+        self.follow_issuers();
         Ok(())
     }
 
@@ -288,6 +308,7 @@ impl Gateway {
     /// Ends the gateway's tasks; events that were noted are written first.
     pub(crate) async fn close(&self) {
         self.stopping.cancel();
+        self.issuers.load().iter().for_each(|issuer| issuer.stop());
         self.events.close();
         let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         for task in tasks {
@@ -421,6 +442,52 @@ impl Gateway {
         self.live.load().verifier.store(verifier);
     }
 
+    fn issuer(&self, name: &str) -> Option<Arc<RemoteIssuer>> {
+        self.issuers.load().iter().find(|issuer| *issuer.name == *name).map(Arc::clone)
+    }
+
+    fn keys_of(&self, name: &str) -> Option<Arc<RemoteKeys>> {
+        self.issuer(name).map(|issuer| issuer.keys())
+    }
+
+    /// Begins to fetch the keys of the issuers.
+    fn follow_issuers(self: &Arc<Self>) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those of earlier configurations.
+        tasks.retain(|task| !task.is_finished());
+        for issuer in self.issuers.load().iter() {
+            let this = Arc::downgrade(self);
+            let changed = move || {
+                if let Some(this) = this.upgrade() {
+                    this.take_issuer_keys();
+                }
+            };
+            let following = Arc::clone(issuer).follow(self.clock.clone(), changed);
+            tasks.push(self.control.spawn(following));
+        }
+    }
+
+    fn take_issuer_keys(&self) {
+        let _replacing = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        let verifier = self.verifier.load().with_remote_keys(|name| self.keys_of(name));
+        let verifier = Arc::new(verifier);
+        self.verifier.store(Arc::clone(&verifier));
+        self.live.load().verifier.store(verifier);
+    }
+
+    /// Waits until the keys of an issuer were fetched again, if that may be; whether they were.
+    pub(crate) async fn fetch_keys_of(&self, name: &str) -> bool {
+        let Some(issuer) = self.issuer(name) else { return false };
+        if issuer.fetched_again(&self.clock).await {
+            return true;
+        }
+        // A reload in the meantime: its successor owes the fetch.
+        match self.issuer(name).filter(|_| issuer.is_stopped()) {
+            Some(successor) => successor.fetched_again(&self.clock).await,
+            None => false,
+        }
+    }
+
     /// Finds out which kinds of hashes are stored, some users at a time, and has failed logins take
     /// as long as the slowest.
     async fn follow_passwords(self: Arc<Self>) {
@@ -460,6 +527,16 @@ impl Gateway {
     async fn pause(&self, time: Duration) -> bool {
         tokio::time::timeout(time, self.stopping.cancelled()).await.is_err()
     }
+}
+
+fn compile_issuers(config: &Config) -> Result<Vec<Arc<RemoteIssuer>>, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let compiled = config.issuers.iter().enumerate().filter_map(|(position, issuer)| {
+        let issuer = RemoteIssuer::compile(position, issuer).map_err(|found| vec![found]);
+        keep(issuer, &mut problems)?.map(Arc::new)
+    });
+    let compiled = compiled.collect();
+    if problems.is_empty() { Ok(compiled) } else { Err(problems) }
 }
 
 async fn read_ended(

@@ -68,6 +68,8 @@ pub struct HeaderValues {
     pub email: Option<HeaderValue>,
     /// Roles, sorted, comma separated.
     pub roles: Option<HeaderValue>,
+    /// The issuer's name: the subject means somebody only together with it.
+    pub issuer: HeaderValue,
     /// The session.
     pub session: Option<HeaderValue>,
     /// What a program may do, comma separated.
@@ -92,7 +94,9 @@ impl Identity {
             return Err(Rejection::Claim("roles"));
         }
         let roles = sorted_roles(roles.to_vec());
-        let headers = HeaderValues::new(subject, None, &roles, None)?;
+        let issuer_header =
+            HeaderValue::from_str(&issuer_name).map_err(|_| Rejection::Claim("iss"))?;
+        let headers = HeaderValues::new(issuer_header, subject, None, &roles, None)?;
         Ok(Self {
             issuer,
             issuer_name,
@@ -183,6 +187,7 @@ impl fmt::Debug for Identity {
 
 impl HeaderValues {
     pub(super) fn new(
+        issuer: HeaderValue,
         subject: &str,
         confirmed_email: Option<&str>,
         roles: &[String],
@@ -198,6 +203,7 @@ impl HeaderValues {
             subject: HeaderValue::from_str(subject).map_err(|_| Rejection::Claim("sub"))?,
             email: confirmed_email.and_then(email_header),
             roles,
+            issuer,
             session,
             scopes: None,
         })
@@ -285,6 +291,11 @@ impl IssuerSet {
         })
     }
 
+    /// Whether it has more than one.
+    pub fn has_several(self) -> bool {
+        self.0.count_ones() > 1
+    }
+
     /// Whether the set has the issuer.
     pub fn contains(self, issuer: IssuerIndex) -> bool {
         self.0 >> issuer.0 & 1 == 1
@@ -296,14 +307,7 @@ mod tests {
     use super::*;
 
     fn issuer(name: &str) -> config::Issuer {
-        config::Issuer {
-            name: name.to_owned(),
-            issuer: format!("https://{name}/"),
-            audience: "api".to_owned(),
-            algorithms: Vec::new(),
-            key_file: "key.pem".into(),
-            kid: None,
-        }
+        config::Issuer::of_key_file(name, config::Algorithm::Rs256, "key.pem".into())
     }
 
     #[test]
@@ -323,6 +327,8 @@ mod tests {
         assert!(both.contains(IssuerIndex::named("i1", &issuers).unwrap()));
         assert!(!both.contains(IssuerIndex::named("i2", &issuers).unwrap()));
         assert!(!both.contains(IssuerIndex::OURS));
+        assert!(both.has_several());
+        assert!(!set(&["i1", "i1"]).unwrap().has_several() && !IssuerSet::OURS.has_several());
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Why a token was not believed. For engineers, logs and metrics only: a client learns that its
 //! token is bad, never why (an attacker would otherwise be told which check to work on next).
 
+use super::caller::IssuerIndex;
+
 /// Why a token was not believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Rejection {
@@ -19,6 +21,12 @@ pub enum Rejection {
     /// No key of the issuer has this `kid`, or the issuer has several and the token names none.
     #[error("no key of the issuer has this id")]
     UnknownKey,
+    /// No key of the set that was fetched from the issuer has this `kid`; it may be a new one.
+    #[error("no key that was fetched from the issuer has this id")]
+    UnknownRemoteKey(IssuerIndex),
+    /// The issuer's key set could not be fetched yet; whose it is, when the token names a key.
+    #[error("the keys of the issuer have not been fetched")]
+    NoIssuerKeys(Option<IssuerIndex>),
     /// The signature does not verify.
     #[error("the signature does not verify")]
     Signature,
@@ -55,6 +63,15 @@ pub enum Rejection {
 }
 
 impl Rejection {
+    /// The issuer whose key set, fetched again, may change this.
+    pub fn asks_for_keys_of(self) -> Option<IssuerIndex> {
+        match self {
+            Self::UnknownRemoteKey(issuer) => Some(issuer),
+            Self::NoIssuerKeys(issuer) => issuer,
+            _ => None,
+        }
+    }
+
     /// A stable `snake_case` word for logs, metrics and events.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -62,7 +79,8 @@ impl Rejection {
             Self::TooLong => "too_long",
             Self::Header(_) => "bad_header",
             Self::Algorithm => "wrong_algorithm",
-            Self::UnknownKey => "unknown_key",
+            Self::UnknownKey | Self::UnknownRemoteKey(_) => "unknown_key",
+            Self::NoIssuerKeys(_) => "issuer_keys_unknown",
             Self::Signature => "bad_signature",
             Self::WrongIssuer => "wrong_issuer",
             Self::IssuerNotAccepted => "issuer_not_accepted",

@@ -26,6 +26,21 @@ pub enum Decision<'t> {
     Refuse(Refused<'t>),
 }
 
+impl Decision<'_> {
+    /// The issuer whose key set, fetched again, may change this.
+    pub fn asks_for_keys_of(&self) -> Option<IssuerIndex> {
+        let refusal = match self {
+            Self::Own => return None,
+            Self::Permit(permit) => permit.shadowed()?,
+            Self::Refuse(refused) => &refused.refusal,
+        };
+        match refusal {
+            Refusal::BadToken(rejection) => rejection.asks_for_keys_of(),
+            _ => None,
+        }
+    }
+}
+
 /// Decides on a request from its method, the path of its target as received (without query), the
 /// subject of the certificate that the client has shown, and its credential, which is asked for at
 /// most once and only when the route looks at tokens.

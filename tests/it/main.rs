@@ -19,6 +19,7 @@ mod handover;
 mod hardening;
 mod headers;
 mod hostile_upstreams;
+mod issuers;
 mod jose;
 mod keys_at_rest;
 mod lifecycle;

@@ -14,6 +14,9 @@ pub struct IdentityHeaders {
     pub email: String,
     /// Roles, sorted, comma separated. Default `X-User-Roles`.
     pub roles: String,
+    /// The name of the token's issuer in `[[issuers]]`; `self` for our own. A subject means
+    /// somebody only together with it. Default `X-User-Issuer`.
+    pub issuer: String,
     /// The session. Default `X-Session-Id`.
     pub session_id: String,
     /// What a program may do, comma separated: the scopes of its API key. Default `X-User-Scopes`.
@@ -29,6 +32,7 @@ impl Default for IdentityHeaders {
             user_id: "X-User-Id".to_owned(),
             email: "X-User-Email".to_owned(),
             roles: "X-User-Roles".to_owned(),
+            issuer: "X-User-Issuer".to_owned(),
             session_id: "X-Session-Id".to_owned(),
             scopes: "X-User-Scopes".to_owned(),
             client_certificate: "X-Client-Certificate-Subject".to_owned(),

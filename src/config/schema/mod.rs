@@ -103,7 +103,8 @@ impl Config {
     /// The files whose content is part of the configuration, though it only names them: what
     /// compiling it reads.
     pub fn files(&self) -> impl Iterator<Item = PathBuf> {
-        let keys = self.issuers.iter().map(|issuer| &issuer.key_file);
+        let keys = self.issuers.iter();
+        let keys = keys.flat_map(|issuer| [&issuer.key_file, &issuer.ca]).flatten();
         let tls = self.upstreams.values().map(|upstream| &upstream.tls);
         let tls = tls.flat_map(|tls| [&tls.ca, &tls.certificate, &tls.private_key]).flatten();
         keys.chain(tls).cloned().chain(self.mail.files())

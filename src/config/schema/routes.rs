@@ -27,7 +27,7 @@ pub struct Route {
     /// has it.
     #[serde(default)]
     pub owner: Option<String>,
-    /// Why `owner = "none"` is right.
+    /// Why `owner = "none"` is right, or an owner on a route of several issuers.
     #[serde(default)]
     pub reason: Option<String>,
     /// Any of these roles is needed. Default none.

@@ -427,6 +427,55 @@ fn issuers_are_told_apart_by_name_and_by_iss() {
 }
 
 #[test]
+fn issuers_whose_keys_are_fetched_leave_nothing_open() {
+    let issuer = |changes: &str| {
+        let keys = ["name = \"a\"", "jwks_url = \"https://a/k\"", "algorithms = [\"RS256\"]"];
+        let key = |line: &str| line.split(" = ").next().unwrap_or_default().to_owned();
+        let kept: Vec<&str> = (keys.into_iter())
+            .filter(|line| !changes.lines().any(|change| key(change) == key(line)))
+            .collect();
+        format!(
+            "[[issuers]]\nissuer = \"https://a\"\naudience = \"a\"\n{}\n{changes}\n",
+            kept.join("\n")
+        )
+    };
+    for good in [
+        "",
+        "algorithms = [\"RS256\", \"ES256\", \"EdDSA\"]",
+        "jwks_url = \"http://127.0.0.1:8080/k\"",
+        "typ = \"at+jwt\"",
+        "typ = \"optional\"\nrequire = { token_use = \"access\" }",
+        "claims = { roles = [\"realm_access\", \"roles\"] }\nrole_map = { A = \"a\" }",
+        "name = \"Corp_1.eu-x\"",
+    ] {
+        accepted(&issuer(good), &[]);
+    }
+    for (bad, expected) in [
+        ("name = \"a b\"", "issuers[0].name: must be of"),
+        ("name = \"ä\"", "issuers[0].name: must be of"),
+        ("jwks_url = \"http://a/k\"", "issuers[0].jwks_url: must begin with https://"),
+        ("jwks_url = \"https://u:p@a/k\"", "issuers[0].jwks_url: "),
+        ("key_file = \"k.pem\"", "issuers[0].key_file: excludes jwks_url"),
+        ("kid = \"k\"", "issuers[0].kid: is for key_file"),
+        ("algorithms = []", "issuers[0].algorithms: must name"),
+        ("algorithms = [\"HS256\"]", "issuers[0].algorithms: must not have HS256"),
+        ("algorithms = [\"RS256\", \"HS256\"]", "issuers[0].algorithms: must not have HS256"),
+        ("algorithms = [\"RS256\", \"RS256\"]", "issuers[0].algorithms: names one twice"),
+        ("typ = \"optional\"", "issuers[0].typ: needs `require`"),
+        ("refresh = \"10ms\"", "issuers[0].refresh: must be at least 1s"),
+        ("cooldown = \"0s\"", "issuers[0].cooldown: must be at least 1s"),
+        ("max_lifetime = \"0s\"", "issuers[0].max_lifetime: "),
+        ("audience_claim = \"\"", "issuers[0].audience_claim: "),
+        ("require = { a = \"\" }", "issuers[0].require: "),
+        ("claims = { roles = [] }", "issuers[0].claims.roles: "),
+        ("role_map = { A = \"B\" }", "issuers[0].role_map: `A`: `B` is not a role"),
+    ] {
+        let report = parse_with(&issuer(bad), &[]).map(|_| ()).unwrap_err().to_string();
+        assert!(report.contains(expected), "{bad}: {report}");
+    }
+}
+
+#[test]
 fn all_mistakes_are_reported_at_once_in_the_order_of_the_file() {
     let text = r#"
 [storage]

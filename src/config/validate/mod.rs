@@ -3,6 +3,7 @@
 //! here reads files or asks the network, and no message quotes a secret or an address that may
 //! hold one.
 
+mod issuers;
 mod mail;
 mod upstreams;
 
@@ -14,7 +15,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     Algorithm, Argon2, ByteSize, ClientCertificates, Config, Cors, IdentityHeaders, Interval,
-    Issuer, Listen, Mail, MailTransport, Problem, Secrets, Server, ServerTls, Tokens, UpstreamTls,
+    Listen, Mail, MailTransport, Problem, Secrets, Server, ServerTls, Tokens, UpstreamTls,
 };
 use crate::model::is_role_name;
 use crate::secrets::SealingKey;
@@ -46,7 +47,7 @@ pub fn problems(config: &Config) -> Vec<Problem> {
     }
     identity_headers(&config.identity_headers, &mut found);
     cors(&config.cors, &mut found);
-    issuers(&config.issuers, &config.tokens.issuer, &mut found);
+    issuers::issuers(&config.issuers, &config.tokens.issuer, &mut found);
     for (name, each) in &config.upstreams {
         upstreams::upstream(name, each, &mut found);
     }
@@ -375,6 +376,7 @@ fn identity_headers(headers: &IdentityHeaders, found: &mut Found) {
         ("user_id", &headers.user_id),
         ("email", &headers.email),
         ("roles", &headers.roles),
+        ("issuer", &headers.issuer),
         ("session_id", &headers.session_id),
         ("scopes", &headers.scopes),
         ("client_certificate", &headers.client_certificate),
@@ -458,32 +460,6 @@ fn is_origin(origin: &str) -> bool {
     let is_authority = !authority.is_empty()
         && authority.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b));
     is_scheme && is_authority
-}
-
-fn issuers(issuers: &[Issuer], own: &str, found: &mut Found) {
-    for (index, issuer) in issuers.iter().enumerate() {
-        let at = |key: &str| format!("issuers[{index}].{key}");
-        found.not_empty(at("name"), &issuer.name);
-        found.not_empty(at("issuer"), &issuer.issuer);
-        found.not_empty(at("audience"), &issuer.audience);
-        if issuer.name == "self" {
-            found.add(at("name"), "`self` is this gateway; choose another name");
-        } else if issuers[..index].iter().any(|other| other.name == issuer.name) {
-            found.add(at("name"), format!("`{}` is there twice", issuer.name));
-        }
-        if issuer.issuer == own {
-            found.add(
-                at("issuer"),
-                "is tokens.issuer, this gateway's own; tokens could not be told apart",
-            );
-        } else if issuers[..index].iter().any(|other| other.issuer == issuer.issuer) {
-            found.add(at("issuer"), "is there twice; tokens could not be told apart");
-        }
-        // One key with two algorithms is how a public key becomes an HMAC secret (RFC 8725 §2.1).
-        if issuer.algorithms.len() != 1 {
-            found.add(at("algorithms"), "must be exactly one, as there is one key");
-        }
-    }
 }
 
 fn roles(roles: &[String], at: &str, found: &mut Found) {

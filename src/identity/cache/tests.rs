@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::*;
-use crate::config::{Algorithm, Tokens};
+use crate::config::{Algorithm, Issuer, Tokens};
 use crate::identity::keys::{KeySet, generate};
 use crate::identity::token::{IssueOptions, issue};
 use crate::model::{AuthMethod, EndedSession, Proof, Session, User};
@@ -92,14 +92,7 @@ fn times_and_issuers_are_looked_at_on_every_hit() {
     let token = world.token(1);
     world.verify(&token, NOW).unwrap();
 
-    let corp = crate::config::Issuer {
-        name: "corp".to_owned(),
-        issuer: "https://corp.example/".to_owned(),
-        audience: "api".to_owned(),
-        algorithms: Vec::new(),
-        key_file: "corp.pem".into(),
-        kid: None,
-    };
+    let corp = Issuer::of_key_file("corp", Algorithm::Rs256, "corp.pem".into());
     let names = ["corp".to_owned()];
     let only_corp = IssuerSet::named(&names, &[corp]).unwrap();
     let World { cache, verifier, revocations } = &mut world;

@@ -5,6 +5,7 @@
 //! times and the clock, so that every gateway on one database decides alike.
 
 mod crypto;
+mod jwk;
 mod pem;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use secrecy::ExposeSecret as _;
 
 use self::crypto::KeyPair;
 pub use self::crypto::VerifyingKey;
+pub use self::jwk::{JwkSetError, RemoteKeys};
 pub use self::pem::{import_private, import_public};
 use crate::config::{Algorithm, Tokens};
 use crate::model::SigningKey;

@@ -37,8 +37,14 @@ impl Claims {
 
     pub(super) fn into_identity(self, rules: &Rules<'_>) -> Result<Identity, Rejection> {
         let issuer = rules.issuer;
+        let names = &issuer.claims;
         let ours = issuer.index.is_ours();
-        self.check_audience(&issuer.aud)?;
+        self.check_audience(&issuer.aud_claim, &issuer.aud)?;
+        for (name, text) in &issuer.require {
+            if self.0.get(name).and_then(Value::as_str) != Some(text) {
+                return Err(Rejection::Claim("require"));
+            }
+        }
 
         let expires_at = self.time("exp", Round::Down, ours)?.ok_or(Rejection::Claim("exp"))?;
         let not_before = self.time("nbf", Round::Up, ours)?;
@@ -57,7 +63,7 @@ impl Claims {
             }
         }
 
-        let subject = self.text("sub")?.ok_or(Rejection::Claim("sub"))?;
+        let subject = self.text_of(&names.subject, "sub")?.ok_or(Rejection::Claim("sub"))?;
         if !is_subject(subject, issuer.index) {
             return Err(Rejection::Claim("sub"));
         }
@@ -68,11 +74,12 @@ impl Claims {
         } else {
             None
         };
-        let email = self.text("email").ok().flatten();
-        let email_verified = self.0.get("email_verified") == Some(&Value::Bool(true));
-        let roles = self.roles(ours)?;
-        let headers =
-            HeaderValues::new(subject, email.filter(|_| email_verified), &roles, session)?;
+        let email = self.text_of(&names.email, "email").ok().flatten();
+        let email_verified = self.0.get(&names.email_verified) == Some(&Value::Bool(true));
+        let roles = self.roles(issuer)?;
+        let confirmed = email.filter(|_| email_verified);
+        let issuer_header = issuer.header.clone();
+        let headers = HeaderValues::new(issuer_header, subject, confirmed, &roles, session)?;
         Ok(Identity {
             issuer: issuer.index,
             issuer_name: issuer.name.clone(),
@@ -93,16 +100,22 @@ impl Claims {
 
     /// A string, or nothing.
     fn text(&self, name: &'static str) -> Result<Option<&str>, Rejection> {
+        self.text_of(name, name)
+    }
+
+    /// The same, of a claim that an issuer calls otherwise than we.
+    fn text_of(&self, name: &str, usual: &'static str) -> Result<Option<&str>, Rejection> {
         match self.0.get(name) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(Rejection::Claim(name)),
+            Some(_) => Err(Rejection::Claim(usual)),
         }
     }
 
-    /// `aud`: one string, or a list of strings with ours among them (RFC 7519 §4.1.3).
-    fn check_audience(&self, expected: &str) -> Result<(), Rejection> {
-        let named = match self.0.get("aud") {
+    /// `aud`: one string, or a list of strings with ours among them (RFC 7519 §4.1.3). Some issuers
+    /// name the client in another claim instead.
+    fn check_audience(&self, claim: &str, expected: &str) -> Result<(), Rejection> {
+        let named = match self.0.get(claim) {
             Some(Value::String(audience)) => audience == expected,
             Some(Value::Array(list)) => {
                 if !list.iter().all(Value::is_string) {
@@ -145,23 +158,39 @@ impl Claims {
             .ok_or(refused)
     }
 
-    /// `app_metadata.roles`, or, from other issuers, a list `roles` at the top. Anything but a list
-    /// of well-formed role names gives no roles at all: to drop only the odd ones would let a
-    /// change of spelling at the issuer pass unnoticed. Of our own tokens it is an error.
-    fn roles(&self, ours: bool) -> Result<Vec<String>, Rejection> {
-        let nested = self.0.get("app_metadata").and_then(|metadata| metadata.get("roles"));
-        let written = if ours { nested } else { nested.or_else(|| self.0.get("roles")) };
+    /// `app_metadata.roles`, or, from other issuers, a list `roles` at the top or where the
+    /// configuration says. Anything but a list of well-formed role names gives no roles at all: to
+    /// drop only the odd ones would let a change of spelling at the issuer pass unnoticed. Of our
+    /// own tokens it is an error. Where the configuration maps roles, what it does not name is
+    /// expected and left out.
+    fn roles(&self, issuer: &Issuer) -> Result<Vec<String>, Rejection> {
+        let ours = issuer.index.is_ours();
+        let nested = || self.0.get("app_metadata").and_then(|metadata| metadata.get("roles"));
+        let written = match &issuer.claims.roles {
+            _ if ours => nested(),
+            None => nested().or_else(|| self.0.get("roles")),
+            Some(path) => self.at(path.names()),
+        };
         let Some(written) = written else { return Ok(Vec::new()) };
-        let roles: Option<Vec<String>> = written.as_array().and_then(|list| {
-            list.iter()
-                .map(|role| role.as_str().filter(|role| is_role_name(role)).map(str::to_owned))
-                .collect()
-        });
+        let list = written.as_array();
+        let roles: Option<Vec<String>> = if issuer.role_map.is_empty() {
+            let role =
+                |role: &Value| role.as_str().filter(|role| is_role_name(role)).map(str::to_owned);
+            list.and_then(|list| list.iter().map(role).collect())
+        } else {
+            let role = |role: &Value| issuer.role_map.get(role.as_str()?).cloned();
+            list.map(|list| list.iter().filter_map(role).collect())
+        };
         match roles {
             Some(roles) => Ok(sorted_roles(roles)),
             None if ours => Err(Rejection::Claim("app_metadata")),
             None => Ok(Vec::new()),
         }
+    }
+
+    fn at(&self, path: &[String]) -> Option<&Value> {
+        let (first, rest) = path.split_first()?;
+        rest.iter().try_fold(self.0.get(first)?, |value, name| value.get(name))
     }
 }
 

@@ -11,9 +11,12 @@ mod issue;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
+use http::HeaderValue;
 use secrecy::ExposeSecret as _;
 use zeroize::Zeroizing;
 
@@ -21,9 +24,9 @@ use self::claims::{Claims, Rules};
 pub use self::issue::{IssueError, IssueOptions, IssuedToken, issue};
 use super::caller::{Identity, IssuerIndex, IssuerSet, OURS};
 use super::jws::Compact;
-use super::keys::{KeyError, KeySet, VerifyingKey, import_public};
+use super::keys::{KeyError, KeySet, RemoteKeys, VerifyingKey, import_public};
 use super::rejection::Rejection;
-use crate::config::{self, Algorithm, Problem, Tokens};
+use crate::config::{self, Algorithm, ClaimNames, Problem, TokenType, Tokens};
 
 /// Judges access tokens. Immutable; a change of keys or configuration makes a new one, and caches
 /// tell the two apart by their address.
@@ -39,8 +42,18 @@ pub struct Verifier {
 struct Issuer {
     index: IssuerIndex,
     name: Arc<str>,
+    /// The name, for upstreams.
+    header: HeaderValue,
     iss: String,
     aud: String,
+    /// The claim that must be `aud`.
+    aud_claim: String,
+    typ: TokenType,
+    /// Claims with the texts that they must have.
+    require: BTreeMap<String, String>,
+    claims: ClaimNames,
+    /// Roles of theirs as they are called here; empty: as they call them.
+    role_map: BTreeMap<String, String>,
     /// Longest `exp - iat`, in seconds; `None` for issuers whose affair it is.
     max_lifetime: Option<i64>,
 }
@@ -49,13 +62,51 @@ struct Issuer {
 struct Source<'a> {
     issuer: &'a Issuer,
     /// The key that its `kid` names, and when that is retired.
-    key: Option<(&'a VerifyingKey, Option<i64>)>,
+    key: Result<(&'a VerifyingKey, Option<i64>), Rejection>,
 }
 
+#[derive(Clone)]
 struct OtherIssuer {
-    issuer: Issuer,
-    key: VerifyingKey,
-    kid: Option<String>,
+    issuer: Arc<Issuer>,
+    keys: OtherKeys,
+}
+
+/// Another issuer's keys.
+#[derive(Clone)]
+enum OtherKeys {
+    /// Read from a file.
+    File { key: Arc<VerifyingKey>, kid: Option<String> },
+    /// Fetched from it; empty before the first time.
+    Remote(Arc<RemoteKeys>),
+}
+
+impl Issuer {
+    /// Our own.
+    fn ours(iss: String, aud: String, max_lifetime: i64) -> Self {
+        Self {
+            index: IssuerIndex::OURS,
+            name: OURS.into(),
+            header: HeaderValue::from_static(OURS),
+            iss,
+            aud,
+            aud_claim: "aud".to_owned(),
+            typ: TokenType::Required,
+            require: BTreeMap::new(),
+            claims: ClaimNames::default(),
+            role_map: BTreeMap::new(),
+            max_lifetime: Some(max_lifetime),
+        }
+    }
+
+    /// Whether its access tokens may have this `typ`. RFC 8725 §3.11: so that no id token or
+    /// anything else that an issuer signs passes for one. RFC 9068 §2.1 names `at+jwt`; RFC 7515
+    /// §4.1.9 lets `application/` be left out and has media types compared in any case.
+    fn takes_type(&self, typ: Option<&str>) -> bool {
+        let Some(typ) = typ else { return self.typ == TokenType::Optional };
+        let is = |name: &str| typ.eq_ignore_ascii_case(name);
+        let is_access_token = is("at+jwt") || is("application/at+jwt");
+        is_access_token || self.typ != TokenType::AccessToken && is("JWT")
+    }
 }
 
 impl Verifier {
@@ -79,29 +130,15 @@ impl Verifier {
         if !problems.is_empty() {
             return Err(problems);
         }
-        let seconds = |interval: config::Interval| {
-            i64::try_from(interval.0.as_secs()).expect("checked: lifetimes are below 10 years")
-        };
-        let ours = Issuer {
-            index: IssuerIndex::OURS,
-            name: OURS.into(),
-            iss: tokens.issuer.clone(),
-            aud: tokens.audience.clone(),
-            // A second of grace for lifetimes with a fraction.
-            max_lifetime: Some(seconds(tokens.access_lifetime) + 1),
-        };
+        // A second of grace for lifetimes with a fraction.
+        let max_lifetime = seconds(tokens.access_lifetime) + 1;
+        let ours = Issuer::ours(tokens.issuer.clone(), tokens.audience.clone(), max_lifetime);
         Ok(Self { ours, keys, others: others.into(), leeway: seconds(tokens.leeway) })
     }
 
     /// A verifier that believes no token: for a configuration that no request is decided by.
     pub fn believes_nothing() -> Self {
-        let ours = Issuer {
-            index: IssuerIndex::OURS,
-            name: OURS.into(),
-            iss: String::new(),
-            aud: String::new(),
-            max_lifetime: Some(0),
-        };
+        let ours = Issuer::ours(String::new(), String::new(), 0);
         Self { ours, keys: Arc::new(KeySet::empty()), others: Arc::new([]), leeway: 0 }
     }
 
@@ -114,6 +151,42 @@ impl Verifier {
             others: Arc::clone(&self.others),
             leeway: self.leeway,
         }
+    }
+
+    /// The same rules with other keys of issuers whose keys are fetched: those that `known` has
+    /// for an issuer's name, for the others those that are there.
+    #[must_use]
+    pub fn with_remote_keys(&self, known: impl Fn(&str) -> Option<Arc<RemoteKeys>>) -> Self {
+        let others = self.others.iter().map(|other| {
+            let mut other = other.clone();
+            if let OtherKeys::Remote(keys) = &mut other.keys
+                && let Some(known) = known(&other.issuer.name)
+            {
+                *keys = known;
+            }
+            other
+        });
+        Self {
+            ours: self.ours.clone(),
+            keys: Arc::clone(&self.keys),
+            others: others.collect(),
+            leeway: self.leeway,
+        }
+    }
+
+    /// The name of the issuer that `token` says it is from, when that issuer's keys are fetched.
+    pub fn remote_issuer_of(&self, token: &[u8]) -> Option<Arc<str>> {
+        let jws = Compact::parse(token).ok()?;
+        let claims = Claims::parse(jws.unverified_payload()).ok()?;
+        let iss = claims.issuer().ok()?;
+        let other = self.others.iter().find(|other| other.issuer.iss == iss)?;
+        matches!(other.keys, OtherKeys::Remote(_)).then(|| Arc::clone(&other.issuer.name))
+    }
+
+    /// The name of an issuer of the configuration.
+    pub fn name_of(&self, index: IssuerIndex) -> Option<&Arc<str>> {
+        let mut others = self.others.iter().map(|other| &other.issuer);
+        others.find(|issuer| issuer.index == index).map(|issuer| &issuer.name)
     }
 
     /// Our own keys.
@@ -133,19 +206,16 @@ impl Verifier {
         now: i64,
     ) -> Result<Identity, Rejection> {
         let jws = Compact::parse(token)?;
-        // RFC 8725 §3.11: so that no id token or anything else that an issuer signs passes for an
-        // access token. RFC 9068 §2.1 names `at+jwt`; media types are compared in any case.
         let header = jws.header();
-        let typ = header.token_type.as_deref().ok_or(Rejection::Header("typ"))?;
-        if !typ.eq_ignore_ascii_case("JWT") && !typ.eq_ignore_ascii_case("at+jwt") {
-            return Err(Rejection::Header("typ"));
-        }
         let claims = Claims::parse(jws.unverified_payload())?;
         let source = self.source(claims.issuer()?, header.key_id.as_deref(), now)?;
+        if !source.issuer.takes_type(header.token_type.as_deref()) {
+            return Err(Rejection::Header("typ"));
+        }
         if !accepted.contains(source.issuer.index) {
             return Err(Rejection::IssuerNotAccepted);
         }
-        let (key, retire_at) = source.key.ok_or(Rejection::UnknownKey)?;
+        let (key, retire_at) = source.key?;
         jws.verify(key)?;
 
         let rules = Rules { issuer: source.issuer, leeway: self.leeway, now };
@@ -158,15 +228,32 @@ impl Verifier {
 
     fn source(&self, iss: &str, kid: Option<&str>, now: i64) -> Result<Source<'_>, Rejection> {
         if iss == self.ours.iss {
-            return Ok(Source { issuer: &self.ours, key: self.keys.verifying_key(kid, now) });
+            let key = self.keys.verifying_key(kid, now).ok_or(Rejection::UnknownKey);
+            return Ok(Source { issuer: &self.ours, key });
         }
         let other = self
             .others
             .iter()
             .find(|other| other.issuer.iss == iss)
             .ok_or(Rejection::WrongIssuer)?;
-        let is_named = other.kid.is_none() || other.kid.as_deref() == kid;
-        Ok(Source { issuer: &other.issuer, key: is_named.then_some((&other.key, None)) })
+        let issuer = &*other.issuer;
+        let key = match &other.keys {
+            OtherKeys::File { key, kid: expected } => {
+                let is_named = expected.is_none() || expected.as_deref() == kid;
+                is_named.then_some((&**key, None)).ok_or(Rejection::UnknownKey)
+            }
+            // A set that is fetched again cannot help a token that names no key.
+            OtherKeys::Remote(keys) => {
+                keys.verifying_key(kid).map(|key| (key, None)).ok_or_else(|| {
+                    match (keys.is_empty(), kid) {
+                        (true, kid) => Rejection::NoIssuerKeys(kid.map(|_| issuer.index)),
+                        (false, None) => Rejection::UnknownKey,
+                        (false, Some(_)) => Rejection::UnknownRemoteKey(issuer.index),
+                    }
+                })
+            }
+        };
+        Ok(Source { issuer, key })
     }
 }
 
@@ -205,34 +292,63 @@ impl OtherIssuer {
         if config.kid.as_ref().is_some_and(String::is_empty) {
             refuse("kid", "must not be empty; leave it out to accept any".to_owned());
         }
-        let key = if let [algorithm] = config.algorithms[..] {
-            read_key(algorithm, config).map_err(|message| refuse("key_file", message)).ok()
-        } else {
-            let message = "must name the one algorithm of the key, as in [\"RS256\"]";
-            refuse("algorithms", message.to_owned());
-            None
+        let header = HeaderValue::from_str(&config.name)
+            .map_err(|_| refuse("name", "must be of visible ASCII characters".to_owned()));
+        let keys = match (&config.key_file, &config.jwks_url, &config.algorithms[..]) {
+            (Some(file), None, &[algorithm]) => read_key(algorithm, file)
+                .map(|key| OtherKeys::File { key: Arc::new(key), kid: config.kid.clone() })
+                .map_err(|message| refuse("key_file", message))
+                .ok(),
+            (Some(_), None, _) => {
+                let message = "must name the one algorithm of the key, as in [\"RS256\"]";
+                refuse("algorithms", message.to_owned());
+                None
+            }
+            (None, Some(_), algorithms)
+                if algorithms.is_empty() || algorithms.contains(&Algorithm::Hs256) =>
+            {
+                let message = "must name algorithms of public keys, as in [\"RS256\"]";
+                refuse("algorithms", message.to_owned());
+                None
+            }
+            (None, Some(_), _) => Some(OtherKeys::Remote(Arc::default())),
+            (Some(_), Some(_), _) | (None, None, _) => {
+                refuse("key_file", "must be there, or jwks_url, and not both".to_owned());
+                None
+            }
         };
-        match (index, key) {
-            (Some(index), Some(key)) if problems.is_empty() => {
+        match (index, header, keys) {
+            (Some(index), Ok(header), Some(keys)) if problems.is_empty() => {
                 let issuer = Issuer {
                     index,
                     name: config.name.as_str().into(),
+                    header,
                     iss: config.issuer.clone(),
                     aud: config.audience.clone(),
-                    max_lifetime: None,
+                    aud_claim: config.audience_claim.clone(),
+                    typ: config.typ,
+                    require: config.require.clone(),
+                    claims: config.claims.clone(),
+                    role_map: config.role_map.clone(),
+                    max_lifetime: config.max_lifetime.map(seconds),
                 };
-                Ok(Self { issuer, key, kid: config.kid.clone() })
+                Ok(Self { issuer: Arc::new(issuer), keys })
             }
             _ => Err(problems),
         }
     }
 }
 
+/// Whole seconds.
+fn seconds(interval: config::Interval) -> i64 {
+    i64::try_from(interval.0.as_secs()).expect("checked: intervals are below 10 years")
+}
+
 /// Reads an issuer's key file: a PEM public key, or for HS256 the secret's bytes with one newline
 /// at the end left off, as editors and `echo` put one there.
-fn read_key(algorithm: Algorithm, config: &config::Issuer) -> Result<VerifyingKey, String> {
-    let path = config.key_file.display();
-    let bytes = fs::read(&config.key_file)
+fn read_key(algorithm: Algorithm, file: &Path) -> Result<VerifyingKey, String> {
+    let path = file.display();
+    let bytes = fs::read(file)
         .map(Zeroizing::new)
         .map_err(|error| format!("cannot read {path}: {error}"))?;
     let key = if algorithm == Algorithm::Hs256 {

@@ -54,14 +54,7 @@ fn public_pem(key: &SigningKey) -> Vec<u8> {
 }
 
 fn issuer(name: &str, algorithm: Algorithm, key_file: PathBuf) -> config::Issuer {
-    config::Issuer {
-        name: name.to_owned(),
-        issuer: format!("https://{name}.example/"),
-        audience: "api".to_owned(),
-        algorithms: vec![algorithm],
-        key_file,
-        kid: None,
-    }
+    config::Issuer::of_key_file(name, algorithm, key_file)
 }
 
 fn tokens() -> Tokens {

@@ -53,6 +53,7 @@ const ROUTES: &str = r#"
     path = "/corp/{user_id}"
     upstream = "app"
     issuers = ["self", "corp"]
+    reason = "corp's subjects begin with corp-"
     [[routes]]
     path = "/keys/{user_id}/{*rest}"
     upstream = "app"

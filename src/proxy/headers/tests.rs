@@ -417,7 +417,7 @@ fn names_that_cannot_carry_an_identity_are_refused() {
     let policy = HeaderPolicy::compile(&config).unwrap();
     let caller = caller_with(&[]);
     let set: Vec<_> = policy.identity_headers(&caller).map(|(name, _)| name.as_str()).collect();
-    assert_eq!(set, ["remote_user"]);
+    assert_eq!(set, ["remote_user", "x-user-issuer"]);
     // Both the configured spelling and its twins are the gateway's.
     assert_eq!(policy.names.classify(b"remote_user"), Class::Drop);
     assert_eq!(policy.names.classify(b"remote-user"), Class::Drop);

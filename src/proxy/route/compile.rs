@@ -87,6 +87,14 @@ impl<'c> Compiler<'c> {
         let owner = self.owner(id, written, &pattern);
         self.check_roles(id, written, owner.is_some());
         self.check_scopes(id, written);
+        let issuers = self.issuers(id, written);
+        // Whose subject `u1` is depends on the issuer, and the path does not say which is meant.
+        if owner.is_some() && issuers.has_several() && !has_reason(written) {
+            let message = "two issuers may call different people the same, and the owner is \
+                           compared by name only; name one issuer, or say with `reason` why no \
+                           subject can be of both";
+            self.problem(id, "issuers", message);
+        }
         Some(Route {
             id,
             name: written.path.as_str().into(),
@@ -99,7 +107,7 @@ impl<'c> Compiler<'c> {
             owner_override_roles: written.owner_override_roles.clone(),
             api_keys: written.api_keys && self.config.api_keys.enabled,
             scopes: written.scopes.clone(),
-            issuers: self.issuers(id, written),
+            issuers,
             limits: self.limits(id, written),
             max_body_bytes: written.max_body_bytes.unwrap_or(self.config.server.max_body_bytes).0,
             forward_token: written.forward_token,
@@ -119,7 +127,7 @@ impl<'c> Compiler<'c> {
         let has_default = pattern.names().any(|name| name == DEFAULT_OWNER);
         let name = match written.owner.as_deref() {
             Some(NO_OWNER) => {
-                if written.reason.as_deref().is_none_or(|reason| reason.trim().is_empty()) {
+                if !has_reason(written) {
                     let message = "`owner = \"none\"` lets every user in; say why with `reason`";
                     self.problem(id, "owner", message);
                 }
@@ -303,6 +311,10 @@ fn conflict(earlier: &Route, later: &Route) -> Option<String> {
 
 fn index_of<V>(named: &BTreeMap<String, V>) -> HashMap<&str, usize> {
     named.keys().enumerate().map(|(index, name)| (name.as_str(), index)).collect()
+}
+
+fn has_reason(written: &config::Route) -> bool {
+    written.reason.as_deref().is_some_and(|reason| !reason.trim().is_empty())
 }
 
 fn undefined<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> String {

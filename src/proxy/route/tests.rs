@@ -86,6 +86,7 @@ fn what_cannot_be_right_is_refused_at_its_key() {
         (&[("/a", "scopes = [\"read\"]")], "routes[0].scopes", "api_keys = true"),
         (&[("/a", "api_keys = true\nscopes = [\"a\", \"B\"]")], "routes[0].scopes[1]", "`B`"),
         // names
+        (&[("/a/{user_id}", "issuers = [\"self\", \"corp\"]")], "routes[0].issuers", "reason"),
         (&[("/a", "issuers = [\"self\", \"core\"]")], "routes[0].issuers", "`corp`"),
         (&[("/a", "limit = [\"search\", \"serch\"]")], "routes[0].limit[1]", "`search`"),
         (&[("/a", "limit = [\"tried\"]")], "routes[0].limit[0]", "e-mail"),

@@ -9,6 +9,7 @@ pub(crate) mod h2raw;
 pub(crate) mod h2upstream;
 pub(crate) mod hpack;
 pub(crate) mod http;
+pub(crate) mod jwks;
 pub(crate) mod postgres;
 pub(crate) mod program;
 pub(crate) mod redis;
@@ -21,6 +22,7 @@ pub(crate) use auth::{events_of, expect_no_gaps, noted, open_store, pause, until
 pub(crate) use client::{Answer, Client, End, Request, Transcript, patiently};
 pub(crate) use gateway::{Builder, Caller, PASSWORD, TestGateway, blocking};
 pub(crate) use http::lossy;
+pub(crate) use jwks::{IssuerKey, KeyServer, json_answer};
 pub(crate) use program::{Program, Running, Told};
 pub(crate) use tls::{Authority, Secure, Visitor};
 pub(crate) use token::Issuer;

@@ -7,7 +7,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion};
+use rustls::{ClientConfig, HandshakeKind, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -89,6 +89,17 @@ impl Pair {
         std::fs::write(&certificate, self.certificate.pem()).expect("the folder is ours");
         std::fs::write(&key, self.key.serialize_pem()).expect("the folder is ours");
         (certificate, key)
+    }
+
+    /// A server that shows it.
+    pub(crate) fn server_config(&self) -> ServerConfig {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions");
+        let key = PrivateKeyDer::try_from(self.key.serialize_der()).expect("a key");
+        let chain = vec![self.certificate.der().clone()];
+        builder.with_no_client_auth().with_single_cert(chain, key).expect("they fit")
     }
 }
 
