@@ -41,6 +41,7 @@ pub fn check(config: &Config) -> Vec<Problem> {
         Policy::compile(&config.passwords).err(),
         Rules::compile(config).err(),
         Redirects::compile(config).err(),
+        accounts::LoginHook::compile(config).err(),
     ];
     checks.into_iter().flatten().flatten().collect()
 }

@@ -16,8 +16,9 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::live::keep;
 use crate::clock::Clock;
-use crate::config::{self, Algorithm, Problem};
+use crate::config::{self, Algorithm, Config, Problem};
 use crate::identity::keys::{JwkSetError, RemoteKeys};
 use crate::outgoing::{Bounds, Client, Endpoint, OutgoingError};
 use crate::telemetry::chain;
@@ -296,6 +297,20 @@ impl RemoteIssuer {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The issuers of a configuration whose keys are fetched.
+///
+/// # Errors
+/// Everything that is wrong with them.
+pub(crate) fn compile_issuers(config: &Config) -> Result<Vec<Arc<RemoteIssuer>>, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let compiled = config.issuers.iter().enumerate().filter_map(|(position, issuer)| {
+        let issuer = RemoteIssuer::compile(position, issuer).map_err(|found| vec![found]);
+        keep(issuer, &mut problems)?.map(Arc::new)
+    });
+    let compiled = compiled.collect();
+    if problems.is_empty() { Ok(compiled) } else { Err(problems) }
 }
 
 /// Waits for the first fetch of each, for a short time in all: an issuer that is away must not keep

@@ -16,17 +16,18 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use jiff::Timestamp;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::desk::{Connection, Desk};
-use self::issuers::{RemoteIssuer, first_fetches};
+use self::issuers::{RemoteIssuer, compile_issuers, first_fetches};
 pub use self::live::Live;
 use self::live::keep;
 use self::outbox::Outbox;
+use crate::auth::accounts::LoginHook;
 use crate::auth::equal_time::{classify, follow};
 use crate::auth::password::Settings;
 use crate::auth::{Accounts, Auth, Hasher, Policy, Rules};
@@ -165,6 +166,7 @@ impl Gateway {
         // What cannot be sent later is found now.
         let mailer = Arc::new(Mailer::compile(config).map_err(StartError::Config)?);
         let mailer = Arc::new(ArcSwap::new(mailer));
+        let login_hook = LoginHook::compile(config).map_err(StartError::Config)?;
         let settings = Settings::compile(&config.passwords).map_err(StartError::Config)?;
         let accounts = Accounts {
             store: Arc::clone(&store),
@@ -174,6 +176,7 @@ impl Gateway {
             verifier: Arc::clone(&verifier),
             revocations: Arc::clone(&revocations),
             api_keys: Arc::clone(&api_keys),
+            login_hook: ArcSwapOption::from(login_hook.map(Arc::new)),
             letters: crate::auth::accounts::Letters::compile(config),
             redirects: crate::auth::Redirects::compile(config).map_err(StartError::Config)?,
             sessions: ArcSwap::from_pointee(config.sessions.clone()),
@@ -229,11 +232,19 @@ impl Gateway {
         let verifier = keep(compiled, &mut problems);
         let mailer = keep(Mailer::compile(config), &mut problems);
         let issuers = keep(compile_issuers(config), &mut problems);
+        let login_hook = keep(LoginHook::compile(config), &mut problems);
         if let Some(live) = &live {
             problems.extend(run_tests(config, &live.table));
         }
-        let (Some(live), Some(rules), Some(verifier), Some(mailer), Some(issuers), true) =
-            (live, rules, verifier, mailer, issuers, problems.is_empty())
+        let (
+            Some(live),
+            Some(rules),
+            Some(verifier),
+            Some(mailer),
+            Some(issuers),
+            Some(login_hook),
+            true,
+        ) = (live, rules, verifier, mailer, issuers, login_hook, problems.is_empty())
         else {
             return Err(problems);
         };
@@ -255,6 +266,7 @@ impl Gateway {
         self.verifier.store(verifier);
         self.auth.reload(rules);
         self.mailer.store(Arc::new(mailer));
+        self.auth.accounts().login_hook.store(login_hook.map(Arc::new));
         before.iter().for_each(|issuer| issuer.stop());
         self.follow_issuers();
         Ok(())
@@ -527,16 +539,6 @@ impl Gateway {
     async fn pause(&self, time: Duration) -> bool {
         tokio::time::timeout(time, self.stopping.cancelled()).await.is_err()
     }
-}
-
-fn compile_issuers(config: &Config) -> Result<Vec<Arc<RemoteIssuer>>, Vec<Problem>> {
-    let mut problems = Vec::new();
-    let compiled = config.issuers.iter().enumerate().filter_map(|(position, issuer)| {
-        let issuer = RemoteIssuer::compile(position, issuer).map_err(|found| vec![found]);
-        keep(issuer, &mut problems)?.map(Arc::new)
-    });
-    let compiled = compiled.collect();
-    if problems.is_empty() { Ok(compiled) } else { Err(problems) }
 }
 
 async fn read_ended(

@@ -203,6 +203,19 @@ impl Store {
         either!(self, backend => backend.log_in(user, checked, rehashed, login, event).await)
     }
 
+    /// Stores the first password of a user who has none and is not disabled, and the login with it,
+    /// at `login.session.created_at`. The address counts as proved from now on; links that were
+    /// mailed before do not.
+    pub async fn move_in(
+        &self,
+        user: &UserId,
+        password: &PasswordHash,
+        login: &NewLogin,
+        event: &Event,
+    ) -> Result<LogIn, StoreError> {
+        either!(self, backend => backend.move_in(user, password, login, event).await)
+    }
+
     /// Changes a user's own metadata, password, or wish for another address; all or nothing. A new
     /// password ends the other sessions, every link that was mailed, and an earlier wish for
     /// another address.

@@ -311,7 +311,7 @@ async fn no_address_and_no_name_adds_a_header_field_or_a_recipient() {
 }
 
 /// HMAC-SHA-256 by the letter of RFC 2104, so that nothing of the gateway checks itself.
-fn hmac(key: &[u8], text: &[u8]) -> Vec<u8> {
+pub(crate) fn hmac(key: &[u8], text: &[u8]) -> Vec<u8> {
     let pad = |byte: u8| -> Vec<u8> {
         let mut block = [byte; 64];
         block.iter_mut().zip(key).for_each(|(b, k)| *b ^= k);

@@ -26,6 +26,7 @@ mod lifecycle;
 mod limiter;
 mod links;
 mod listeners;
+mod login_hook;
 mod mail;
 mod oauth;
 mod openapi;

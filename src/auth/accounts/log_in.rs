@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use super::{Accounts, Issued, MAX_EMAIL, Origin, failed};
+use secrecy::SecretString;
+
+use super::hook::{HookError, Profile, Told};
+use super::{Accounts, Issued, MAX_EMAIL, Origin, RETRY_AFTER, failed};
 use crate::auth::error::{AuthError, OverLimit};
 use crate::auth::input;
 use crate::auth::password::Verdict;
-use crate::model::{Account, Email, Event, EventKind, Outcome, clean_text};
+use crate::model::{Account, Email, Event, EventKind, Outcome, User, UserId, clean_text};
 use crate::store::{self, Lane, LoginState, NewLogin};
 
 /// The name of the pauses after failed logins, beside those of `[limits]`.
@@ -19,6 +22,16 @@ pub enum Unproved {
     LogsIn,
     /// It is told to prove the address first.
     Waits,
+}
+
+/// A login that the earlier system found right.
+struct Moving {
+    email: Email,
+    password: SecretString,
+    /// The account here, which has no password.
+    account: Option<Account>,
+    profile: Box<Profile>,
+    lane: Lane,
 }
 
 impl Accounts {
@@ -52,7 +65,8 @@ impl Accounts {
     /// # Errors
     /// [`AuthError::InvalidCredentials`] for an unknown address, a wrong password and a disabled
     /// account alike, after one hash in each case; [`AuthError::EmailNotConfirmed`] after the right
-    /// password; and what hashing and storing may meet.
+    /// password; [`AuthError::Unavailable`] when the earlier system does not say whether it is
+    /// right; and what hashing and storing may meet.
     pub async fn log_in(
         &self,
         tried: input::LogIn,
@@ -65,11 +79,23 @@ impl Accounts {
         let stored = account.as_ref().and_then(|account| account.password_hash.clone());
         let is_disabled =
             account.as_ref().is_some_and(|account| account.user.is_disabled(self.clock.now()));
-        let verdict = if is_disabled {
-            self.hasher.verify_disabled(stored.clone(), password).await?
-        } else {
-            self.hasher.verify(stored.clone(), password).await?
+        let hook = self.login_hook.load_full().filter(|_| stored.is_none() && !is_disabled);
+        let check = async {
+            if is_disabled {
+                self.hasher.verify_disabled(stored.clone(), password.clone()).await
+            } else {
+                self.hasher.verify(stored.clone(), password.clone()).await
+            }
         };
+        let ask = async {
+            match &hook {
+                Some(hook) => Some(hook.ask(&email, &password, self.clock.now()).await),
+                None => None,
+            }
+        };
+        // Both at once, so that the question adds as little as can be to what a known address costs.
+        let (verdict, told) = tokio::join!(check, ask);
+        let verdict = verdict?;
         if let (Some(Account { user, .. }), Verdict::Unusable { why }) = (&account, &verdict) {
             tracing::warn!(user_id = %user.id, %why, "a stored password hash cannot be checked");
         }
@@ -79,6 +105,14 @@ impl Accounts {
             email: Some(clean_text(email.address().as_bytes(), MAX_EMAIL)),
             ..origin.event(EventKind::Login, Outcome::Success, now)
         };
+        match told {
+            Some(Ok(Told::Right(profile))) => {
+                let right = Moving { email, password, account, profile, lane };
+                return self.move_in(right, event, unproved, origin).await;
+            }
+            Some(Err(error)) => return self.hook_is_away(event, error).await,
+            Some(Ok(Told::Wrong)) | None => {}
+        }
         let (user_id, checked, rehash) = match (account, stored, verdict) {
             (None, ..) => return self.refuse_login(&lane, event, "unknown_user").await,
             (Some(Account { user, .. }), Some(checked), Verdict::Right { rehash }) => {
@@ -109,6 +143,86 @@ impl Accounts {
                 self.refuse_login(&lane, event, "account_changed").await
             }
         }
+    }
+
+    /// Keeps a password that the earlier system found right, with what else it said when there is
+    /// no account yet, and begins a session.
+    async fn move_in(
+        &self,
+        moving: Moving,
+        event: Event,
+        unproved: Unproved,
+        origin: &Origin,
+    ) -> Result<Issued, AuthError> {
+        let Moving { email, password, account, profile, lane } = moving;
+        // Whoever made an account there with an address that was never proved must not come into
+        // the account that its owner has here.
+        if account.is_some() && !profile.email_confirmed {
+            return self.refuse_login(&lane, event, "address_unproved_elsewhere").await;
+        }
+        if !profile.email_confirmed && unproved == Unproved::Waits {
+            self.store
+                .record(&[failed_login(event, "email_not_confirmed")])
+                .await
+                .map_err(failed)?;
+            return Err(AuthError::EmailNotConfirmed);
+        }
+        let hash = self.hasher.hash(password.clone()).await?;
+        let now = self.clock.now();
+        let user_id = match &account {
+            Some(account) => account.user.id.clone(),
+            None => profile.id.clone().unwrap_or_else(|| UserId::generate(now)),
+        };
+        let (login, refresh_token) = self.new_login(&user_id, origin, now);
+        let login = NewLogin { clears: Some(lane.clone()), ..login };
+        let event = Event {
+            user_id: Some(user_id.clone()),
+            session_id: Some(login.session.id),
+            reason: Some("migrated".to_owned()),
+            ..event
+        };
+        if account.is_some() {
+            let moved = self.store.move_in(&user_id, &hash, &login, &event).await;
+            return match moved.map_err(failed)? {
+                store::LogIn::Done { user, ended } => {
+                    self.revocations.end(ended);
+                    self.issued(user, &login.session, &refresh_token, now)
+                }
+                store::LogIn::Refused => {
+                    let event = Event { session_id: None, ..event };
+                    self.refuse_login(&lane, event, "account_changed").await
+                }
+            };
+        }
+        let user = User {
+            email_confirmed_at: profile.email_confirmed.then_some(now),
+            roles: profile.roles,
+            app_metadata: profile.app_metadata,
+            user_metadata: profile.user_metadata,
+            last_sign_in_at: Some(now),
+            ..User::new(user_id, email.address(), now)
+        };
+        let new = store::NewAccount { user, email, password_hash: Some(hash) };
+        match self.store.sign_up(&new, Some(&login), &event).await.map_err(failed)? {
+            store::SignUp::Created => self.issued(new.user, &login.session, &refresh_token, now),
+            store::SignUp::EmailTaken => {
+                // By another login at this moment, most likely: the password is known here now.
+                let account = self.store.account_by_email(&new.email).await.map_err(failed)?;
+                let tried = input::LogIn { email: new.email, password };
+                let state = LoginState { account, lane, blocked_until: None };
+                Box::pin(self.log_in(tried, state, unproved, origin)).await
+            }
+            store::SignUp::IdTaken => Err(AuthError::Internal(
+                "the id that the earlier system gives is another user's here".into(),
+            )),
+        }
+    }
+
+    /// Nothing is known of the password, so it counts as no failure.
+    async fn hook_is_away<T>(&self, event: Event, error: HookError) -> Result<T, AuthError> {
+        let event = failed_login(event, "login_hook_unavailable");
+        self.store.record(&[event]).await.map_err(failed)?;
+        Err(AuthError::Unavailable { retry_after: RETRY_AFTER, source: error.into() })
     }
 
     /// Each failure counts alike, that of a disabled account with the right password too, or the

@@ -1,5 +1,5 @@
 //! What can be done with an account: sign up, log in, refresh, log out, look, change. Knows
-//! neither HTTP nor SQL; inputs are valid when they arrive.
+//! neither HTTP (but for the question that `hook` asks) nor SQL; inputs are valid when they arrive.
 //!
 //! Two orders hold everywhere. A refused sign-up, login or password change is stored before it is
 //! answered: when that fails the answer is "unavailable", never a refusal nobody can look up, nor
@@ -11,6 +11,7 @@
 
 mod api_keys;
 mod delivery;
+mod hook;
 mod letters;
 mod links;
 mod log_in;
@@ -25,7 +26,7 @@ mod verify;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -43,6 +44,7 @@ use crate::store::{Store, StoreError};
 
 pub use delivery::Delivery;
 pub(crate) use delivery::{letter_event, word_of};
+pub use hook::LoginHook;
 pub use letters::Letters;
 pub use links::Wish;
 pub use log_in::Unproved;
@@ -74,6 +76,8 @@ pub struct Accounts {
     pub revocations: Arc<Revocations>,
     /// The API keys that are good.
     pub api_keys: Arc<ApiKeys>,
+    /// Who is asked about passwords that are not known here; a reload replaces it.
+    pub login_hook: ArcSwapOption<LoginHook>,
     /// Letters to users.
     pub letters: Letters,
     /// Where links may lead.

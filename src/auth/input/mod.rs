@@ -58,7 +58,7 @@ impl InputError {
 }
 
 /// The metadata of a new account: what was sent, without its nulls, as an update would leave it.
-fn new_metadata(mut given: JsonObject) -> Result<JsonObject, InputError> {
+pub(super) fn new_metadata(mut given: JsonObject) -> Result<JsonObject, InputError> {
     given.retain(|_, value| !value.is_null());
     let size = serde_json::to_vec(&given).map_or(usize::MAX, |text| text.len());
     if size > MAX_METADATA_BYTES {

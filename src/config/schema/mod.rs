@@ -14,6 +14,7 @@ mod issuers;
 mod limits;
 mod links;
 mod log;
+mod login_hook;
 mod mail;
 mod passwords;
 mod routes;
@@ -39,6 +40,7 @@ pub use issuers::*;
 pub use limits::*;
 pub use links::*;
 pub use log::*;
+pub use login_hook::*;
 pub use mail::*;
 pub use passwords::*;
 pub use routes::*;
@@ -73,6 +75,8 @@ pub struct Config {
     pub signup: Signup,
     /// Password rule and hashing cost.
     pub passwords: Passwords,
+    /// An earlier system that is asked about first logins. Default: none.
+    pub login_hook: Option<LoginHook>,
     /// Where links in letters lead.
     pub links: Links,
     /// Letters to users.
@@ -107,7 +111,8 @@ impl Config {
         let keys = keys.flat_map(|issuer| [&issuer.key_file, &issuer.ca]).flatten();
         let tls = self.upstreams.values().map(|upstream| &upstream.tls);
         let tls = tls.flat_map(|tls| [&tls.ca, &tls.certificate, &tls.private_key]).flatten();
-        keys.chain(tls).cloned().chain(self.mail.files())
+        let hook = self.login_hook.iter().filter_map(|hook| hook.ca.as_ref());
+        keys.chain(tls).chain(hook).cloned().chain(self.mail.files())
     }
 
     /// The address of the site that accounts are for; none, when nothing says it.

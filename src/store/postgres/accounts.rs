@@ -142,6 +142,43 @@ impl Postgres {
         .await
     }
 
+    pub(in crate::store) async fn move_in(
+        &self,
+        user: &UserId,
+        password: &PasswordHash,
+        login: &NewLogin,
+        event: &Event,
+    ) -> Result<LogIn, StoreError> {
+        self.in_tx("move_in", |db| async move {
+            // The conditions are evaluated again after a wait for the row's lock.
+            let sql = concat!(
+                "-- move_in
+                 UPDATE users AS u
+                 SET last_sign_in_at = greatest(u.last_sign_in_at, $3),
+                     email_confirmed_at = coalesce(u.email_confirmed_at, $3),
+                     password_hash = $2, password_class = NULL,
+                     updated_at = greatest(u.updated_at, $3)
+                 WHERE u.id = $1 AND u.password_hash IS NULL
+                   AND (u.disabled_until IS NULL OR u.disabled_until <= $3)
+                 RETURNING ",
+                user_columns!()
+            );
+            let now = whole_micros(login.session.created_at);
+            let found = db
+                .one(sql, &[&user.as_str(), &password.0, &now], |row| record::user(row, 0))
+                .await?;
+            let Some(user) = found else { return Ok(LogIn::Refused) };
+            db.delete_links(&user.id, &[]).await?;
+            let ended = db.insert_login(login).await?;
+            db.record(std::slice::from_ref(event)).await?;
+            if !ended.is_empty() {
+                db.record(&[trimmed_event(event, login)]).await?;
+            }
+            Ok(LogIn::Done { user, ended })
+        })
+        .await
+    }
+
     pub(in crate::store) async fn update_user(
         &self,
         user: &UserId,

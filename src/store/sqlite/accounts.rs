@@ -121,6 +121,38 @@ impl Sqlite {
         .await
     }
 
+    pub(in crate::store) async fn move_in(
+        &self,
+        user: &UserId,
+        password: &PasswordHash,
+        login: &NewLogin,
+        event: &Event,
+    ) -> Result<LogIn, StoreError> {
+        let (user, password) = (user.clone(), password.clone());
+        let (login, event) = (login.clone(), event.clone());
+        self.in_tx("move_in", move |db| {
+            let sql = "-- move_in
+                UPDATE users
+                SET last_sign_in_at = max(coalesce(last_sign_in_at, ?3), ?3),
+                    email_confirmed_at = coalesce(email_confirmed_at, ?3),
+                    password_hash = ?2, password_class = NULL,
+                    updated_at = max(updated_at, ?3)
+                WHERE id = ?1 AND password_hash IS NULL
+                  AND (disabled_until IS NULL OR disabled_until <= ?3)";
+            let now = micros(login.session.created_at);
+            if db.run(sql, params![user.as_str(), password.0, now])? == 0 {
+                return Ok(LogIn::Refused);
+            }
+            db.delete_links(&user, &[])?;
+            let ended = db.insert_login(&login)?;
+            let trimmed = (!ended.is_empty()).then(|| trimmed_event(&event, &login));
+            db.record(&[event])?;
+            db.record(trimmed.as_slice())?;
+            Ok(db.user(&user)?.map_or(LogIn::Refused, |user| LogIn::Done { user, ended }))
+        })
+        .await
+    }
+
     pub(in crate::store) async fn update_user(
         &self,
         user: &UserId,

@@ -14,6 +14,7 @@ on_both![
     taken_addresses_and_ids_store_nothing,
     of_fifty_sign_ups_of_one_address_one_wins,
     login_needs_the_hash_that_was_checked_and_an_enabled_user,
+    who_has_no_password_moves_in_once,
     last_sign_in_never_moves_backwards,
     no_login_survives_a_disabling,
     user_changes_metadata_and_password,
@@ -120,6 +121,38 @@ async fn login_needs_the_hash_that_was_checked_and_an_enabled_user(home: Home) {
     assert!(try_with(&ann, hash("second"), 100).await);
     let kinds = home.kinds().await;
     assert_eq!(kinds.iter().filter(|kind| **kind == EventKind::Login).count(), 3);
+}
+
+async fn who_has_no_password_moves_in_once(home: Home) {
+    let mut new = account("ann");
+    new.password_hash = None;
+    let ann = new.user.id.clone();
+    let made = event(EventKind::UserCreated, 0);
+    assert_eq!(home.store.sign_up(&new, None, &made).await.unwrap(), SignUp::Created);
+    let move_in = async |user: &UserId, password: &str, second: i64| {
+        let new = login(user, second);
+        let event = event(EventKind::Login, second);
+        let end = home.store.move_in(user, &hash(password), &new, &event).await.unwrap();
+        let stored = home.store.session(&new.session.id).await.unwrap().is_some();
+        assert_eq!(stored, end != LogIn::Refused);
+        end
+    };
+    let disabled = event(EventKind::UserDisabled, 1);
+    home.store.disable(&ann, at(10), at(1), &disabled).await.unwrap().unwrap();
+    assert_eq!(move_in(&ann, "one", 9).await, LogIn::Refused, "disabled until 10");
+    let LogIn::Done { user, ended } = move_in(&ann, "one", 10).await else { panic!("refused") };
+    assert!(ended.is_empty());
+    assert_eq!((user.last_sign_in_at, user.email_confirmed_at), (Some(at(10)), Some(at(10))));
+    let stored = home.store.account_by_id(&ann).await.unwrap().unwrap();
+    assert_eq!((stored.user, stored.password_hash), (user, Some(hash("one"))));
+    assert_eq!(move_in(&ann, "two", 11).await, LogIn::Refused, "has one by now");
+    assert_eq!(move_in(&"nobody".parse().unwrap(), "two", 11).await, LogIn::Refused);
+    let (bob, _) = home.user("bob").await;
+    assert_eq!(move_in(&bob, "two", 11).await, LogIn::Refused, "has always had one");
+    let stored = home.store.account_by_id(&ann).await.unwrap().unwrap();
+    assert_eq!(stored.password_hash, Some(hash("one")));
+    let kinds = home.kinds().await;
+    assert_eq!(kinds.iter().filter(|kind| **kind == EventKind::Login).count(), 1);
 }
 
 async fn last_sign_in_never_moves_backwards(home: Home) {

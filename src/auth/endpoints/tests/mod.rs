@@ -72,6 +72,7 @@ impl World {
             letters: crate::auth::accounts::Letters::compile(&config),
             redirects: crate::auth::Redirects::compile(&config).unwrap(),
             sessions: ArcSwap::from_pointee(config.sessions.clone()),
+            login_hook: arc_swap::ArcSwapOption::empty(),
             links: config.links.clone(),
             clock: clock.clone(),
         };
