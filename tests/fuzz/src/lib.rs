@@ -5,6 +5,7 @@
 pub mod chunked;
 pub mod differential;
 pub mod forwarded;
+pub mod jwk_set;
 pub mod path;
 pub mod proxy_protocol;
 pub mod request_head;
