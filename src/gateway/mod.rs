@@ -465,6 +465,10 @@ impl Gateway {
     /// Begins to fetch the keys of the issuers.
     fn follow_issuers(self: &Arc<Self>) {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.stopping.is_cancelled() {
+            // Nobody would wait for them.
+            return;
+        }
         // Those of earlier configurations.
         tasks.retain(|task| !task.is_finished());
         for issuer in self.issuers.load().iter() {
