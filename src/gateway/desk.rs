@@ -362,10 +362,11 @@ impl Desk {
                     self.credential(local, head, route, time)
                 })
             };
+            let judge = judge_of(local);
             let decision = decide();
             match decision.asks_for_keys_of() {
                 // Boxed: it must not make the state of all other requests larger.
-                Some(issuer) if Box::pin(self.has_new_keys(local, issuer)).await => decide(),
+                Some(issuer) if Box::pin(self.has_new_keys(local, issuer, judge)).await => decide(),
                 _ => decision,
             }
         };
@@ -415,14 +416,13 @@ impl Desk {
         Rc::clone(&local)
     }
 
-    /// Waits for a fetch of an issuer's keys, if there may be one; whether a token is to be judged
-    /// once more.
-    async fn has_new_keys(&self, local: &Local, issuer: IssuerIndex) -> bool {
-        let judge = Arc::clone(local.verifier.borrow_mut().load());
-        let Some(name) = judge.name_of(issuer) else { return false };
+    /// Waits for a fetch of an issuer's keys, if there may be one; whether a token that `judge` did
+    /// not believe is to be judged once more.
+    async fn has_new_keys(&self, local: &Local, issuer: IssuerIndex, judge: usize) -> bool {
+        let name = local.verifier.borrow_mut().load().name_of(issuer).cloned();
+        let Some(name) = name else { return false };
         // The fetch of another request may have ended just before this one could wait for it.
-        self.gateway.fetch_keys_of(name).await
-            || !Arc::ptr_eq(&judge, local.verifier.borrow_mut().load())
+        self.gateway.fetch_keys_of(&name).await || judge_of(local) != judge
     }
 
     fn credential(
@@ -532,6 +532,11 @@ impl Desk {
             self.gateway.events.note(event);
         }
     }
+}
+
+/// Which verifier judges at present; others have another address.
+fn judge_of(local: &Local) -> usize {
+    Arc::as_ptr(local.verifier.borrow_mut().load()).addr()
 }
 
 /// The answer to a request that failed.

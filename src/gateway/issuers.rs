@@ -212,6 +212,8 @@ impl RemoteIssuer {
                 if self.take(fetched, clock.now()) {
                     changed();
                 }
+                // Not before the keys count: who comes now must wait for that, or find it done.
+                self.state().fetching = false;
                 self.ended.send_modify(|count| *count += 1);
             }
             tokio::select! {
@@ -259,7 +261,6 @@ impl RemoteIssuer {
     /// Notes what came of a fetch; whether the keys are others now.
     fn take(&self, fetched: Result<RemoteKeys, FetchError>, now: Timestamp) -> bool {
         let mut state = self.state();
-        state.fetching = false;
         match fetched {
             Ok(keys) => {
                 if state.failure.take().is_some() {
