@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use unicode_normalization::UnicodeNormalization;
 
-use super::{JsonObject, uuid_v7};
+use super::{Factor, JsonObject, uuid_v7};
 
 /// Who a token speaks of: `[A-Za-z0-9._-]{1,128}`, by default a `UUIDv7` of ours. Compared byte for
 /// byte; cheap to clone.
@@ -160,6 +160,8 @@ pub struct User {
     pub created_at: Timestamp,
     /// When any field changed last.
     pub updated_at: Timestamp,
+    /// Second factors, oldest first.
+    pub factors: Vec<Factor>,
 }
 
 impl User {
@@ -178,12 +180,18 @@ impl User {
             disabled_until: None,
             created_at: now,
             updated_at: now,
+            factors: Vec::new(),
         }
     }
 
     /// Whether logins are refused at `now`.
     pub fn is_disabled(&self, now: Timestamp) -> bool {
         self.disabled_until.is_some_and(|until| until > now)
+    }
+
+    /// Whether a second factor protects the account.
+    pub fn has_second_factor(&self) -> bool {
+        self.factors.iter().any(Factor::is_verified)
     }
 
     /// `app_metadata` as clients and tokens see it: provider and roles merged in.

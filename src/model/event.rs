@@ -65,6 +65,14 @@ words! {
         EmailChangeRequested = "email_change_requested",
         /// The address was changed.
         EmailChanged = "email_changed",
+        /// A second factor was enrolled; it counts when it is verified.
+        FactorEnrolled = "factor_enrolled",
+        /// A code of a second factor was refused.
+        FactorFailed = "factor_failed",
+        /// A second factor was removed.
+        FactorRemoved = "factor_removed",
+        /// A session showed a second factor.
+        FactorVerified = "factor_verified",
         /// An administrator invited somebody.
         Invited = "invited",
         /// A mailed link or code was refused.
@@ -97,6 +105,10 @@ words! {
         RateLimited = "rate_limited",
         /// A code to show again who has the session was asked for.
         ReauthenticationRequested = "reauthentication_requested",
+        /// A recovery code was used in place of a second factor.
+        RecoveryCodeUsed = "recovery_code_used",
+        /// Recovery codes were made; earlier ones are void.
+        RecoveryCodesMade = "recovery_codes_made",
         /// A link for a forgotten password was asked for.
         RecoveryRequested = "recovery_requested",
         /// A used refresh token came back.

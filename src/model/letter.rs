@@ -19,6 +19,10 @@ words! {
         EmailChangeNew = "email_change_new",
         /// Tells the former address that it was changed.
         EmailChanged = "email_changed",
+        /// Tells that the account has another second factor.
+        FactorAdded = "factor_added",
+        /// Tells that a second factor was removed.
+        FactorRemoved = "factor_removed",
         /// Invites somebody to take an account.
         Invite = "invite",
         /// A link and a code to log in.
@@ -27,6 +31,8 @@ words! {
         PasswordChanged = "password_changed",
         /// A code to show again who has the session.
         Reauthentication = "reauthentication",
+        /// Tells that a recovery code stood in for a second factor.
+        RecoveryCodeUsed = "recovery_code_used",
         /// A link and a code for somebody who forgot the password.
         Recovery = "recovery",
     }

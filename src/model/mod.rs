@@ -4,6 +4,7 @@
 mod account;
 mod api_key;
 mod event;
+mod factor;
 mod letter;
 mod link;
 mod network;
@@ -19,6 +20,7 @@ pub use account::{
 };
 pub use api_key::{ApiKey, MAX_SCOPES, is_scope_name};
 pub use event::{Event, EventKind, Outcome, StoredEvent};
+pub use factor::{Aal, Factor, FactorKind, FactorSecret};
 pub use letter::{Letter, LetterKind, LetterOrigin};
 pub use link::{Challenge, ChallengeMethod, InvalidChallenge, Purpose, is_pkce_text};
 pub use network::network_of;

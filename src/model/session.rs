@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{UserId, words};
+use super::{Aal, UserId, words};
 use crate::config::Algorithm;
 
 /// A session's id; `UUIDv4`, as it is near a credential.
@@ -33,8 +33,22 @@ pub struct Session {
     pub user_agent: Option<String>,
     /// What its user proved, newest first; never empty. The token's `amr`.
     pub methods: Vec<Proof>,
+    /// The second factor that was shown in it.
+    pub factor_id: Option<Uuid>,
     /// When it ended before its time, and why.
     pub ended: Option<(Timestamp, EndReason)>,
+}
+
+impl Session {
+    /// How well its user was authenticated.
+    pub fn aal(&self) -> Aal {
+        if self.factor_id.is_some() { Aal::Two } else { Aal::One }
+    }
+
+    /// Whether it has neither ended nor reached its limit.
+    pub fn is_alive(&self, now: Timestamp) -> bool {
+        self.ended.is_none() && now < self.expires_at
+    }
 }
 
 words! {
@@ -48,6 +62,17 @@ words! {
         Otp = "otp",
         /// The password.
         Password = "password",
+        /// A recovery code in place of a second factor.
+        RecoveryCode = "recovery_code",
+        /// A code of a second factor.
+        Totp = "totp",
+    }
+}
+
+impl AuthMethod {
+    /// Whether it is a second factor, or stands in for one.
+    pub fn is_second(self) -> bool {
+        matches!(self, Self::RecoveryCode | Self::Totp)
     }
 }
 
@@ -76,6 +101,8 @@ pub enum EndReason {
     Disabled,
     /// The account is gone.
     Deleted,
+    /// The account got its first second factor, or lost the one that the session had shown.
+    FactorChanged,
     /// Logout.
     Logout,
     /// Another session changed the password.
@@ -90,10 +117,11 @@ pub enum EndReason {
 
 impl EndReason {
     /// Every reason.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::AddressProved,
         Self::Disabled,
         Self::Deleted,
+        Self::FactorChanged,
         Self::Logout,
         Self::PasswordChanged,
         Self::RefreshReuse,
@@ -107,6 +135,7 @@ impl EndReason {
             Self::AddressProved => "address_proved",
             Self::Disabled => "disabled",
             Self::Deleted => "deleted",
+            Self::FactorChanged => "factor_changed",
             Self::Logout => "logout",
             Self::PasswordChanged => "password_changed",
             Self::RefreshReuse => "refresh_reuse",

@@ -23,13 +23,19 @@ pub enum Template {
     PasswordChanged,
     /// An account has another address: to the one that it had.
     EmailChanged,
+    /// An account has another second factor.
+    FactorAdded,
+    /// An account has lost a second factor.
+    FactorRemoved,
+    /// A recovery code stood in for a second factor.
+    RecoveryCodeUsed,
     /// Whether letters arrive at all.
     Test,
 }
 
 impl Template {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::Confirmation,
         Self::Invite,
         Self::Recovery,
@@ -40,6 +46,9 @@ impl Template {
         Self::AlreadyRegistered,
         Self::PasswordChanged,
         Self::EmailChanged,
+        Self::FactorAdded,
+        Self::FactorRemoved,
+        Self::RecoveryCodeUsed,
         Self::Test,
     ];
 
@@ -56,6 +65,9 @@ impl Template {
             Self::AlreadyRegistered => "already_registered",
             Self::PasswordChanged => "password_changed",
             Self::EmailChanged => "email_changed",
+            Self::FactorAdded => "factor_added",
+            Self::FactorRemoved => "factor_removed",
+            Self::RecoveryCodeUsed => "recovery_code_used",
             Self::Test => "test",
         }
     }
@@ -85,9 +97,13 @@ impl Template {
             | Self::EmailChangeNew
             | Self::EmailChangeCurrent
             | Self::Reauthentication => true,
-            Self::AlreadyRegistered | Self::PasswordChanged | Self::EmailChanged | Self::Test => {
-                false
-            }
+            Self::AlreadyRegistered
+            | Self::PasswordChanged
+            | Self::EmailChanged
+            | Self::FactorAdded
+            | Self::FactorRemoved
+            | Self::RecoveryCodeUsed
+            | Self::Test => false,
         }
     }
 

@@ -12,8 +12,8 @@ use super::guards::Lane;
 use super::links::{CodeMac, NewEmail};
 use super::outbox::NewParcel;
 use crate::model::{
-    Email, EndReason, EndedSession, Event, EventKind, JsonObject, Outcome, PasswordHash, Session,
-    SessionId, TokenDigest, User, UserId,
+    Aal, Email, EndReason, EndedSession, Event, EventKind, JsonObject, Outcome, PasswordHash,
+    Session, SessionId, TokenDigest, User, UserId,
 };
 
 /// A user to be.
@@ -160,6 +160,8 @@ pub enum Sessions {
     One(SessionId),
     /// Every one but this.
     Others(SessionId),
+    /// Every one but this that has shown the second factor.
+    OthersOfFactor(SessionId, Uuid),
 }
 
 /// What to change of a user.
@@ -174,6 +176,8 @@ pub struct UserUpdate {
     pub new_password: Option<(PasswordHash, Option<PasswordHash>)>,
     /// The session that stays when the password changes.
     pub keep_session: SessionId,
+    /// What the token of whoever asks says of that session, as [`Holder::aal`](super::Holder::aal).
+    pub aal: Aal,
     /// Whether the others end when the password changes.
     pub sign_out_others: bool,
     /// A code of [`Purpose::Reauthentication`](crate::model::Purpose::Reauthentication) of
@@ -205,6 +209,9 @@ pub enum UpdateUser {
     MetadataTooLarge,
     /// The nonce was used meanwhile, or is none; nothing was stored.
     NonceRefused,
+    /// A new password or address, and the session has not shown the user's second factor; nothing
+    /// was stored.
+    NeedsAal2,
 }
 
 /// Which events to list; every condition that is given must hold.

@@ -135,6 +135,7 @@ impl NewSession {
             address: self.address,
             user_agent: self.user_agent.clone(),
             methods: vec![Proof::new(method, now)],
+            factor_id: None,
             ended: None,
         };
         let max_sessions = self.max_sessions;
@@ -171,6 +172,7 @@ pub struct LinkUse {
 }
 
 /// How the use of a link ended. Each ending has its events.
+#[expect(clippy::large_enum_variant, reason = "one for each link, taken apart at once")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum UseLink {
     /// The session is stored.

@@ -8,13 +8,15 @@
 //! ```text
 //! Store ─┬─ Postgres   pool of connections, row locks          postgres/
 //!        └─ Sqlite     one writing thread, a few that read     sqlite/
-//!              └─ cases, api_keys, guards, keys, links, outbox, passwords, seals (in, out) · rules (decisions) · record (rows)
+//!              └─ cases, api_keys, factors, guards, keys, links, outbox, passwords, seals (in, out)
+//!                 rules (decisions) · record (rows)
 //!                 migrate · url
 //! ```
 
 mod api_keys;
 mod cases;
 mod error;
+mod factors;
 mod guards;
 mod keys;
 mod links;
@@ -38,6 +40,10 @@ pub use cases::{
     Refresh, RevocationCursor, Rotation, Sessions, SignUp, UpdateUser, UserUpdate,
 };
 pub use error::{Cause, StoreError};
+pub use factors::{
+    AddFactor, FactorProof, FactorVerification, Holder, NewFactor, OpenChallenge, RemoveFactor,
+    Remover, ReplaceRecoveryCodes, VerifyFactor,
+};
 pub use guards::{Guard, Lane, LoginState};
 pub use keys::ListedKey;
 pub use links::{
@@ -141,8 +147,10 @@ impl Store {
     }
 
     /// Deletes what nobody asks for any more: revocations whose tokens have expired, sessions and
-    /// used refresh tokens 30 days after their end, API keys as well, links that have expired (those of sign-ups a
-    /// week later), parcels 30 days after they were given up, failed logins after a quiet day. In many small transactions. Returns
+    /// used refresh tokens 30 days after their end, API keys as well, links that have expired (those of
+    /// sign-ups a week later), challenges that have, factors that were not verified in time, parcels 30
+    /// days after they were given up, failed logins after a quiet day. In many small transactions.
+    /// Returns
     /// the number of rows.
     pub async fn prune(&self, now: Timestamp) -> Result<u64, StoreError> {
         either!(self, backend => backend.prune(now).await)

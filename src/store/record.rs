@@ -4,9 +4,11 @@
 use std::net::IpAddr;
 
 use jiff::Timestamp;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use super::api_keys::ChangedApiKey;
 use super::cases::KnownToken;
@@ -15,18 +17,19 @@ use super::guards::{FoundState, Guard};
 use super::keys::ListedKey;
 use super::outbox::{Claimed, OutboxState, Parcel, ParcelKind};
 use super::passwords::Unclassified;
-use super::rules::{FoundLink, Owner, Side};
+use super::rules::{FoundChallenge, FoundFactor, FoundLink, Owner, Side};
 use super::seals::{SealedColumn, SealedRow};
 use crate::config::Algorithm;
 use crate::model::{
     Account, ApiKey, AuthMethod, Challenge, ChallengeMethod, EndReason, EndedSession, Event,
-    EventKind, JsonObject, Outcome, PasswordHash, Proof, Purpose, Session, SessionId, SigningKey,
-    StoredEvent, TokenDigest, User, UserId,
+    EventKind, Factor, FactorKind, JsonObject, Outcome, PasswordHash, Proof, Purpose, Session,
+    SessionId, SigningKey, StoredEvent, TokenDigest, User, UserId,
 };
 use crate::secrets;
 
-/// Columns of [`user`], from the table under the name `u`.
-macro_rules! user_columns {
+/// Columns of [`user`] but the last, from the table under the name `u`. The last is the list of
+/// factors, for which each backend has words of its own: `user_columns!` there has them all.
+macro_rules! own_columns_of_user {
     () => {
         "u.id, u.email, u.email_confirmed_at, u.roles, u.app_metadata, u.user_metadata, \
          u.last_sign_in_at, u.disabled_until, u.created_at, u.updated_at, u.new_email, u.invited_at"
@@ -34,18 +37,19 @@ macro_rules! user_columns {
 }
 
 /// How many columns [`user`] reads.
-pub(super) const USER_WIDTH: usize = 12;
+pub(super) const USER_WIDTH: usize = 13;
 
 /// Columns of [`session`], from the table under the name `s`.
 macro_rules! session_columns {
     () => {
         "s.id, s.user_id, s.created_at, s.last_seen_at, s.expires_at, s.access_expires_at, \
-         s.address, s.user_agent, s.ended_at, s.ended_reason, s.methods"
+         s.address, s.user_agent, s.ended_at, s.ended_reason, s.methods, \
+         s.factor_id"
     };
 }
 
 /// How many columns [`session`] reads.
-pub(super) const SESSION_WIDTH: usize = 11;
+pub(super) const SESSION_WIDTH: usize = 12;
 
 /// Columns of [`event`], from the table under the name `e`.
 macro_rules! event_columns {
@@ -74,13 +78,10 @@ macro_rules! listed_key_columns {
     };
 }
 
-/// Columns of [`owner`], from the table under the name `u`.
-macro_rules! owner_columns {
+/// Columns of [`owner`] after those of [`user`], from the table under the name `u`.
+macro_rules! columns_of_owner {
     () => {
-        concat!(
-            $crate::store::record::user_columns!(),
-            ", u.email_key, u.new_email_key, u.new_email_agreed"
-        )
+        "u.email_key, u.new_email_key, u.new_email_agreed"
     };
 }
 
@@ -104,10 +105,21 @@ macro_rules! api_key_columns {
 /// How many columns [`api_key`] reads.
 const API_KEY_WIDTH: usize = 12;
 
+/// Columns of [`factor`], from the table under the name `f`.
+macro_rules! factor_columns {
+    () => {
+        "f.id, f.kind, f.friendly_name, f.verified_at, f.last_challenged_at, f.created_at, \
+         f.updated_at, f.last_step, f.wrong_codes, f.paused_until"
+    };
+}
+
+/// How many columns [`factor`] reads.
+pub(super) const FACTOR_WIDTH: usize = 10;
+
+pub(super) use {api_key_columns, columns_of_owner, factor_columns, link_columns};
 pub(super) use {
-    api_key_columns, event_columns, key_columns, listed_key_columns, session_columns, user_columns,
+    event_columns, key_columns, listed_key_columns, own_columns_of_user, session_columns,
 };
-pub(super) use {link_columns, owner_columns};
 
 /// A value of another type than its column has.
 pub(super) struct WrongType;
@@ -219,7 +231,7 @@ fn user_id(text: &str) -> Option<UserId> {
     text.parse().ok()
 }
 
-/// Reads [`user_columns`] from column `c` on.
+/// Reads [`own_columns_of_user`] and the list of factors from column `c` on.
 pub(super) fn user<R: Record>(record: &R, c: usize) -> Result<User, StoreError> {
     let r = Reader::keyed_by_text(record, "users", c);
     Ok(User {
@@ -235,6 +247,94 @@ pub(super) fn user<R: Record>(record: &R, c: usize) -> Result<User, StoreError> 
         updated_at: r.must(c + 9, R::time)?,
         new_email: r.maybe(c + 10, R::text)?,
         invited_at: r.maybe(c + 11, R::time)?,
+        factors: factors(&r, c + 12)?,
+    })
+}
+
+/// Reads a list of factors: JSON objects with the names of the columns.
+fn factors<R: Record>(r: &Reader<'_, R>, c: usize) -> Result<Vec<Factor>, StoreError> {
+    #[derive(Deserialize)]
+    struct Listed {
+        id: Uuid,
+        kind: FactorKind,
+        friendly_name: String,
+        verified_at: Option<Moment>,
+        last_challenged_at: Option<Moment>,
+        created_at: Moment,
+        updated_at: Moment,
+    }
+    let mut factors = Vec::new();
+    for listed in r.list::<Listed>(c)? {
+        let time = |moment: Moment| moment.time().ok_or_else(|| r.corrupt(c));
+        factors.push(Factor {
+            id: listed.id,
+            kind: listed.kind,
+            friendly_name: listed.friendly_name,
+            verified_at: listed.verified_at.map(time).transpose()?,
+            last_challenged_at: listed.last_challenged_at.map(time).transpose()?,
+            created_at: time(listed.created_at)?,
+            updated_at: time(listed.updated_at)?,
+        });
+    }
+    factors.sort_by_key(|factor| (factor.created_at, factor.id));
+    Ok(factors)
+}
+
+/// A time within JSON: PostgreSQL writes text, SQLite its microseconds.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Moment {
+    Micros(i64),
+    Text(Timestamp),
+}
+
+impl Moment {
+    fn time(self) -> Option<Timestamp> {
+        match self {
+            Self::Micros(micros) => Timestamp::from_microsecond(micros).ok(),
+            Self::Text(time) => Some(time),
+        }
+    }
+}
+
+/// Reads [`factor_columns`] from column `c` on.
+pub(super) fn factor<R: Record>(record: &R, c: usize) -> Result<FoundFactor, StoreError> {
+    let r = Reader::keyed_by_uuid(record, "factors", c);
+    Ok(FoundFactor {
+        factor: Factor {
+            id: r.must(c, R::uuid)?,
+            kind: r.parsed(c + 1, FactorKind::from_word)?,
+            friendly_name: r.must(c + 2, R::text)?,
+            verified_at: r.maybe(c + 3, R::time)?,
+            last_challenged_at: r.maybe(c + 4, R::time)?,
+            created_at: r.must(c + 5, R::time)?,
+            updated_at: r.must(c + 6, R::time)?,
+        },
+        last_step: r.must(c + 7, R::number)?,
+        wrong_codes: r.must(c + 8, R::number)?,
+        paused_until: r.maybe(c + 9, R::time)?,
+    })
+}
+
+/// Reads the stored `secret` at column `c` of the factor whose id is at `key`.
+pub(super) fn factor_secret<R: Record>(
+    record: &R,
+    key: usize,
+    c: usize,
+) -> Result<Zeroizing<Vec<u8>>, StoreError> {
+    let r = Reader::keyed_by_uuid(record, "factors", key);
+    Ok(Zeroizing::new(r.must(c, R::bytes)?))
+}
+
+/// Reads `id`, `factor_id`, `session_id`, `attempts`, `expires_at` of a challenge.
+pub(super) fn challenge<R: Record>(record: &R) -> Result<FoundChallenge, StoreError> {
+    let r = Reader::keyed_by_uuid(record, "factor_challenges", 0);
+    Ok(FoundChallenge {
+        id: r.must(0, R::uuid)?,
+        factor_id: r.must(1, R::uuid)?,
+        session_id: r.must(2, R::uuid)?,
+        attempts: r.must(3, R::number)?,
+        expires_at: r.must(4, R::time)?,
     })
 }
 
@@ -312,7 +412,7 @@ pub(super) fn unclassified(
     Unclassified { found, next }
 }
 
-/// Reads [`owner_columns`] from column `c` on.
+/// Reads the columns of [`user`], then [`columns_of_owner`], from column `c` on.
 pub(super) fn owner<R: Record>(record: &R, c: usize) -> Result<Owner, StoreError> {
     let r = Reader::keyed_by_text(record, "users", c);
     let user = user(record, c)?;
@@ -406,6 +506,7 @@ pub(super) fn session<R: Record>(record: &R, c: usize) -> Result<Session, StoreE
         address: r.maybe(c + 6, R::address)?,
         user_agent: r.maybe(c + 7, R::text)?,
         methods,
+        factor_id: r.maybe(c + 11, R::uuid)?,
         ended,
     })
 }
@@ -431,7 +532,7 @@ pub(super) fn use_of_token<R: Record>(
     }
 }
 
-/// Reads [`user_columns`], [`session_columns`], `used_at` and `sealed_successor`.
+/// Reads `user_columns!`, [`session_columns`], `used_at` and `sealed_successor`.
 pub(super) fn known_token<R: Record>(record: &R) -> Result<KnownToken, StoreError> {
     Ok(KnownToken {
         user: user(record, 0)?,
@@ -495,14 +596,25 @@ pub(super) fn listed_key<R: Record>(record: &R) -> Result<ListedKey, StoreError>
     })
 }
 
-/// Reads the key, a text, and the sealed value of a row.
+/// Reads the key, a text or a UUID, and the sealed value of a row.
 pub(super) fn sealed_row<R: Record>(
     record: &R,
     column: SealedColumn,
 ) -> Result<SealedRow, StoreError> {
     let (table, _) = column.as_str().split_once('.').unwrap_or_default();
-    let r = Reader::keyed_by_text(record, table, 0);
-    Ok(SealedRow { row: r.must(0, R::text)?, stored: r.must(1, R::bytes)?.into() })
+    let (r, row) = match column {
+        SealedColumn::SigningKeys => {
+            let r = Reader::keyed_by_text(record, table, 0);
+            let row = r.must(0, R::text)?;
+            (r, row)
+        }
+        SealedColumn::Factors => {
+            let r = Reader::keyed_by_uuid(record, table, 0);
+            let row = r.must(0, R::uuid)?.to_string();
+            (r, row)
+        }
+    };
+    Ok(SealedRow { row, stored: r.must(1, R::bytes)?.into() })
 }
 
 /// Reads [`api_key_columns`] from column `c` on.
@@ -524,7 +636,7 @@ pub(super) fn api_key<R: Record>(record: &R, c: usize) -> Result<ApiKey, StoreEr
     })
 }
 
-/// Reads the id of a key, [`api_key_columns`] and [`user_columns`]; all but the id are null when
+/// Reads the id of a key, [`api_key_columns`] and `user_columns!`; all but the id are null when
 /// there is no such key any more.
 pub(super) fn changed_api_key<R: Record>(
     record: &R,

@@ -1,6 +1,7 @@
 //! What the database keeps sealed, and the way from one key of `[secrets]` to the next: put the new
 //! one in front in every gateway, re-encrypt, take the old one away.
 
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::error::StoreError;
@@ -13,6 +14,8 @@ words! {
     SealedColumn {
         /// Private keys that sign tokens.
         SigningKeys = "signing_keys.private_key",
+        /// What second factors share with their devices.
+        Factors = "factors.secret",
     }
 }
 
@@ -29,6 +32,13 @@ pub struct SealedRow {
     pub row: String,
     /// The value, sealed or not.
     pub stored: Zeroizing<Vec<u8>>,
+}
+
+impl SealedRow {
+    /// The key of a row that has a UUID, from its text; nil, which no row has, from any other.
+    pub(super) fn id(row: &str) -> Uuid {
+        row.parse().unwrap_or_default()
+    }
 }
 
 /// What became of some rows.

@@ -5,6 +5,7 @@
 mod accounts;
 mod api_keys;
 mod events;
+mod factors;
 mod guards;
 mod keys;
 mod links;
@@ -184,6 +185,7 @@ fn login(user: &UserId, second: i64) -> NewLogin {
             address: Some("2001:db8::1".parse().unwrap()),
             user_agent: Some("test/1".to_owned()),
             methods: vec![Proof::new(AuthMethod::Password, at(second))],
+            factor_id: None,
             ended: None,
         },
         refresh: digest(),

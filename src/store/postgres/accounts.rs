@@ -6,13 +6,14 @@ use serde_json::Value;
 use tokio_postgres::Row;
 
 use super::links::CHANGE_OF_ADDRESS;
+use super::record::user_columns;
 use super::{Db, Fault, Postgres};
 use crate::model::{
     Account, Email, EndReason, EndedSession, Event, PasswordHash, Purpose, User, UserId,
 };
 use crate::store::cases::{LogIn, NewAccount, NewLogin, Sessions, SignUp, UpdateUser, UserUpdate};
 use crate::store::error::StoreError;
-use crate::store::record::{self, USER_WIDTH, user_columns};
+use crate::store::record::{self, USER_WIDTH};
 use crate::store::rules::{
     is_nonce, merged_metadata, sorted_roles, storable, trimmed_event, whole_micros,
 };
@@ -72,12 +73,7 @@ impl Postgres {
     }
 
     pub(in crate::store) async fn user(&self, user: &UserId) -> Result<Option<User>, StoreError> {
-        self.at_once("user", |db| async move {
-            let sql =
-                concat!("-- user\nSELECT ", user_columns!(), " FROM users AS u WHERE u.id = $1");
-            db.one(sql, &[&user.as_str()], |row| record::user(row, 0)).await
-        })
-        .await
+        self.at_once("user", |db| async move { db.user(user).await }).await
     }
 
     pub(in crate::store) async fn users(
@@ -113,31 +109,27 @@ impl Postgres {
     ) -> Result<LogIn, StoreError> {
         self.in_tx("log_in", |db| async move {
             // The conditions are evaluated again after a wait for the row's lock.
-            let sql = concat!(
-                "-- log_in
-                 UPDATE users AS u
-                 SET last_sign_in_at = greatest(u.last_sign_in_at, $3),
-                     password_hash = coalesce($4, u.password_hash),
-                     password_class = CASE WHEN $4 IS NULL THEN u.password_class END
-                 WHERE u.id = $1 AND u.password_hash = $2
-                   AND (u.disabled_until IS NULL OR u.disabled_until <= $3)
-                 RETURNING ",
-                user_columns!()
-            );
+            let sql = "-- log_in
+                UPDATE users AS u
+                SET last_sign_in_at = greatest(u.last_sign_in_at, $3),
+                    password_hash = coalesce($4, u.password_hash),
+                    password_class = CASE WHEN $4 IS NULL THEN u.password_class END
+                WHERE u.id = $1 AND u.password_hash = $2
+                  AND (u.disabled_until IS NULL OR u.disabled_until <= $3)";
             let now = whole_micros(login.session.created_at);
             let rehashed = rehashed.map(|hash| hash.0.as_str());
-            let found = db
-                .one(sql, &[&user.as_str(), &checked.0, &now, &rehashed], |row| {
-                    record::user(row, 0)
-                })
-                .await?;
-            let Some(user) = found else { return Ok(LogIn::Refused) };
+            let params: &[super::Param<'_>] = &[&user.as_str(), &checked.0, &now, &rehashed];
+            if db.run(sql, params).await? == 0 {
+                return Ok(LogIn::Refused);
+            }
             let ended = db.insert_login(login).await?;
             db.record(std::slice::from_ref(event)).await?;
             if !ended.is_empty() {
                 db.record(&[trimmed_event(event, login)]).await?;
             }
-            Ok(LogIn::Done { user, ended })
+            // The list of factors decides whether the session is worth anything yet.
+            let user = db.user(user).await?;
+            Ok(user.map_or(LogIn::Refused, |user| LogIn::Done { user, ended }))
         })
         .await
     }
@@ -206,6 +198,11 @@ impl Postgres {
                 return Ok(UpdateUser::MetadataTooLarge);
             };
             let now = whole_micros(now);
+            if (update.new_password.is_some() || update.new_email.is_some())
+                && db.lacks_second_factor(user, update).await?
+            {
+                return Ok(UpdateUser::NeedsAal2);
+            }
             if let Some(code) = &update.nonce {
                 let link = db.link_of(user, Purpose::Reauthentication).await?;
                 match link.filter(|link| is_nonce(link, update.keep_session, code, now)) {
@@ -356,6 +353,13 @@ impl Postgres {
 }
 
 impl Db {
+    /// The user. The list of factors is as of when the statement began, also where it waited for
+    /// the user's row: under a lock, this comes after it.
+    pub(super) async fn user(&self, user: &UserId) -> Result<Option<User>, Fault> {
+        let sql = concat!("-- user\nSELECT ", user_columns!(), " FROM users AS u WHERE u.id = $1");
+        self.one(sql, &[&user.as_str()], |row| record::user(row, 0)).await
+    }
+
     /// Whether the user was there to be locked.
     pub(super) async fn lock_user(&self, user: &UserId) -> Result<bool, Fault> {
         let sql = "-- lock_user\nSELECT FROM users WHERE id = $1 FOR UPDATE";

@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::record::user_columns;
 use super::sessions::mark;
 use super::{Db, Fault, Postgres};
 use crate::model::{ApiKey, Event, UserId};
@@ -16,7 +17,7 @@ use crate::store::api_keys::{
 };
 use crate::store::cases::Mark;
 use crate::store::error::StoreError;
-use crate::store::record::{self, Record as _, api_key_columns, user_columns};
+use crate::store::record::{self, Record as _, api_key_columns};
 use crate::store::rules::whole_micros;
 
 /// Server and snapshot of a reading, and a key if there is one in this row.

@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 
 use super::Postgres;
+use super::record::user_columns;
 use crate::model::{Email, Event, network_of};
 use crate::store::error::StoreError;
 use crate::store::guards::{FoundState, Guard, Lane};
-use crate::store::record::{self, user_columns};
+use crate::store::record;
 use crate::store::rules::{KEEP_GUARD, KNOWN_FOR, after, before, pause_after, whole_micros};
 
 impl Postgres {

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio_postgres::error::SqlState;
 
+use super::record::{owner_columns, user_columns};
 use super::{Db, Fault, Param, Postgres};
 use crate::model::{
     Challenge, EndReason, EndedSession, Event, EventKind, PasswordHash, Purpose, SessionId,
@@ -17,7 +18,7 @@ use crate::store::links::{
     CodeMac, LinkOwner, LinkUse, NewEmail, NewLink, NewSession, PkceCode, PutLink, Shown,
     TradePkce, UseLink,
 };
-use crate::store::record::{self, link_columns, owner_columns, user_columns};
+use crate::store::record::{self, link_columns};
 use crate::store::rules::{
     CODE_TRIES, FoundLink, LinkVerdict, Owner, Side, agreed_from_start, change_event, contested,
     fits, is_nonce, judge_link, looked_at, may_put, method_of, notice, opened, refused_event,
@@ -134,6 +135,7 @@ impl Postgres {
                         .await?;
                     db.revoke_api_keys(id, now).await?;
                     db.delete_links(id, &[]).await?;
+                    db.delete_factors(id).await?;
                     let metadata = Value::Object(user_metadata);
                     let Some(user) = db.take_over(id, password.as_ref(), &metadata, now).await?
                     else {

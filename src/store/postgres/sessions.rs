@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::record::user_columns;
 use super::{Db, Fault, Postgres};
 use crate::model::{
     EndReason, EndedSession, Event, Session, SessionId, TokenDigest, UserId, network_of,
@@ -14,12 +15,10 @@ use crate::store::cases::{
     KnownToken, Mark, NewLogin, Refresh, RevocationCursor, Rotation, Sessions,
 };
 use crate::store::error::StoreError;
-use crate::store::record::{
-    self, Record as _, SESSION_WIDTH, USER_WIDTH, session_columns, user_columns,
-};
+use crate::store::record::{self, Record as _, SESSION_WIDTH, USER_WIDTH, session_columns};
 use crate::store::rules::{
-    KEEP_GUARD, KEEP_OVER, KEEP_REVOCATION, KEEP_SIGNUP, ShownToken, Verdict, before, judge,
-    methods, whole_micros,
+    KEEP_GUARD, KEEP_OVER, KEEP_REVOCATION, KEEP_SIGNUP, KEEP_UNVERIFIED, ShownToken, Verdict,
+    before, judge, methods, whole_micros,
 };
 
 /// How many rows [`Postgres::prune`] deletes at a time: a fraction of a second of work.
@@ -209,6 +208,7 @@ impl Postgres {
         let read = before(now, KEEP_CHANGES);
         let quiet = before(now, KEEP_GUARD);
         let unused = before(now, KEEP_SIGNUP);
+        let unverified = before(now, KEEP_UNVERIFIED);
         let mut pruned = 0;
         for (sql, limit) in [
             (
@@ -250,6 +250,19 @@ impl Postgres {
                  DELETE FROM login_guards WHERE (account, lane) IN (
                      SELECT account, lane FROM login_guards WHERE failed_at < $1 LIMIT $2)",
                 quiet,
+            ),
+            (
+                "-- prune: challenges
+                 DELETE FROM factor_challenges WHERE id IN (
+                     SELECT id FROM factor_challenges WHERE expires_at < $1 LIMIT $2)",
+                whole_micros(now),
+            ),
+            (
+                "-- prune: factors
+                 DELETE FROM factors WHERE verified_at IS NULL AND id IN (
+                     SELECT id FROM factors
+                     WHERE created_at < $1 AND verified_at IS NULL LIMIT $2)",
+                unverified,
             ),
             (
                 "-- prune: outbox
@@ -441,20 +454,22 @@ impl Db {
                   AND (s.expires_at > $2 OR s.access_expires_at > $4)
                   AND ($5::uuid IS NULL OR s.id = $5)
                   AND ($6::uuid IS NULL OR s.id <> $6)
+                  AND ($7::uuid IS NULL OR s.factor_id = $7)
                 RETURNING s.id, s.access_expires_at
             )
             INSERT INTO revocations (session_id, until)
             SELECT ended.id, ended.access_expires_at FROM ended
             RETURNING session_id, until";
-        let (one, others) = match which {
-            Sessions::All => (None, None),
-            Sessions::One(id) => (Some(id), None),
-            Sessions::Others(id) => (None, Some(id)),
+        let (one, others, factor) = match which {
+            Sessions::All => (None, None, None),
+            Sessions::One(id) => (Some(id), None, None),
+            Sessions::Others(id) => (None, Some(id), None),
+            Sessions::OthersOfFactor(id, factor) => (None, Some(id), Some(factor)),
         };
         let still_accepted = before(now, KEEP_REVOCATION);
         self.all(
             sql,
-            &[&user.as_str(), &now, &reason.as_str(), &still_accepted, &one, &others],
+            &[&user.as_str(), &now, &reason.as_str(), &still_accepted, &one, &others, &factor],
             |row| record::ended_session(row, 0),
         )
         .await

@@ -1,5 +1,6 @@
 //! What the use cases decide, without SQL: both backends ask here, so that they cannot disagree.
 
+mod factors;
 mod guards;
 mod links;
 mod refresh;
@@ -9,6 +10,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::Value;
 
+pub(super) use factors::{
+    FoundChallenge, FoundFactor, KEEP_UNVERIFIED, factor_notice, failed_event, lacks_proof,
+    may_add, may_remove, may_verify, pause_after_wrong, raised, used_step, verified_events,
+    verified_notices, without_second,
+};
 pub(super) use guards::{KEEP_GUARD, KNOWN_FOR, pause_after};
 pub(super) use links::{
     CODE_TRIES, FoundLink, KEEP_SIGNUP, LinkVerdict, Owner, Side, agreed_from_start, change_event,
@@ -137,6 +143,7 @@ mod tests {
             max_metadata_bytes: max,
             new_password: None,
             keep_session: Uuid::nil(),
+            aal: crate::model::Aal::One,
             sign_out_others: true,
             nonce: None,
             new_email: None,

@@ -88,6 +88,7 @@ mod tests {
                 address: None,
                 user_agent: None,
                 methods: Vec::new(),
+                factor_id: None,
                 ended: None,
             },
             used: None,

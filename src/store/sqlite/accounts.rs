@@ -5,13 +5,14 @@ use rusqlite::{Row, params};
 use serde_json::Value;
 
 use super::links::CHANGE_OF_ADDRESS;
+use super::record::user_columns;
 use super::{Db, Fault, Sqlite, micros};
 use crate::model::{
     Account, Email, EndReason, EndedSession, Event, PasswordHash, Purpose, User, UserId,
 };
 use crate::store::cases::{LogIn, NewAccount, NewLogin, Sessions, SignUp, UpdateUser, UserUpdate};
 use crate::store::error::StoreError;
-use crate::store::record::{self, USER_WIDTH, user_columns};
+use crate::store::record::{self, USER_WIDTH};
 use crate::store::rules::{is_nonce, merged_metadata, sorted_roles, storable, trimmed_event};
 
 impl Sqlite {
@@ -173,6 +174,11 @@ impl Sqlite {
             let Some(metadata) = merged_metadata(&old.user_metadata, &update) else {
                 return Ok(UpdateUser::MetadataTooLarge);
             };
+            if (update.new_password.is_some() || update.new_email.is_some())
+                && db.lacks_second_factor(&user, &update)?
+            {
+                return Ok(UpdateUser::NeedsAal2);
+            }
             if let Some(code) = &update.nonce {
                 let link = db.link_of(&user, Purpose::Reauthentication)?;
                 match link.filter(|link| is_nonce(link, update.keep_session, code, now)) {

@@ -7,6 +7,7 @@ use rusqlite::params;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::record::user_columns;
 use super::{Db, Fault, Sqlite, micros};
 use crate::model::{ApiKey, Event, UserId};
 use crate::store::api_keys::{
@@ -14,7 +15,7 @@ use crate::store::api_keys::{
 };
 use crate::store::cases::Mark;
 use crate::store::error::StoreError;
-use crate::store::record::{self, api_key_columns, user_columns};
+use crate::store::record::{self, api_key_columns};
 use crate::store::rules::before;
 
 impl Sqlite {

@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use rusqlite::params;
 
+use super::record::user_columns;
 use super::{Sqlite, micros};
 use crate::model::{Email, Event, network_of};
 use crate::store::error::StoreError;
 use crate::store::guards::{FoundState, Guard, Lane};
-use crate::store::record::{self, user_columns};
+use crate::store::record;
 use crate::store::rules::{KEEP_GUARD, KNOWN_FOR, after, before, pause_after};
 
 impl Sqlite {

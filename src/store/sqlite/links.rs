@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use rusqlite::params;
 use serde_json::Value;
 
+use super::record::owner_columns;
 use super::{Db, Fault, Sqlite, micros};
 use crate::model::{
     Challenge, EndReason, EndedSession, Event, EventKind, JsonObject, PasswordHash, Purpose,
@@ -17,7 +18,7 @@ use crate::store::links::{
     CodeMac, LinkOwner, LinkUse, NewEmail, NewLink, NewSession, PkceCode, PutLink, Shown,
     TradePkce, UseLink,
 };
-use crate::store::record::{self, link_columns, owner_columns};
+use crate::store::record::{self, link_columns};
 use crate::store::rules::{
     CODE_TRIES, FoundLink, LinkVerdict, Owner, Side, agreed_from_start, change_event, contested,
     fits, is_nonce, judge_link, looked_at, may_put, method_of, notice, opened, refused_event,
@@ -131,6 +132,7 @@ impl Sqlite {
                         db.end_sessions(id, Sessions::All, EndReason::AddressProved, now)?;
                     db.revoke_api_keys(id, now)?;
                     db.delete_links(id, &[])?;
+                    db.delete_factors(id)?;
                     db.take_over(id, password.as_ref(), user_metadata, now)?;
                     let kind = EventKind::UserConfirmed;
                     db.finish(link_use, link, owner.user, ended, Some(kind))

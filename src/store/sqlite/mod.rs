@@ -8,6 +8,7 @@
 mod accounts;
 mod api_keys;
 mod events;
+mod factors;
 mod guards;
 mod keys;
 mod links;

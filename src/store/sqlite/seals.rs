@@ -1,6 +1,6 @@
 //! Sealed values on SQLite.
 
-use rusqlite::params;
+use rusqlite::{ToSql, params};
 
 use super::Sqlite;
 use crate::model::Event;
@@ -17,12 +17,19 @@ impl Sqlite {
     ) -> Result<Vec<SealedRow>, StoreError> {
         let after = after.unwrap_or_default().to_owned();
         self.read("sealed_rows", move |db| {
-            let sql = match column {
-                SealedColumn::SigningKeys => {
+            let id = SealedRow::id(&after);
+            let (sql, after): (_, &dyn ToSql) = match column {
+                SealedColumn::SigningKeys => (
                     "-- sealed_rows
                     SELECT kid, private_key FROM signing_keys
-                    WHERE kid > ?1 ORDER BY kid LIMIT ?2"
-                }
+                    WHERE kid > ?1 ORDER BY kid LIMIT ?2",
+                    &after,
+                ),
+                SealedColumn::Factors => (
+                    "-- sealed_rows
+                    SELECT id, secret FROM factors WHERE id > ?1 ORDER BY id LIMIT ?2",
+                    &id,
+                ),
             };
             db.all(sql, params![after, limit], |row| record::sealed_row(row, column))
         })
@@ -42,10 +49,19 @@ impl Sqlite {
                     "-- reseal
                     UPDATE signing_keys SET private_key = ?3 WHERE kid = ?1 AND private_key = ?2"
                 }
+                SealedColumn::Factors => {
+                    "-- reseal
+                    UPDATE factors SET secret = ?3 WHERE id = ?1 AND secret = ?2"
+                }
             };
             let mut changed = 0;
             for Resealed { row, old, new } in &changes {
-                changed += db.run(sql, params![row, &old[..], &new[..]])?;
+                let id = SealedRow::id(row);
+                let key: &dyn ToSql = match column {
+                    SealedColumn::SigningKeys => row,
+                    SealedColumn::Factors => &id,
+                };
+                changed += db.run(sql, params![key, &old[..], &new[..]])?;
             }
             if changed > 0 {
                 db.record(&[event])?;

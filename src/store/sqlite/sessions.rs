@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use rusqlite::params;
 
+use super::record::user_columns;
 use super::{Db, Fault, Sqlite, micros};
 use crate::model::{
     EndReason, EndedSession, Event, Session, SessionId, TokenDigest, UserId, network_of,
@@ -12,10 +13,10 @@ use crate::store::cases::{
     KnownToken, Mark, NewLogin, Refresh, RevocationCursor, Rotation, Sessions,
 };
 use crate::store::error::StoreError;
-use crate::store::record::{self, SESSION_WIDTH, USER_WIDTH, session_columns, user_columns};
+use crate::store::record::{self, SESSION_WIDTH, USER_WIDTH, session_columns};
 use crate::store::rules::{
-    KEEP_GUARD, KEEP_OVER, KEEP_REVOCATION, KEEP_SIGNUP, ShownToken, Verdict, before, judge,
-    methods,
+    KEEP_GUARD, KEEP_OVER, KEEP_REVOCATION, KEEP_SIGNUP, KEEP_UNVERIFIED, ShownToken, Verdict,
+    before, judge, methods,
 };
 
 /// How many rows [`Sqlite::prune`] deletes at a time: logins wait no longer than that takes.
@@ -177,6 +178,7 @@ impl Sqlite {
         let read = micros(before(now, KEEP_CHANGES));
         let quiet = micros(before(now, KEEP_GUARD));
         let unused = micros(before(now, KEEP_SIGNUP));
+        let unverified = micros(before(now, KEEP_UNVERIFIED));
         let mut pruned = 0;
         for (sql, limit) in [
             (
@@ -218,6 +220,19 @@ impl Sqlite {
                  DELETE FROM login_guards WHERE (account, lane) IN (
                      SELECT account, lane FROM login_guards WHERE failed_at < ?1 LIMIT ?2)",
                 quiet,
+            ),
+            (
+                "-- prune: challenges
+                 DELETE FROM factor_challenges WHERE id IN (
+                     SELECT id FROM factor_challenges WHERE expires_at < ?1 LIMIT ?2)",
+                micros(now),
+            ),
+            (
+                "-- prune: factors
+                 DELETE FROM factors WHERE id IN (
+                     SELECT id FROM factors
+                     WHERE created_at < ?1 AND verified_at IS NULL LIMIT ?2)",
+                unverified,
             ),
             (
                 "-- prune: outbox
@@ -301,7 +316,7 @@ impl Db<'_> {
         Ok(ended)
     }
 
-    fn session(self, id: SessionId) -> Result<Option<Session>, Fault> {
+    pub(super) fn session(self, id: SessionId) -> Result<Option<Session>, Fault> {
         let sql = concat!(
             "-- session\nSELECT ",
             session_columns!(),
@@ -366,10 +381,11 @@ impl Db<'_> {
         reason: EndReason,
         now: Timestamp,
     ) -> Result<Vec<EndedSession>, Fault> {
-        let (one, others) = match which {
-            Sessions::All => (None, None),
-            Sessions::One(id) => (Some(id), None),
-            Sessions::Others(id) => (None, Some(id)),
+        let (one, others, factor) = match which {
+            Sessions::All => (None, None, None),
+            Sessions::One(id) => (Some(id), None, None),
+            Sessions::Others(id) => (None, Some(id), None),
+            Sessions::OthersOfFactor(id, factor) => (None, Some(id), Some(factor)),
         };
         let sql = "-- end_sessions
             UPDATE sessions SET ended_at = ?2, ended_reason = ?3
@@ -377,12 +393,13 @@ impl Db<'_> {
               AND (expires_at > ?2 OR access_expires_at > ?4)
               AND (?5 IS NULL OR id = ?5)
               AND (?6 IS NULL OR id <> ?6)
+              AND (?7 IS NULL OR factor_id = ?7)
             RETURNING id, access_expires_at";
         let still_accepted = micros(before(now, KEEP_REVOCATION));
         let now = micros(now);
         let ended = self.all(
             sql,
-            params![user.as_str(), now, reason.as_str(), still_accepted, one, others],
+            params![user.as_str(), now, reason.as_str(), still_accepted, one, others, factor],
             |row| record::ended_session(row, 0),
         )?;
         self.revoke(&ended)?;

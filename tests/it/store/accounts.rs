@@ -1,6 +1,6 @@
 //! Accounts: sign-up, login, changes.
 
-use portcullis::model::{EndReason, EventKind, JsonObject, PasswordHash, UserId};
+use portcullis::model::{Aal, EndReason, EventKind, JsonObject, PasswordHash, UserId};
 use portcullis::store::{
     LogIn, Refresh, RevocationCursor, Sessions, SignUp, UpdateUser, UserUpdate,
 };
@@ -202,6 +202,7 @@ async fn a_new_password_may_leave_the_other_sessions(home: Home) {
             max_metadata_bytes: 100,
             new_password: Some((hash("next"), None)),
             keep_session: second.session.id,
+            aal: Aal::One,
             sign_out_others,
             nonce: None,
             new_email: None,
@@ -224,6 +225,7 @@ async fn user_changes_metadata_and_password(home: Home) {
         max_metadata_bytes: 100,
         new_password: password,
         keep_session: second.session.id,
+        aal: Aal::One,
         sign_out_others: true,
         nonce: None,
         new_email: None,

@@ -68,7 +68,7 @@ async fn keys_rotate_and_retire(home: Home) {
     assert_eq!(home.kinds().await, [EventKind::SigningKeyChanged; 3]);
 }
 
-fn secrets(key: u8, previous: &[u8]) -> Secrets {
+pub(super) fn secrets(key: u8, previous: &[u8]) -> Secrets {
     let text = |fill: u8| {
         use base64::Engine as _;
         base64::engine::general_purpose::STANDARD.encode([fill; 32]).into()

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use portcullis::model::{
-    AuthMethod, Challenge, ChallengeMethod, Email, EndReason, Event, EventKind, LetterKind,
+    Aal, AuthMethod, Challenge, ChallengeMethod, Email, EndReason, Event, EventKind, LetterKind,
     Outcome, PasswordHash, Proof, Purpose, TokenDigest, User, UserId,
 };
 use portcullis::store::{
@@ -61,7 +61,7 @@ on_both![
 
 /// What is shown of a link.
 #[derive(Clone, Copy)]
-struct Sent {
+pub(super) struct Sent {
     token: TokenDigest,
     code: CodeMac,
 }
@@ -129,7 +129,7 @@ impl Home {
     }
 
     /// Stores a link for whoever has the address.
-    async fn sent(&self, purpose: Purpose, address: &str, second: i64) -> Sent {
+    pub(super) async fn sent(&self, purpose: Purpose, address: &str, second: i64) -> Sent {
         let (link, sent) = link(LinkOwner::Address, purpose, address, second);
         let put = self.put(&link).await;
         assert!(matches!(put, PutLink::Stored(_)), "{put:?}");
@@ -140,7 +140,7 @@ impl Home {
         self.store.use_link(&link_use(shown, second)).await.unwrap()
     }
 
-    async fn use_sent(&self, sent: Sent, purpose: Purpose, second: i64) -> UseLink {
+    pub(super) async fn use_sent(&self, sent: Sent, purpose: Purpose, second: i64) -> UseLink {
         self.use_shown(shown(sent, &[purpose]), second).await
     }
 
@@ -190,12 +190,13 @@ impl Home {
     }
 }
 
-fn update() -> UserUpdate {
+pub(super) fn update() -> UserUpdate {
     UserUpdate {
         metadata_patch: None,
         max_metadata_bytes: 1000,
         new_password: None,
         keep_session: Uuid::nil(),
+        aal: Aal::One,
         sign_out_others: true,
         nonce: None,
         new_email: None,
@@ -204,7 +205,7 @@ fn update() -> UserUpdate {
 }
 
 #[track_caller]
-fn logged_in(end: UseLink) -> (User, portcullis::model::Session) {
+pub(super) fn logged_in(end: UseLink) -> (User, portcullis::model::Session) {
     match end {
         UseLink::LoggedIn { user, session, .. } => (user, session),
         other => panic!("{other:?}"),
@@ -286,7 +287,7 @@ async fn the_newest_link_of_a_purpose_counts(home: Home) {
 }
 
 /// How many of sixteen calls at once end as wanted.
-async fn winners<T, F: Future<Output = T>>(
+pub(super) async fn winners<T, F: Future<Output = T>>(
     call: impl Fn(usize) -> F,
     is_win: impl Fn(&T) -> bool,
 ) -> usize {
@@ -992,6 +993,7 @@ fn with_nonce(code: CodeMac, session: Uuid, password: &str) -> UserUpdate {
     UserUpdate {
         nonce: Some(code),
         keep_session: session,
+        aal: Aal::One,
         sign_out_others: true,
         new_password: Some((hash(password), None)),
         ..update()
@@ -1062,6 +1064,7 @@ async fn a_new_password_ends_every_link(home: Home) {
     let change = UserUpdate {
         new_password: Some((hash("second"), Some(hash("first")))),
         keep_session: first.session.id,
+        aal: Aal::One,
         sign_out_others: true,
         parcels: vec![told.clone()],
         ..update()

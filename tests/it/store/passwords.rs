@@ -1,6 +1,6 @@
 //! Kinds of stored passwords.
 
-use portcullis::model::{EventKind, PasswordHash, UserId};
+use portcullis::model::{Aal, EventKind, PasswordHash, UserId};
 use portcullis::store::{Classified, LogIn, SignUp, Unclassified, UpdateUser, UserUpdate};
 
 use super::{Home, account, at, event, hash, login, on_both};
@@ -106,6 +106,7 @@ async fn a_kind_goes_with_its_hash(home: Home) {
         max_metadata_bytes: 1000,
         new_password: None,
         keep_session: session,
+        aal: Aal::One,
         sign_out_others: true,
         nonce: None,
         new_email: None,
