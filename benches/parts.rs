@@ -143,7 +143,7 @@ fn headers(c: &mut Criterion) {
     let caller = Arc::new(caller.expect("a good subject"));
     let path = format!("/api/s0/{USER}/profile");
     let credential = |_: &_| Credential::Verified(Arc::clone(&caller));
-    let decide = || decide_quietly(&table, &Method::GET, black_box(&path), None, credential);
+    let decide = || decide_quietly(&table, &Method::GET, black_box(&path), None, credential, 0);
     let mut group = c.benchmark_group("headers");
     group.bench_function("decide", |b| b.iter(|| matches!(decide(), Decision::Permit(_))));
 

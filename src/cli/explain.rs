@@ -37,6 +37,9 @@ pub(super) struct Args {
     /// … calling with an API key that has this scope
     #[arg(long, requires = "subject")]
     scope: Vec<String>,
+    /// … in a session that has shown a second factor
+    #[arg(long, requires = "subject")]
+    aal2: bool,
     /// … from this issuer, by its name [default: our own]
     #[arg(long, requires = "subject")]
     issuer: Option<String>,
@@ -63,7 +66,8 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let mut trace = Recording::default();
     let certificate = args.client_certificate.as_ref();
     let credential = |route: &Route| caller.credential(route);
-    let decision = decide(&live.table, &method, path, certificate, credential, &mut trace);
+    let now = Clock::system().now().as_second();
+    let decision = decide(&live.table, &method, path, certificate, credential, now, &mut trace);
     let (word, status, reason, route) = match &decision {
         Decision::Own => ("own", None, "account", None),
         Decision::Permit(permit) => {
@@ -124,7 +128,8 @@ impl Caller {
     fn of(config: &Config, args: &Args) -> Result<Self, Failure> {
         if let Some(subject) = &args.subject {
             let scopes = (!args.scope.is_empty()).then_some(&*args.scope);
-            let identity = imagined(config, subject, &args.role, args.issuer.as_deref(), scopes)
+            let issuer = args.issuer.as_deref();
+            let identity = imagined(config, subject, &args.role, issuer, scopes, args.aal2)
                 .map_err(Failure::usage)?;
             return Ok(Self::Imagined(Arc::new(identity)));
         }

@@ -358,9 +358,14 @@ impl Desk {
             let certificate = connection.client_certificate.as_ref();
             let time = record.time;
             let decide = || {
-                decide_quietly(&live.table, &head.method, head.path(), certificate, |route| {
-                    self.credential(local, head, route, time)
-                })
+                decide_quietly(
+                    &live.table,
+                    &head.method,
+                    head.path(),
+                    certificate,
+                    |route| self.credential(local, head, route, time),
+                    time.as_second(),
+                )
             };
             let judge = judge_of(local);
             let decision = decide();
@@ -508,7 +513,8 @@ impl Desk {
             | Refusal::ApiKeyNotAccepted
             | Refusal::MissingRole
             | Refusal::MissingScope { .. }
-            | Refusal::OriginDenied => EventKind::AccessDenied,
+            | Refusal::OriginDenied
+            | Refusal::StepUp(_) => EventKind::AccessDenied,
             Refusal::BadPath(_)
             | Refusal::MalformedCredential
             | Refusal::MethodNotAllowed { .. }

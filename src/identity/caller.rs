@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::rejection::Rejection;
 use crate::config;
-use crate::model::{ApiKey, SessionId, User, UserId, is_role_name, is_scope_name};
+use crate::model::{Aal, ApiKey, SessionId, User, UserId, is_role_name, is_scope_name};
 
 /// The name of our own tokens' issuer where routes and tests name one.
 pub const OURS: &str = "self";
@@ -30,6 +30,8 @@ pub struct Identity {
     pub email_verified: bool,
     /// Sorted, without repeats.
     pub roles: Vec<String>,
+    /// How well its user was authenticated.
+    pub assurance: Assurance,
     /// The login that the token belongs to; our own tokens always have one.
     pub session: Option<SessionId>,
     /// `iat`, in Unix seconds.
@@ -59,6 +61,27 @@ pub struct Machine {
     pub scopes: Vec<String>,
 }
 
+/// How well a token's user was authenticated. Of other issuers nothing is known of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Assurance {
+    /// `aal`
+    pub aal: Aal,
+    /// `mfa_pending`: the user has a second factor that the session has not shown.
+    pub mfa_pending: bool,
+    /// When the user proved something last, in Unix seconds.
+    pub proved_at: Option<i64>,
+}
+
+impl Assurance {
+    /// What is known of the users of other issuers.
+    pub(super) const UNKNOWN: Self = Self { aal: Aal::One, mfa_pending: false, proved_at: None };
+
+    /// Whether the last proof is at most `max_age` seconds old at `now`, in Unix seconds.
+    pub fn is_fresh(&self, max_age: i64, now: i64) -> bool {
+        self.proved_at.is_some_and(|at| now.saturating_sub(at) <= max_age)
+    }
+}
+
 /// What upstreams are told, as header values; `None` where there is nothing to tell.
 #[derive(Clone)]
 pub struct HeaderValues {
@@ -77,7 +100,8 @@ pub struct HeaderValues {
 }
 
 impl Identity {
-    /// An identity that no token proved, for `explain` and `[[tests]]`. It never expires.
+    /// An identity that no token proved, for `explain` and `[[tests]]`. It never expires, and its
+    /// user has just logged in.
     ///
     /// # Errors
     /// [`Rejection::Claim`] when no token of this issuer could carry the subject or a role.
@@ -104,6 +128,11 @@ impl Identity {
             email: None,
             email_verified: false,
             roles,
+            assurance: Assurance {
+                aal: Aal::One,
+                mfa_pending: false,
+                proved_at: issuer.is_ours().then_some(i64::MAX),
+            },
             session: None,
             issued_at: None,
             expires_at: i64::MAX,
@@ -128,7 +157,9 @@ impl Identity {
         let scopes = HeaderValue::from_str(&machine.scopes.join(","));
         let scopes = Some(scopes.map_err(|_| Rejection::Claim("scope"))?);
         let headers = HeaderValues { scopes, ..self.headers };
-        Ok(Self { machine: Some(Box::new(machine)), headers, ..self })
+        // Nobody sits before a program who could prove anything.
+        let assurance = Assurance::UNKNOWN;
+        Ok(Self { machine: Some(Box::new(machine)), assurance, headers, ..self })
     }
 
     /// Who calls with `key`: its user, as now known, until the key ends.
@@ -154,6 +185,13 @@ impl Identity {
             ..made
         }
         .with_machine(machine)
+    }
+
+    /// The same of a session that has shown a second factor.
+    #[must_use]
+    pub fn with_second_factor(mut self) -> Self {
+        self.assurance.aal = Aal::Two;
+        self
     }
 
     /// Whether our own token proved it.

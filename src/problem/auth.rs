@@ -5,11 +5,12 @@ use serde_json::json;
 
 use super::common::{
     api_key_not_accepted, bad_jwt, malformed_credential, method_not_allowed, no_authorization,
-    no_route, too_many, unavailable, unexpected,
+    no_route, step_up, too_many, unavailable, unexpected,
 };
 use super::{Error, Problem};
 use crate::auth::AuthError;
 use crate::identity::Rejection;
+use crate::proxy::step_up::StepUp;
 
 pub(super) fn auth_problem(error: &AuthError) -> Problem {
     let refused = |status: StatusCode, detail: &str| Problem::new(status, error.code(), detail);
@@ -35,6 +36,10 @@ pub(super) fn auth_problem(error: &AuthError) -> Problem {
         AuthError::Busy { retry_after } | AuthError::Unavailable { retry_after, .. } => {
             unavailable(*retry_after)
         }
+        AuthError::ChallengeExpired => refused(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "The challenge is not known, was answered, or has expired. Ask for another.",
+        ),
         AuthError::CurrentPasswordInvalid => {
             refused(StatusCode::BAD_REQUEST, "The current password is wrong.")
         }
@@ -51,12 +56,27 @@ pub(super) fn auth_problem(error: &AuthError) -> Problem {
         AuthError::EmailProviderDisabled => {
             refused(StatusCode::UNPROCESSABLE_ENTITY, "No letters are sent here.")
         }
+        AuthError::FactorNameConflict => refused(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Another second factor of this user has the name.",
+        ),
+        AuthError::FactorNotFound => {
+            refused(StatusCode::NOT_FOUND, "There is no such second factor of this user.")
+        }
+        AuthError::FactorTypeDisabled(_) => refused(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Second factors of this kind cannot be enrolled here.",
+        ),
+        AuthError::FactorVerificationFailed => {
+            refused(StatusCode::UNPROCESSABLE_ENTITY, "The code is wrong, or was used before.")
+        }
         AuthError::FlowStateExpired => {
             refused(StatusCode::UNPROCESSABLE_ENTITY, "The code has expired. Ask for another link.")
         }
         AuthError::FlowStateNotFound => {
             refused(StatusCode::NOT_FOUND, "The code is not known, or was used before.")
         }
+        AuthError::InsufficientAal => step_up(StepUp { aal2: true, max_age: None }),
         AuthError::Internal(_) => unexpected(),
         AuthError::InvalidCredentials => {
             refused(StatusCode::UNAUTHORIZED, "The e-mail address or the password is wrong.")
@@ -80,7 +100,7 @@ pub(super) fn auth_problem(error: &AuthError) -> Problem {
         AuthError::ReauthenticationNeeded => refused(
             StatusCode::BAD_REQUEST,
             "A new password or address needs the current password, the code of a letter, or a login \
-             less than 24 hours old.",
+             less than 24 hours old; a first second factor needs such a login.",
         ),
         AuthError::ReauthenticationNotValid => refused(
             StatusCode::UNPROCESSABLE_ENTITY,
@@ -103,6 +123,14 @@ pub(super) fn auth_problem(error: &AuthError) -> Problem {
         AuthError::SessionNotFound => bad_jwt(Rejection::SessionEnded),
         AuthError::SignupDisabled => {
             refused(StatusCode::FORBIDDEN, "Signing up is switched off here.")
+        }
+        AuthError::TooManyFactors => refused(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "This user has as many second factors as one may have.",
+        ),
+        AuthError::TooManyWrongCodes { retry_after } => {
+            refused(StatusCode::TOO_MANY_REQUESTS, "Too many wrong codes. Try again later.")
+                .retry_after(*retry_after)
         }
         AuthError::UnknownSession => {
             refused(StatusCode::NOT_FOUND, "There is no such session of this user.")

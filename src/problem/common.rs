@@ -1,5 +1,6 @@
 //! What is worded alike wherever it happens, on a route or at an account endpoint.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -7,6 +8,7 @@ use http::StatusCode;
 use super::Problem;
 use crate::identity::Rejection;
 use crate::limit::Decision;
+use crate::proxy::step_up::StepUp;
 
 pub(super) fn unexpected() -> Problem {
     Problem::new(
@@ -62,6 +64,29 @@ pub(super) fn api_key_not_accepted() -> Problem {
     let detail = "API keys are not accepted here.";
     Problem::new(StatusCode::UNAUTHORIZED, "api_key_not_accepted", detail)
         .challenge(Some("invalid_token"))
+}
+
+/// RFC 9470 §3: what the client has to have its user prove before it asks again.
+pub(super) fn step_up(asked: StepUp) -> Problem {
+    let detail = match asked {
+        StepUp { aal2: true, max_age: None } => "This needs a second factor.",
+        StepUp { aal2: true, max_age: Some(_) } => {
+            "This needs a second factor, shown not long ago."
+        }
+        StepUp { aal2: false, .. } => "This needs a login that is not long ago.",
+    };
+    let mut challenge = format!(
+        "Bearer realm=\"portcullis\", error=\"insufficient_user_authentication\", \
+         error_description=\"{detail}\""
+    );
+    if asked.aal2 {
+        challenge.push_str(", acr_values=\"aal2\"");
+    }
+    if let Some(age) = asked.max_age {
+        // Writing to a text cannot fail.
+        let _ = write!(challenge, ", max_age=\"{}\"", age.as_secs());
+    }
+    Problem::new(StatusCode::UNAUTHORIZED, "insufficient_aal", detail).authenticate(&challenge)
 }
 
 pub(super) fn bad_jwt(rejection: Rejection) -> Problem {

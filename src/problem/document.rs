@@ -57,11 +57,15 @@ impl Problem {
 
     /// RFC 6750 §3: without an error when no token was sent.
     pub(super) fn challenge(self, error: Option<&'static str>) -> Self {
-        let value = match error {
+        self.authenticate(&match error {
             None => "Bearer realm=\"portcullis\"".to_owned(),
             Some(error) => format!("Bearer realm=\"portcullis\", error=\"{error}\""),
-        };
-        match HeaderValue::from_str(&value) {
+        })
+    }
+
+    /// `WWW-Authenticate`
+    pub(super) fn authenticate(self, challenge: &str) -> Self {
+        match HeaderValue::from_str(challenge) {
             Ok(value) => self.header(WWW_AUTHENTICATE, value),
             Err(_) => self,
         }

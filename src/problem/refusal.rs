@@ -5,7 +5,7 @@ use http::StatusCode;
 use super::Problem;
 use super::common::{
     api_key_not_accepted, bad_jwt, malformed_credential, method_not_allowed, no_authorization,
-    no_route,
+    no_route, step_up,
 };
 use crate::proxy::authorize::Refusal;
 
@@ -45,6 +45,7 @@ pub(super) fn refusal_problem(refusal: &Refusal) -> Problem {
         ),
         Refusal::NoRoute | Refusal::OwnerMismatch { hidden: true } => no_route(),
         Refusal::NoToken => no_authorization(),
+        Refusal::StepUp(asked) => step_up(*asked),
         Refusal::OwnerMismatch { hidden: false } => Problem::new(
             StatusCode::FORBIDDEN,
             "owner_mismatch",

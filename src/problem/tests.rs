@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::auth::OverLimit;
+use crate::auth::input::FactorType;
 use crate::auth::policy::{Reason, Weakness};
 use crate::identity::Rejection;
 use crate::limit::Basis;
@@ -10,6 +11,7 @@ use crate::message::Malformed;
 use crate::proxy::origin::Fault;
 use crate::proxy::path::PathError;
 use crate::proxy::pool::LeaseError;
+use crate::proxy::step_up::StepUp;
 
 fn decision(basis: Basis) -> Decision {
     Decision {
@@ -48,13 +50,21 @@ fn every_error() -> Vec<Error> {
         AuthError::BadJwt(Rejection::Expired),
         AuthError::BodyTooLarge,
         AuthError::Busy { retry_after: wait },
+        AuthError::ChallengeExpired,
         AuthError::CurrentPasswordInvalid,
         AuthError::CurrentPasswordRequired,
         AuthError::EmailExists,
         AuthError::EmailNotConfirmed,
         AuthError::EmailProviderDisabled,
+        AuthError::FactorNameConflict,
+        AuthError::FactorNotFound,
+        AuthError::FactorTypeDisabled(FactorType::Totp),
+        AuthError::FactorTypeDisabled(FactorType::Phone),
+        AuthError::FactorTypeDisabled(FactorType::WebAuthn),
+        AuthError::FactorVerificationFailed,
         AuthError::FlowStateExpired,
         AuthError::FlowStateNotFound,
+        AuthError::InsufficientAal,
         AuthError::Internal(away()),
         AuthError::InvalidCredentials,
         AuthError::MalformedCredential,
@@ -76,6 +86,8 @@ fn every_error() -> Vec<Error> {
         AuthError::SessionExpired,
         AuthError::SessionNotFound,
         AuthError::SignupDisabled,
+        AuthError::TooManyFactors,
+        AuthError::TooManyWrongCodes { retry_after: wait },
         AuthError::Unavailable { retry_after: wait, source: away() },
         AuthError::UnknownSession,
         AuthError::TooManyApiKeys,
@@ -129,6 +141,9 @@ fn every_error() -> Vec<Error> {
         Refusal::NoRoute,
         Refusal::NoToken,
         Refusal::OwnerMismatch { hidden: false },
+        Refusal::StepUp(StepUp { aal2: true, max_age: None }),
+        Refusal::StepUp(StepUp { aal2: true, max_age: Some(wait) }),
+        Refusal::StepUp(StepUp { aal2: false, max_age: Some(wait) }),
         Refusal::OwnerMismatch { hidden: true },
     ];
     let mut errors = vec![

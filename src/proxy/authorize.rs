@@ -10,6 +10,7 @@ use http::HeaderValue;
 
 use super::path::{self, PathError};
 use super::route::{NoMatch, Owner, Route, RouteMatch, RouteUpstream};
+use super::step_up::StepUp;
 use super::trace::{Step, Trace};
 use crate::config::{Access, Mode, Preflight};
 use crate::identity::{Credential, Identity, Machine, Rejection};
@@ -137,6 +138,9 @@ pub enum Refusal {
     /// None of the route's roles.
     #[error("the caller has none of the roles that the route asks for")]
     MissingRole,
+    /// The token is good, but its user has to prove more, or anew (RFC 9470).
+    #[error("the caller has to {0}")]
+    StepUp(StepUp),
 }
 
 impl Refusal {
@@ -156,6 +160,7 @@ impl Refusal {
             Self::ApiKeyNotAccepted => "api_key_not_accepted",
             Self::MissingScope { .. } => "missing_scope",
             Self::MissingRole => "missing_role",
+            Self::StepUp(_) => "insufficient_aal",
         }
     }
 }
@@ -181,7 +186,7 @@ pub struct Refused<'t> {
     pub identity: Option<Arc<Identity>>,
 }
 
-/// Decides whether the caller may have the route. `certificate` is the subject of the certificate
+/// Decides whether the caller may have the route at `now`, in Unix seconds. `certificate` is the subject of the certificate
 /// that the client has shown. `credential` is asked only when the route looks at tokens: a public
 /// route must not depend on them.
 ///
@@ -192,6 +197,7 @@ pub fn authorize<'t, T: Trace>(
     found: &RouteMatch<'t, '_>,
     certificate: Option<&HeaderValue>,
     credential: impl FnOnce(&Route) -> Credential,
+    now: i64,
     trace: &mut T,
 ) -> Result<Permit<'t>, Refused<'t>> {
     let route = found.route();
@@ -209,7 +215,7 @@ pub fn authorize<'t, T: Trace>(
             trace.note(Step::Access, "public", || "tokens are not looked at".to_owned());
             return Ok(());
         }
-        check_caller(&mut permit, found, credential(route), trace)
+        check_caller(&mut permit, found, credential(route), now, trace)
     });
     match checked {
         Ok(()) => Ok(permit),
@@ -218,6 +224,8 @@ pub fn authorize<'t, T: Trace>(
                 format!("the route's mode is shadow: \"{refusal}\" is only noted")
             });
             permit.shadowed = Some(refusal);
+            // What the upstream is told must be true in any mode.
+            permit.identity = permit.identity.filter(|identity| !is_half(route, identity));
             Ok(permit)
         }
         Err(refusal) => {
@@ -246,11 +254,13 @@ fn check_certificate<T: Trace>(
     Ok(())
 }
 
-/// Who is calling, what a program may do, whose the path is, which role is asked for: in this order.
+/// Who is calling, what a program may do, whose the path is, which role is asked for, how well the
+/// caller is known: in this order, so that nobody has to prove more for what is refused in any case.
 fn check_caller<T: Trace>(
     permit: &mut Permit<'_>,
     found: &RouteMatch<'_, '_>,
     credential: Credential,
+    now: i64,
     trace: &mut T,
 ) -> Result<(), Refusal> {
     let route = permit.route;
@@ -258,6 +268,11 @@ fn check_caller<T: Trace>(
     let identity = &*permit.identity.insert(identity);
     if let Some(machine) = &identity.machine {
         check_machine(route, machine, trace)?;
+    }
+    if is_half(route, identity) {
+        let refusal = Refusal::StepUp(StepUp { aal2: true, max_age: None });
+        trace.note(Step::Token, "refused", || refusal.to_string());
+        return Err(refusal);
     }
     if let (Some(owner), Some(value)) = (&route.owner, found.owner()) {
         permit.owner_overridden = check_owner(route, owner, value, identity, trace)?;
@@ -271,6 +286,15 @@ fn check_caller<T: Trace>(
         };
         trace.note(Step::Roles, "passed", || format!("the caller has the role `{role}`"));
     }
+    if route.step_up.is_nothing() {
+        return Ok(());
+    }
+    if !route.step_up.is_met_by(identity, now) {
+        let refusal = Refusal::StepUp(route.step_up);
+        trace.note(Step::StepUp, "refused", || refusal.to_string());
+        return Err(refusal);
+    }
+    trace.note(Step::StepUp, "passed", || "the caller has proved enough".to_owned());
     Ok(())
 }
 
@@ -288,6 +312,11 @@ fn check_machine<T: Trace>(route: &Route, machine: &Machine, trace: &mut T) -> R
     };
     trace.note(Step::Scopes, "refused", || refusal.to_string());
     Err(refusal)
+}
+
+/// Half a login: whose it is, is not known well enough for anything.
+fn is_half(route: &Route, identity: &Identity) -> bool {
+    identity.assurance.mfa_pending && route.enforces_factors
 }
 
 /// The caller, `None` when it may stay anonymous.

@@ -43,13 +43,14 @@ impl Decision<'_> {
 
 /// Decides on a request from its method, the path of its target as received (without query), the
 /// subject of the certificate that the client has shown, and its credential, which is asked for at
-/// most once and only when the route looks at tokens.
+/// most once and only when the route looks at tokens. `now` is in Unix seconds.
 pub fn decide<'t, T: Trace>(
     table: &'t RouteTable,
     method: &Method,
     path: &str,
     certificate: Option<&HeaderValue>,
     credential: impl FnOnce(&Route) -> Credential,
+    now: i64,
     trace: &mut T,
 ) -> Decision<'t> {
     let path = match CanonicalPath::parse(path) {
@@ -81,7 +82,7 @@ pub fn decide<'t, T: Trace>(
             found.variables().map(|(name, text)| format!(", {name} = `{text}`")).collect();
         format!("routes[{}]: {}{}", route.id, route.describe(), variables.concat())
     });
-    match authorize(&found, certificate, credential, trace) {
+    match authorize(&found, certificate, credential, now, trace) {
         Ok(permit) => Decision::Permit(permit),
         Err(refused) => Decision::Refuse(refused),
     }
@@ -94,8 +95,9 @@ pub fn decide_quietly<'t>(
     path: &str,
     certificate: Option<&HeaderValue>,
     credential: impl FnOnce(&Route) -> Credential,
+    now: i64,
 ) -> Decision<'t> {
-    decide(table, method, path, certificate, credential, &mut NoTrace)
+    decide(table, method, path, certificate, credential, now, &mut NoTrace)
 }
 
 /// Leave to forward a CORS preflight for a request with the method `asked`, when that request's
@@ -110,7 +112,10 @@ pub fn decide_preflight<'t>(table: &'t RouteTable, path: &str, asked: &[u8]) -> 
 pub fn status_of(refusal: &Refusal) -> u16 {
     match refusal {
         Refusal::BadPath(_) | Refusal::MalformedCredential => 400,
-        Refusal::NoToken | Refusal::BadToken(_) | Refusal::ApiKeyNotAccepted => 401,
+        Refusal::NoToken
+        | Refusal::BadToken(_)
+        | Refusal::ApiKeyNotAccepted
+        | Refusal::StepUp(_) => 401,
         Refusal::Denied
         | Refusal::MissingRole
         | Refusal::OriginDenied
@@ -146,7 +151,9 @@ fn run_test(config: &Config, table: &RouteTable, test: &config::Test) -> Result<
         .map_err(|_| "`client_certificate` is no subject: it has control characters")?;
 
     let mut trace = Recording::default();
-    let decided = decide(table, &method, path, certificate.as_ref(), |_| credential, &mut trace);
+    let credential = |_: &Route| credential;
+    // Whoever is imagined has just logged in, whatever the time.
+    let decided = decide(table, &method, path, certificate.as_ref(), credential, 0, &mut trace);
     let actual = match decided {
         Decision::Own => {
             return Err("the gateway answers this path itself; tests are for routes".to_owned());
@@ -167,17 +174,20 @@ fn run_test(config: &Config, table: &RouteTable, test: &config::Test) -> Result<
 
 fn test_credential(config: &Config, test: &config::Test) -> Result<Credential, String> {
     let Some(subject) = &test.subject else {
-        return if test.roles.is_empty() && test.issuer.is_none() && test.scopes.is_none() {
+        let is_bare = test.roles.is_empty() && test.issuer.is_none() && test.scopes.is_none();
+        return if is_bare && !test.aal2 {
             Ok(Credential::Absent)
         } else {
-            Err("`roles`, `scopes` and `issuer` need a subject: add `as`".to_owned())
+            Err("`roles`, `scopes`, `aal2` and `issuer` need a subject: add `as`".to_owned())
         };
     };
-    imagined(config, subject, &test.roles, test.issuer.as_deref(), test.scopes.as_deref())
-        .map(|identity| Credential::Verified(Arc::new(identity)))
+    let (issuer, scopes) = (test.issuer.as_deref(), test.scopes.as_deref());
+    let imagined = imagined(config, subject, &test.roles, issuer, scopes, test.aal2)?;
+    Ok(Credential::Verified(Arc::new(imagined)))
 }
 
-/// The caller that a test or `explain --as` imagines; never one that a request carries.
+/// The caller that a test or `explain --as` imagines, with a second factor or without; never one that
+/// a request carries.
 ///
 /// # Errors
 /// A sentence: there is no such issuer, or no token of it could say this.
@@ -187,12 +197,20 @@ pub fn imagined(
     roles: &[String],
     issuer: Option<&str>,
     scopes: Option<&[String]>,
+    aal2: bool,
 ) -> Result<Identity, String> {
     let name = issuer.unwrap_or("self");
     let index = IssuerIndex::named(name, &config.issuers)
         .ok_or_else(|| format!("`issuer`: `{name}` is none of [[issuers]]"))?;
+    if aal2 && !index.is_ours() {
+        return Err("only our own tokens say that a second factor was shown".to_owned());
+    }
+    if aal2 && scopes.is_some() {
+        return Err("`aal2`: an API key shows no second factor".to_owned());
+    }
     let identity = Identity::synthetic(subject, roles, index, name.into())
         .map_err(|error| format!("no token could say this: {error}"))?;
+    let identity = if aal2 { identity.with_second_factor() } else { identity };
     let Some(scopes) = scopes else { return Ok(identity) };
     if !index.is_ours() {
         return Err("`scopes`: API keys are of our own users".to_owned());

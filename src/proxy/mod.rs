@@ -22,6 +22,7 @@ pub mod path;
 pub mod pool;
 pub(crate) mod relay;
 pub mod route;
-pub(crate) mod stream;
+pub mod step_up;
+mod stream;
 pub mod subprotocol;
 pub mod trace;

@@ -28,6 +28,8 @@ pub enum Step {
     Owner,
     /// Has the caller a role that is asked for?
     Roles,
+    /// Has the caller proved enough, and lately?
+    StepUp,
     /// Is the decision binding?
     Mode,
 }
@@ -44,6 +46,7 @@ impl Step {
             Self::Scopes => "scopes",
             Self::Owner => "owner",
             Self::Roles => "roles",
+            Self::StepUp => "step-up",
             Self::Mode => "mode",
         }
     }

@@ -19,6 +19,9 @@ pub struct Test {
     /// What the subject's API key is good for; without it the subject calls with a token of its own.
     #[serde(default)]
     pub scopes: Option<Vec<String>>,
+    /// Whether the subject's session has shown a second factor. Default false.
+    #[serde(default)]
+    pub aal2: bool,
     /// Name of the issuer; default our own.
     #[serde(default)]
     pub issuer: Option<String>,

@@ -23,9 +23,8 @@ impl Limits {
     pub const REFRESH_OF_SESSION: &'static str = "refresh_session";
 
     /// The limits that exist without being written: sign-up, login, refused refreshes, letters and
-    /// their links, OAuth endpoints per address; login per network; login, letters and their codes per account;
-    /// refreshes per session; the
-    /// making of API keys per user.
+    /// their links, OAuth endpoints per address; login per network; login, letters and their codes per
+    /// account; refreshes per session; the making of API keys, second factors per user.
     pub fn built_in() -> Vec<(&'static str, Limit)> {
         let limit = |n, seconds, by| Limit { rate: Rate::new(n, seconds), by, on_outage: None };
         vec![
@@ -41,6 +40,7 @@ impl Limits {
             ("verify_account", limit(10, 3600, LimitBy::Account)),
             ("oauth", limit(60, 60, LimitBy::Ip)),
             ("api_keys", limit(30, 3600, LimitBy::User)),
+            ("factor", limit(10, 60, LimitBy::User)),
         ]
     }
 }

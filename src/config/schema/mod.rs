@@ -9,6 +9,7 @@ mod admin;
 mod api_keys;
 mod discovery;
 mod expectations;
+mod factors;
 mod headers;
 mod issuers;
 mod limits;
@@ -35,6 +36,7 @@ pub use admin::*;
 pub use api_keys::*;
 pub use discovery::*;
 pub use expectations::*;
+pub use factors::*;
 pub use headers::*;
 pub use issuers::*;
 pub use limits::*;
@@ -77,6 +79,8 @@ pub struct Config {
     pub passwords: Passwords,
     /// An earlier system that is asked about first logins. Default: none.
     pub login_hook: Option<LoginHook>,
+    /// Second factors.
+    pub factors: Factors,
     /// Where links in letters lead.
     pub links: Links,
     /// Letters to users.

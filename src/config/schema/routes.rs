@@ -42,6 +42,14 @@ pub struct Route {
     /// What an API key must be good for: all of these. Users themselves are not asked. Default none.
     #[serde(default)]
     pub scopes: Vec<String>,
+    /// Only sessions that have shown a second factor: others are told to show one (RFC 9470).
+    /// Default false.
+    #[serde(default)]
+    pub require_aal2: bool,
+    /// Only sessions whose user has proved something no longer ago than this: the password, a link,
+    /// a code of a second factor. Default: any time ago.
+    #[serde(default)]
+    pub max_age: Option<Interval>,
     /// Names of `[[issuers]]`, `self` for our own. Default `["self"]`.
     #[serde(default)]
     pub issuers: Vec<String>,

@@ -1,4 +1,4 @@
-//! `[secrets]`: what protects private keys in the database.
+//! `[secrets]`: what protects private keys and secrets of second factors in the database.
 
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -7,8 +7,7 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Secrets {
-    /// 32 bytes in Base64, under which private keys are kept in the database. Default: none, they are
-    /// kept in plain.
+    /// 32 bytes in Base64, under which they are kept. Default: none, they are kept in plain.
     pub key: Option<SecretString>,
     /// Keys of before: what is kept under them is still read. Default none.
     pub previous: Vec<SecretString>,

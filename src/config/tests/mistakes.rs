@@ -263,6 +263,12 @@ fn each_mistake_is_named_with_its_line_and_column() {
              previous = [\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"]",
             "3:13: secrets.previous[0]: is there twice",
         ),
+        ("[factors]\nmax = 0", "2:1: factors.max: must be from 1 to 100"),
+        (
+            "[factors]\nchallenge_lifetime = \"5s\"",
+            "2:1: factors.challenge_lifetime: must be from 30s to 1h",
+        ),
+        ("[factors]\nissuer = \"\"", "2:1: factors.issuer: must be 1 to 64 characters"),
         ("[mail]\ntimeout = \"0s\"", "2:1: mail.timeout: must be longer than 0s"),
         (
             "[tokens]\nissuer = \"us\"\n[mail]\ntransport = \"webhook\"\n\

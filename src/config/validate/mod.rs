@@ -17,7 +17,7 @@ use super::{
     Algorithm, Argon2, ByteSize, ClientCertificates, Config, Cors, IdentityHeaders, Interval,
     Listen, Mail, MailTransport, Problem, Secrets, Server, ServerTls, Tokens, UpstreamTls,
 };
-use crate::model::is_role_name;
+use crate::model::{is_role_name, is_unprintable};
 use crate::secrets::SealingKey;
 
 /// Everything that is wrong.
@@ -40,6 +40,7 @@ pub fn problems(config: &Config) -> Vec<Problem> {
     secrets(&config.secrets, &mut found);
     tokens(&config.tokens, &mut found);
     passwords(config, &mut found);
+    factors(config, &mut found);
     mail::links(config, &mut found);
     mail::mail(config, &mut found);
     for name in config.limits.0.keys().filter(|name| !is_limit_name(name)) {
@@ -133,6 +134,24 @@ impl Found {
         if text.trim().is_empty() {
             self.add(key, "must not be empty");
         }
+    }
+}
+
+fn factors(config: &Config, found: &mut Found) {
+    let factors = &config.factors;
+    if !(1..=100).contains(&factors.max) {
+        found
+            .add("factors.max", "must be from 1 to 100; factors.enabled = false lets nobody enrol");
+    }
+    // Shorter, and nobody could type the code in time.
+    if !(30..=3600).contains(&factors.challenge_lifetime.0.as_secs()) {
+        found.add("factors.challenge_lifetime", "must be from 30s to 1h");
+    }
+    if let Some(issuer) = &factors.issuer
+        && (!(1..=64).contains(&issuer.chars().count()) || issuer.chars().any(is_unprintable))
+    {
+        // It stands twice in a QR code.
+        found.add("factors.issuer", "must be 1 to 64 characters that can be shown");
     }
 }
 

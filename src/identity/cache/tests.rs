@@ -46,6 +46,7 @@ impl World {
             address: None,
             user_agent: None,
             methods: vec![Proof::new(AuthMethod::Password, at(NOW))],
+            factor_id: None,
             ended: None,
         };
         let options = IssueOptions {

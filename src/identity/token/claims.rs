@@ -5,10 +5,10 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::Issuer;
-use crate::identity::caller::{HeaderValues, Identity, is_subject, sorted_roles};
+use crate::identity::caller::{Assurance, HeaderValues, Identity, is_subject, sorted_roles};
 use crate::identity::jws::parse_object;
 use crate::identity::rejection::Rejection;
-use crate::model::{JsonObject, SessionId, is_role_name};
+use crate::model::{Aal, JsonObject, SessionId, is_role_name};
 
 /// A token's claims; to be believed only after its signature was checked.
 pub(super) struct Claims(JsonObject);
@@ -77,6 +77,7 @@ impl Claims {
         let email = self.text_of(&names.email, "email").ok().flatten();
         let email_verified = self.0.get(&names.email_verified) == Some(&Value::Bool(true));
         let roles = self.roles(issuer)?;
+        let assurance = if ours { self.assurance()? } else { Assurance::UNKNOWN };
         let confirmed = email.filter(|_| email_verified);
         let issuer_header = issuer.header.clone();
         let headers = HeaderValues::new(issuer_header, subject, confirmed, &roles, session)?;
@@ -87,6 +88,7 @@ impl Claims {
             email: email.map(str::to_owned),
             email_verified,
             roles,
+            assurance,
             session,
             issued_at,
             expires_at,
@@ -156,6 +158,24 @@ impl Claims {
         (id.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text)
             .then_some(id)
             .ok_or(refused)
+    }
+
+    /// `aal`, `mfa_pending`, and the newest time in `amr`. What is not there is taken for the least.
+    fn assurance(&self) -> Result<Assurance, Rejection> {
+        let refused = Rejection::Claim("aal");
+        let aal = match self.text("aal")? {
+            None => Aal::One,
+            Some(word) => Aal::from_word(word).ok_or(refused)?,
+        };
+        let mfa_pending = match self.0.get("mfa_pending") {
+            None => false,
+            Some(Value::Bool(pending)) => *pending,
+            Some(_) => return Err(Rejection::Claim("mfa_pending")),
+        };
+        let proofs = self.0.get("amr").and_then(Value::as_array);
+        let times =
+            proofs.into_iter().flatten().filter_map(|proof| proof.get("timestamp")?.as_i64());
+        Ok(Assurance { aal, mfa_pending, proved_at: times.max() })
     }
 
     /// `app_metadata.roles`, or, from other issuers, a list `roles` at the top or where the

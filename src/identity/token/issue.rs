@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::identity::jws::MAX_TOKEN_BYTES;
 use crate::identity::keys::{KeyError, Signer};
-use crate::model::{JsonObject, Proof, Session, SessionId, User};
+use crate::model::{Aal, JsonObject, Proof, Session, SessionId, User};
 
 /// What a token says beside its user and session.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +74,10 @@ struct Claims<'a> {
     role: &'a str,
     app_metadata: JsonObject,
     user_metadata: &'a JsonObject,
-    aal: &'a str,
+    aal: Aal,
+    /// The user has a second factor, which the session has not shown.
+    #[serde(skip_serializing_if = "is_false")]
+    mfa_pending: bool,
     amr: &'a [Proof],
     is_anonymous: bool,
 }
@@ -107,7 +110,8 @@ pub fn issue(
         role: "authenticated",
         app_metadata: user.public_app_metadata(),
         user_metadata: &user.user_metadata,
-        aal: "aal1",
+        aal: session.aal(),
+        mfa_pending: session.aal() == Aal::One && user.has_second_factor(),
         amr: &session.methods,
         is_anonymous: false,
     };
@@ -126,6 +130,11 @@ pub fn issue(
         return Err(IssueError::TooLong);
     }
     Ok(IssuedToken { token, expires_at })
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn encode(value: &impl Serialize, text: &mut String) {

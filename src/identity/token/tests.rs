@@ -14,9 +14,10 @@ use uuid::Uuid;
 
 use super::*;
 use crate::config::Interval;
+use crate::identity::caller::Assurance;
 use crate::identity::jws::MAX_TOKEN_BYTES;
 use crate::identity::keys::{Signer, generate};
-use crate::model::{AuthMethod, Proof, Session, SigningKey, User};
+use crate::model::{Aal, AuthMethod, Factor, FactorKind, Proof, Session, SigningKey, User};
 use Rejection::{
     Algorithm as WrongAlgorithm, Claim, Expired, Header, IssuerNotAccepted, Malformed, NotYetValid,
     Signature, TooLong, UnknownKey, WrongAudience, WrongIssuer,
@@ -314,6 +315,7 @@ fn session() -> Session {
         address: None,
         user_agent: None,
         methods: vec![Proof::new(AuthMethod::Password, at(NOW - 1000))],
+        factor_id: None,
         ended: None,
     }
 }
@@ -360,6 +362,54 @@ fn issued_tokens_have_the_promised_claims_and_are_believed() {
     let long = User { user_metadata: long, ..user() };
     let refused = issue(world.signer(), &long, &session(), &OPTIONS, at(NOW));
     assert_eq!(refused.err(), Some(IssueError::TooLong));
+}
+
+#[test]
+fn tokens_say_how_well_their_user_is_known() {
+    let world = World::new();
+    let claims_of = |user: &User, session: &Session| -> (Value, Assurance) {
+        let issued = issue(world.signer(), user, session, &OPTIONS, at(NOW)).unwrap();
+        let text = issued.token.split('.').nth(1).unwrap();
+        let claims = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).unwrap()).unwrap();
+        (claims, world.verify(&issued.token).unwrap().assurance)
+    };
+    let factor = |verified_at| Factor {
+        id: Uuid::from_u128(1),
+        kind: FactorKind::Totp,
+        friendly_name: String::new(),
+        verified_at,
+        last_challenged_at: None,
+        created_at: at(0),
+        updated_at: at(0),
+    };
+    let password = Proof::new(AuthMethod::Password, at(NOW - 1000));
+    let enrolled = User { factors: vec![factor(None)], ..user() };
+    let protected = User { factors: vec![factor(None), factor(Some(at(1)))], ..user() };
+    let shown = Session {
+        factor_id: Some(Uuid::from_u128(1)),
+        methods: vec![Proof::new(AuthMethod::Totp, at(NOW - 10)), password],
+        ..session()
+    };
+    let one = |mfa_pending| Assurance { aal: Aal::One, mfa_pending, proved_at: Some(NOW - 1000) };
+    for user in [user(), enrolled] {
+        let (claims, assurance) = claims_of(&user, &session());
+        assert_eq!((&claims["aal"], claims.get("mfa_pending")), (&json!("aal1"), None));
+        assert_eq!(assurance, one(false));
+    }
+    let (claims, assurance) = claims_of(&protected, &session());
+    assert_eq!((&claims["aal"], &claims["mfa_pending"]), (&json!("aal1"), &json!(true)));
+    assert_eq!(assurance, one(true));
+    let (claims, assurance) = claims_of(&protected, &shown);
+    assert_eq!((&claims["aal"], claims.get("mfa_pending")), (&json!("aal2"), None));
+    assert_eq!(
+        claims["amr"],
+        json!([{"method": "totp", "timestamp": NOW - 10}, {"method": "password", "timestamp": NOW - 1000}])
+    );
+    assert_eq!(
+        assurance,
+        Assurance { aal: Aal::Two, mfa_pending: false, proved_at: Some(NOW - 10) }
+    );
+    assert!(assurance.is_fresh(10, NOW) && !assurance.is_fresh(9, NOW));
 }
 
 #[test]

@@ -1,7 +1,13 @@
+use std::time::Duration;
+
 use super::*;
 use crate::config::ClientCertificates;
+
 use crate::identity::Rejection;
+use crate::identity::caller::Assurance;
 use crate::identity::credential::CarrierError;
+use crate::model::Aal;
+use crate::proxy::step_up::StepUp;
 
 const ROUTES: &str = r#"
     [[issuers]]
@@ -120,7 +126,7 @@ fn say(request: &str, credential: Credential) -> Said {
     let table = RouteTable::compile(&config()).unwrap();
     let (method, path) = request.split_once(' ').unwrap();
     let method = Method::from_bytes(method.as_bytes()).unwrap();
-    match decide_quietly(&table, &method, path, None, |_| credential) {
+    match decide_quietly(&table, &method, path, None, |_| credential, 0) {
         Decision::Own => Said::Own,
         Decision::Refuse(refused) => Said::Refused(refused.refusal),
         Decision::Permit(permit) => Said::Allow {
@@ -275,7 +281,14 @@ fn every_row_of_the_decision() {
 fn tokens_are_not_looked_at_unless_the_route_asks() {
     let table = RouteTable::compile(&config()).unwrap();
     for path in ["/public/x", "/internal/x", "/auth/login", "/nowhere", "/a//b"] {
-        decide_quietly(&table, &Method::GET, path, None, |_| panic!("{path} looked at the token"));
+        decide_quietly(
+            &table,
+            &Method::GET,
+            path,
+            None,
+            |_| panic!("{path} looked at the token"),
+            0,
+        );
     }
 }
 
@@ -283,7 +296,7 @@ fn tokens_are_not_looked_at_unless_the_route_asks() {
 fn a_refusal_tells_what_was_known() {
     let table = RouteTable::compile(&config()).unwrap();
     let Decision::Refuse(refused) =
-        decide_quietly(&table, &Method::GET, "/api/u2/x", None, |_| user("u1"))
+        decide_quietly(&table, &Method::GET, "/api/u2/x", None, |_| user("u1"), 0)
     else {
         panic!("another user's path was let through");
     };
@@ -304,6 +317,7 @@ fn statuses_follow_the_contract() {
         (R::BadToken(Rejection::SessionEnded), 401, "session_ended"),
         (R::BadToken(Rejection::IssuerNotAccepted), 401, "issuer_not_accepted"),
         (R::Denied, 403, "denied"),
+        (R::StepUp(StepUp::default()), 401, "insufficient_aal"),
         (R::OwnerMismatch { hidden: false }, 403, "owner_mismatch"),
         (R::MissingRole, 403, "missing_role"),
         (R::ApiKeyNotAccepted, 401, "api_key_not_accepted"),
@@ -321,7 +335,7 @@ fn statuses_follow_the_contract() {
 fn a_recording_tells_the_story() {
     let table = RouteTable::compile(&config()).unwrap();
     let mut trace = Recording::default();
-    decide(&table, &Method::GET, "/api/u2/tasks", None, |_| user("u1"), &mut trace);
+    decide(&table, &Method::GET, "/api/u2/tasks", None, |_| user("u1"), 0, &mut trace);
     let steps: Vec<_> = trace.steps.iter().map(|s| (s.step.as_str(), s.result)).collect();
     assert_eq!(
         steps,
@@ -400,6 +414,142 @@ fn tests_in_the_configuration_are_run() {
     }
 }
 
+/// What is known of how a token's user was authenticated: level, whether a factor is not yet shown,
+/// and how many seconds before the request the last proof was given.
+#[derive(Clone, Copy, Debug)]
+struct Shown(Aal, bool, Option<i64>);
+
+#[test]
+fn sessions_prove_what_their_route_asks_for() {
+    const NOW: i64 = 1_800_000_000;
+    let text = r#"
+        [upstreams.app]
+        servers = ["http://127.0.0.1:8000"]
+        [[routes]]
+        path = "/plain"
+        upstream = "app"
+        [[routes]]
+        path = "/feed"
+        upstream = "app"
+        access = "optional"
+        [[routes]]
+        path = "/public"
+        upstream = "app"
+        access = "public"
+        [[routes]]
+        path = "/safe/{user_id}"
+        upstream = "app"
+        require_aal2 = true
+        [[routes]]
+        path = "/fresh"
+        upstream = "app"
+        max_age = "5m"
+        [[routes]]
+        path = "/both"
+        upstream = "app"
+        require_aal2 = true
+        max_age = "5m"
+        roles = ["admin"]
+        [[routes]]
+        path = "/trial"
+        upstream = "app"
+        require_aal2 = true
+        mode = "shadow"
+    "#;
+    let mut config: Config = toml::from_str(text).unwrap();
+    let said = |config: &Config, path: &str, Shown(aal, mfa_pending, age): Shown, role: &str| {
+        let table = RouteTable::compile(config).unwrap();
+        let roles = [role.to_owned()];
+        let identity = Identity::synthetic("u1", &roles, IssuerIndex::OURS, "self".into());
+        let mut identity = identity.unwrap();
+        let proved_at = age.map(|age| NOW - age);
+        identity.assurance = Assurance { aal, mfa_pending, proved_at };
+        let credential = Credential::Verified(Arc::new(identity));
+        match decide_quietly(&table, &Method::GET, path, None, |_| credential, NOW) {
+            Decision::Permit(permit) => permit.shadowed().cloned(),
+            Decision::Refuse(refused) => Some(refused.refusal),
+            Decision::Own => panic!("{path} is not ours"),
+        }
+    };
+    let step_up = |aal2, max_age: Option<u64>| {
+        Some(Refusal::StepUp(StepUp { aal2, max_age: max_age.map(Duration::from_secs) }))
+    };
+    let one = Shown(Aal::One, false, Some(10));
+    let two = Shown(Aal::Two, false, Some(10));
+    let half = Shown(Aal::One, true, Some(10));
+    let aged = |shown: Shown, age| Shown(shown.0, shown.1, age);
+    for (path, shown, role, refusal) in [
+        ("/plain", one, "x", None),
+        ("/plain", aged(one, None), "x", None),
+        ("/plain", two, "x", None),
+        ("/plain", half, "x", step_up(true, None)),
+        ("/feed", half, "x", step_up(true, None)),
+        ("/public", half, "x", None),
+        ("/safe/u1", one, "x", step_up(true, None)),
+        ("/safe/u1", two, "x", None),
+        ("/safe/u1", aged(two, None), "x", None),
+        // Nobody proves more for what is refused in any case.
+        ("/safe/u2", one, "x", Some(Refusal::OwnerMismatch { hidden: false })),
+        ("/fresh", one, "x", None),
+        ("/fresh", aged(one, Some(300)), "x", None),
+        ("/fresh", aged(one, Some(301)), "x", step_up(false, Some(300))),
+        ("/fresh", aged(one, None), "x", step_up(false, Some(300))),
+        ("/fresh", half, "x", step_up(true, None)),
+        ("/both", one, "x", Some(Refusal::MissingRole)),
+        ("/both", one, "admin", step_up(true, Some(300))),
+        ("/both", aged(two, Some(301)), "admin", step_up(true, Some(300))),
+        ("/both", two, "admin", None),
+        ("/trial", one, "x", step_up(true, None)),
+        ("/trial", two, "x", None),
+    ] {
+        assert_eq!(said(&config, path, shown, role), refusal, "{path} {shown:?} {role}");
+    }
+
+    // In shadow mode the upstream is told who it is, but not of half a login.
+    let told = |shown: Shown| {
+        let table = RouteTable::compile(&config).unwrap();
+        let identity = Identity::synthetic("u1", &[], IssuerIndex::OURS, "self".into());
+        let mut identity = identity.unwrap();
+        let Shown(aal, mfa_pending, _) = shown;
+        identity.assurance = Assurance { aal, mfa_pending, proved_at: None };
+        let credential = Credential::Verified(Arc::new(identity));
+        match decide_quietly(&table, &Method::GET, "/trial", None, |_| credential, NOW) {
+            Decision::Permit(permit) => permit.identity().is_some(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(told(one) && !told(half));
+
+    config.factors.enforce = false;
+    assert_eq!(said(&config, "/plain", half, "x"), None);
+    assert_eq!(said(&config, "/safe/u1", half, "x"), step_up(true, None));
+
+    let table = RouteTable::compile(&config).unwrap();
+    let rules = |id: usize| table.routes()[id].describe().rules;
+    assert_eq!(rules(3), "user_id = subject, second factor");
+    assert_eq!(rules(5), "role admin, second factor, proved within 300 s");
+    config.tests = toml::from_str::<Config>(
+        r#"
+        [[tests]]
+        request = "GET /safe/u1"
+        as = "u1"
+        expect = 401
+        [[tests]]
+        request = "GET /safe/u1"
+        as = "u1"
+        aal2 = true
+        expect = "allow"
+        [[tests]]
+        request = "GET /fresh"
+        as = "u1"
+        expect = "allow"
+        "#,
+    )
+    .unwrap()
+    .tests;
+    assert_eq!(run_tests(&config, &table), []);
+}
+
 #[test]
 fn a_route_may_ask_for_a_client_certificate_beside_all_else() {
     let text = r#"
@@ -431,7 +581,7 @@ fn a_route_may_ask_for_a_client_certificate_beside_all_else() {
     let subject = HeaderValue::from_static("CN=printer");
     let said = |path: &str, shown: bool, credential: Credential| {
         let certificate = shown.then_some(&subject);
-        match decide_quietly(&table, &Method::GET, path, certificate, |_| credential) {
+        match decide_quietly(&table, &Method::GET, path, certificate, |_| credential, 0) {
             Decision::Permit(permit) => permit.shadowed().map_or("allow", Refusal::reason),
             Decision::Refuse(refused) => refused.refusal.reason(),
             Decision::Own => "own",

@@ -50,7 +50,7 @@ fn forwarded(path: &str, from: From, lines: &[(&str, &str)]) -> HeaderMap {
     let list = list(lines);
     let caller = Arc::new(caller_with(&["clerk".to_owned()]));
     let credential = |_: &_| Credential::Verified(caller);
-    let Decision::Permit(permit) = decide_quietly(&table, &Method::GET, path, None, credential)
+    let Decision::Permit(permit) = decide_quietly(&table, &Method::GET, path, None, credential, 0)
     else {
         panic!("{path} was refused");
     };

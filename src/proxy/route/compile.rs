@@ -3,6 +3,7 @@
 //! never left unguarded by oversight. All problems are gathered; none stops the search for others.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use super::pattern::{Pattern, literal_prefix};
 use super::trie::Trie;
@@ -10,6 +11,7 @@ use super::{MethodSet, Owner, Route, RouteTable, RouteUpstream};
 use crate::config::{self, Access, ClientCertificates, Config, LimitBy, Problem};
 use crate::identity::IssuerSet;
 use crate::model::{is_role_name, is_scope_name};
+use crate::proxy::step_up::StepUp;
 
 /// The variable that is an owner without being named one.
 const DEFAULT_OWNER: &str = "user_id";
@@ -107,6 +109,8 @@ impl<'c> Compiler<'c> {
             owner_override_roles: written.owner_override_roles.clone(),
             api_keys: written.api_keys && self.config.api_keys.enabled,
             scopes: written.scopes.clone(),
+            step_up: self.step_up(id, written),
+            enforces_factors: self.config.factors.enforce,
             issuers,
             limits: self.limits(id, written),
             max_body_bytes: written.max_body_bytes.unwrap_or(self.config.server.max_body_bytes).0,
@@ -190,6 +194,28 @@ impl<'c> Compiler<'c> {
         if !written.scopes.is_empty() && !written.api_keys {
             self.problem(id, "scopes", "scopes are for API keys; set api_keys = true");
         }
+    }
+
+    fn step_up(&mut self, id: usize, written: &config::Route) -> StepUp {
+        let asked =
+            [("require_aal2", written.require_aal2), ("max_age", written.max_age.is_some())];
+        for (key, _) in asked.into_iter().filter(|(_, is_asked)| *is_asked) {
+            if written.access != Access::Authenticated {
+                self.problem(id, key, "needs access = \"authenticated\"");
+            }
+            if written.api_keys {
+                self.problem(id, key, "a program proves nothing; take api_keys = true away");
+            }
+            if written.issuers.iter().any(|issuer| issuer != OUR_TOKENS) {
+                let message = "only our own tokens say how their users were authenticated; let the \
+                               route take no other issuers";
+                self.problem(id, key, message);
+            }
+        }
+        if written.max_age.is_some_and(|age| age.0 < Duration::from_secs(1)) {
+            self.problem(id, "max_age", "must be at least 1s");
+        }
+        StepUp { aal2: written.require_aal2, max_age: written.max_age.map(|age| age.0) }
     }
 
     fn client_certificate(&mut self, id: usize, written: &config::Route) -> bool {

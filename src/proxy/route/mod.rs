@@ -23,6 +23,7 @@ pub use self::method::MethodSet;
 use self::pattern::Pattern;
 use self::trie::Trie;
 use super::path::{CanonicalPath, PathError, decodes_to};
+use super::step_up::StepUp;
 use crate::config::{Access, Config, Mode, Preflight, Problem};
 use crate::identity::IssuerSet;
 
@@ -60,6 +61,10 @@ pub struct Route {
     pub api_keys: bool,
     /// What an API key must be good for, all of it.
     pub scopes: Vec<String>,
+    /// What is asked of a session beside a good token.
+    pub step_up: StepUp,
+    /// Whether tokens are refused whose users have a second factor that was not shown.
+    pub enforces_factors: bool,
     /// Whose tokens count.
     pub issuers: IssuerSet,
     /// Limits, by place among the sorted names of `[limits]`.
@@ -248,6 +253,12 @@ impl Route {
         } else if self.api_keys {
             rules.push(format!("or API key with {}", self.scopes.join(" ")));
         }
+        if self.step_up.aal2 {
+            rules.push("second factor".to_owned());
+        }
+        if let Some(age) = self.step_up.max_age {
+            rules.push(format!("proved within {} s", age.as_secs()));
+        }
         if self.mode == Mode::Shadow {
             rules.push("shadow".to_owned());
         }
@@ -270,7 +281,7 @@ pub struct RouteDescription {
     pub path: String,
     /// The word of `access`.
     pub access: String,
-    /// Owner, roles, mode; may be empty.
+    /// Owner, roles, proofs, mode; may be empty.
     pub rules: String,
     /// Name of the upstream, or `-`.
     pub upstream: String,

@@ -85,6 +85,21 @@ fn what_cannot_be_right_is_refused_at_its_key() {
         (&[("/a", "api_keys = true\naccess = \"public\"")], "routes[0].api_keys", "authenticated"),
         (&[("/a", "scopes = [\"read\"]")], "routes[0].scopes", "api_keys = true"),
         (&[("/a", "api_keys = true\nscopes = [\"a\", \"B\"]")], "routes[0].scopes[1]", "`B`"),
+        // proofs
+        (
+            &[("/a", "require_aal2 = true\naccess = \"optional\"")],
+            "routes[0].require_aal2",
+            "authenticated",
+        ),
+        (&[("/a", "max_age = \"5m\"\naccess = \"public\"")], "routes[0].max_age", "authenticated"),
+        (
+            &[("/a", "require_aal2 = true\nissuers = [\"self\", \"corp\"]")],
+            "routes[0].require_aal2",
+            "only our own tokens",
+        ),
+        (&[("/a", "max_age = \"5m\"\nissuers = [\"corp\"]")], "routes[0].max_age", "only our own"),
+        (&[("/a", "max_age = \"0s\"")], "routes[0].max_age", "at least 1s"),
+        (&[("/a", "max_age = \"5m\"\napi_keys = true")], "routes[0].max_age", "a program"),
         // names
         (&[("/a/{user_id}", "issuers = [\"self\", \"corp\"]")], "routes[0].issuers", "reason"),
         (&[("/a", "issuers = [\"self\", \"core\"]")], "routes[0].issuers", "`corp`"),

@@ -100,7 +100,7 @@ fn over_http2(bytes: &[u8]) -> Option<RequestHead> {
 fn send(head: &RequestHead, trusted: bool) -> Option<Vec<u8>> {
     let world = &*WORLD;
     let credential = |_: &_| Credential::Verified(Arc::clone(&world.caller));
-    let decision = decide_quietly(&world.table, &head.method, head.path(), None, credential);
+    let decision = decide_quietly(&world.table, &head.method, head.path(), None, credential, 0);
     let Decision::Permit(permit) = decision else { return None };
     let now = jiff::Timestamp::from_second(1_800_000_000).expect("a time");
     let request_id = RequestIds::new().id_of(head.fields(), now);

@@ -283,6 +283,12 @@ fn bad_tokens_are_refused_for_what_is_wrong_with_them() {
         ("other issuer, sub with a line end", corp("sub", "a\nb".into()), Claim("sub")),
         ("other issuer, sub with a space", corp("sub", "a b".into()), Claim("sub")),
         ("other issuer, sub too long", corp("sub", "u".repeat(256).into()), Claim("sub")),
+        // How well known.
+        ("unknown aal", own("aal", "aal3".into()), Claim("aal")),
+        ("aal is a number", own("aal", json!(2)), Claim("aal")),
+        ("aal is a list", own("aal", json!(["aal2"])), Claim("aal")),
+        ("mfa_pending is a text", own("mfa_pending", "false".into()), Claim("mfa_pending")),
+        ("mfa_pending is null", own("mfa_pending", Value::Null), Claim("mfa_pending")),
         (
             "other issuer, no sub",
             world.corp(|_, c| drop(c.as_object_mut().unwrap().remove("sub"))),
