@@ -68,7 +68,8 @@ fn server(config: &Config) -> Value {
         "id_token_signing_alg_values_supported": [config.tokens.algorithm.name()],
         "claims_supported": [
             "iss", "sub", "aud", "exp", "iat", "jti", "session_id", "email", "email_verified",
-            "role", "app_metadata", "user_metadata", "aal", "amr", "is_anonymous",
+            "role", "app_metadata", "user_metadata", "aal", "mfa_pending", "amr",
+            "is_anonymous",
         ],
     })
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
-use super::input::InputError;
+use super::input::{FactorType, InputError};
 use super::password::HashError;
 use super::policy::Weakness;
 use crate::config::Limits;
@@ -47,6 +47,9 @@ pub enum AuthError {
         /// When it may be worth trying again.
         retry_after: Duration,
     },
+    /// A challenge that is unknown, was answered, or is too old.
+    #[error("the challenge of the second factor is not open")]
+    ChallengeExpired,
     /// A new password with a wrong old one.
     #[error("the current password is wrong")]
     CurrentPasswordInvalid,
@@ -62,12 +65,27 @@ pub enum AuthError {
     /// No letters leave here.
     #[error("no letters are sent")]
     EmailProviderDisabled,
+    /// A name that another factor of the user has.
+    #[error("another second factor has the name")]
+    FactorNameConflict,
+    /// The user has no second factor with this id.
+    #[error("there is no such second factor")]
+    FactorNotFound,
+    /// A kind of second factor that cannot be enrolled here.
+    #[error("second factors of this kind cannot be enrolled")]
+    FactorTypeDisabled(FactorType),
+    /// A code of a second factor, or a recovery code, that is wrong or was used.
+    #[error("the code of the second factor is not good")]
+    FactorVerificationFailed,
     /// A code of a used link that is too old.
     #[error("the code of the link has expired")]
     FlowStateExpired,
     /// A code of a used link that nobody was given, or that was traded.
     #[error("the code of the link is unknown")]
     FlowStateNotFound,
+    /// The user has a second factor, which the session has not shown.
+    #[error("the session has not shown the second factor")]
+    InsufficientAal,
     /// Anything that cannot happen.
     #[error("an account request failed")]
     Internal(#[source] Box<dyn Error + Send + Sync>),
@@ -129,6 +147,15 @@ pub enum AuthError {
     /// Sign-up is switched off.
     #[error("signing up is switched off")]
     SignupDisabled,
+    /// As many second factors as a user may have.
+    #[error("the user has too many second factors")]
+    TooManyFactors,
+    /// Many wrong codes of a second factor in a row.
+    #[error("too many wrong codes of the second factor")]
+    TooManyWrongCodes {
+        /// When a code is looked at again.
+        retry_after: Duration,
+    },
     /// The store or the counters cannot be reached; the source says which.
     #[error("a service that is needed is unavailable")]
     Unavailable {
@@ -179,9 +206,17 @@ impl AuthError {
         "email_provider_disabled",
         "flow_state_expired",
         "flow_state_not_found",
+        "insufficient_aal",
         "invalid_credentials",
         "invalid_request",
         "method_not_allowed",
+        "mfa_challenge_expired",
+        "mfa_factor_name_conflict",
+        "mfa_factor_not_found",
+        "mfa_phone_enroll_not_enabled",
+        "mfa_totp_enroll_not_enabled",
+        "mfa_verification_failed",
+        "mfa_webauthn_enroll_not_enabled",
         "no_authorization",
         "no_route",
         "not_admin",
@@ -200,6 +235,7 @@ impl AuthError {
         "session_not_found",
         "signup_disabled",
         "too_many_api_keys",
+        "too_many_enrolled_mfa_factors",
         "unavailable",
         "unexpected_failure",
         "unsupported_grant_type",
@@ -249,13 +285,21 @@ impl AuthError {
             Self::BadJwt(_) => "bad_jwt",
             Self::BodyTooLarge => "body_too_large",
             Self::Busy { .. } | Self::Unavailable { .. } => "unavailable",
+            Self::ChallengeExpired => "mfa_challenge_expired",
             Self::CurrentPasswordInvalid => "current_password_invalid",
             Self::CurrentPasswordRequired => "current_password_required",
             Self::EmailExists => "email_exists",
             Self::EmailNotConfirmed => "email_not_confirmed",
             Self::EmailProviderDisabled => "email_provider_disabled",
+            Self::FactorNameConflict => "mfa_factor_name_conflict",
+            Self::FactorNotFound => "mfa_factor_not_found",
+            Self::FactorTypeDisabled(FactorType::Phone) => "mfa_phone_enroll_not_enabled",
+            Self::FactorTypeDisabled(FactorType::Totp) => "mfa_totp_enroll_not_enabled",
+            Self::FactorTypeDisabled(FactorType::WebAuthn) => "mfa_webauthn_enroll_not_enabled",
+            Self::FactorVerificationFailed => "mfa_verification_failed",
             Self::FlowStateExpired => "flow_state_expired",
             Self::FlowStateNotFound => "flow_state_not_found",
+            Self::InsufficientAal => "insufficient_aal",
             Self::Internal(_) => "unexpected_failure",
             Self::InvalidCredentials => "invalid_credentials",
             Self::MalformedCredential => "invalid_request",
@@ -267,7 +311,7 @@ impl AuthError {
             Self::OtpExpired => "otp_expired",
             Self::OverLimit(over) if over.is_of_letters() => "over_email_send_rate_limit",
             Self::OverLimit(over) if over.is_of_session() => "unavailable",
-            Self::OverLimit(_) => "over_request_rate_limit",
+            Self::OverLimit(_) | Self::TooManyWrongCodes { .. } => "over_request_rate_limit",
             Self::PhoneProviderDisabled => "phone_provider_disabled",
             Self::ReauthenticationNeeded => "reauthentication_needed",
             Self::ReauthenticationNotValid => "reauthentication_not_valid",
@@ -277,6 +321,7 @@ impl AuthError {
             Self::SessionExpired => "session_expired",
             Self::SessionNotFound => "session_not_found",
             Self::SignupDisabled => "signup_disabled",
+            Self::TooManyFactors => "too_many_enrolled_mfa_factors",
             Self::UnknownSession => "not_found",
             Self::TooManyApiKeys => "too_many_api_keys",
             Self::UnsupportedGrantType => "unsupported_grant_type",

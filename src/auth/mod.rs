@@ -22,8 +22,11 @@ pub mod otp;
 mod pages;
 pub mod password;
 pub mod policy;
+mod qr;
+mod recovery;
 pub mod redirects;
 pub mod shapes;
+mod totp;
 
 pub use accounts::Accounts;
 pub use endpoints::{Auth, AuthAnswer, AuthRequest, Rules};

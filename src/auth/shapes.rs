@@ -4,9 +4,13 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use secrecy::{ExposeSecret, SecretString};
+use uuid::Uuid;
+
+use super::accounts::{Challenged, Enrolled};
 use super::policy::Policy;
 use crate::config::CharacterClass;
-use crate::model::{ApiKey, Session, SessionId, StoredEvent, User};
+use crate::model::{ApiKey, Factor, FactorKind, Session, SessionId, StoredEvent, User};
 
 /// What a login, a sign-up or a refresh hands out.
 pub struct Tokens {
@@ -67,12 +71,59 @@ pub fn user(user: &User, audience: &str, now: Timestamp) -> Value {
             "created_at": time(user.created_at),
             "updated_at": time(user.updated_at),
         }],
-        "factors": [],
+        "factors": user.factors.iter().map(factor).collect::<Vec<_>>(),
         "is_anonymous": false,
         "created_at": time(user.created_at),
         "updated_at": time(user.updated_at),
         "banned_until": optional_time(user.disabled_until.filter(|_| user.is_disabled(now))),
     })
+}
+
+fn factor(factor: &Factor) -> Value {
+    json!({
+        "id": factor.id,
+        "friendly_name": factor.friendly_name,
+        "factor_type": factor.kind.as_str(),
+        "status": factor.status(),
+        "phone": "",
+        "created_at": time(factor.created_at),
+        "updated_at": time(factor.updated_at),
+        "last_challenged_at": optional_time(factor.last_challenged_at),
+    })
+}
+
+/// A factor that is to be verified, with what its app gets to know.
+pub fn enrolled(enrolled: &Enrolled) -> Value {
+    json!({
+        "id": enrolled.factor.id,
+        "type": enrolled.factor.kind.as_str(),
+        "friendly_name": enrolled.factor.friendly_name,
+        "totp": {
+            "qr_code": *enrolled.qr_code,
+            "secret": *enrolled.secret,
+            "uri": *enrolled.uri,
+        },
+    })
+}
+
+/// A challenge that waits for a code.
+pub fn challenged(challenged: &Challenged) -> Value {
+    json!({
+        "id": challenged.id,
+        "type": FactorKind::Totp.as_str(),
+        "expires_at": challenged.expires_at.as_second(),
+    })
+}
+
+/// A factor that is gone.
+pub fn unenrolled(factor: Uuid) -> Value {
+    json!({ "id": factor })
+}
+
+/// Recovery codes, this once.
+pub fn recovery_codes(codes: &[SecretString]) -> Value {
+    let codes: Vec<_> = codes.iter().map(ExposeSecret::expose_secret).collect();
+    json!({ "recovery_codes": codes })
 }
 
 /// The running sessions of a user; `current` is the one that asks.
@@ -85,6 +136,7 @@ pub fn sessions(sessions: &[Session], current: SessionId) -> Value {
             "expires_at": time(session.expires_at),
             "address": session.address,
             "user_agent": session.user_agent,
+            "aal": session.aal(),
             "current": session.id == current,
         })
     };
@@ -229,7 +281,7 @@ mod tests {
 
     #[test]
     fn the_session_that_asks_is_marked() {
-        let id = uuid::Uuid::from_u128;
+        let id = Uuid::from_u128;
         let session = |n| Session {
             id: id(n),
             user_id: "u-1".parse::<UserId>().unwrap(),
@@ -240,6 +292,7 @@ mod tests {
             address: Some([192, 0, 2, 1].into()),
             user_agent: None,
             methods: Vec::new(),
+            factor_id: None,
             ended: None,
         };
         let shown = sessions(&[session(1), session(2)], id(2));
@@ -250,7 +303,7 @@ mod tests {
                 "id": id(2), "created_at": "2026-01-01T00:00:00.000000Z",
                 "last_seen_at": "2026-01-01T00:00:00.000000Z",
                 "expires_at": "2026-02-01T00:00:00.000000Z",
-                "address": "192.0.2.1", "user_agent": null, "current": true,
+                "address": "192.0.2.1", "user_agent": null, "aal": "aal1", "current": true,
             })
         );
     }
@@ -258,7 +311,7 @@ mod tests {
     #[test]
     fn events_and_settings_have_their_documented_fields() {
         let event = Event {
-            id: uuid::Uuid::nil(),
+            id: Uuid::nil(),
             at: at("2026-01-01T00:00:00Z"),
             kind: EventKind::LoginFailed,
             outcome: Outcome::Failure,
@@ -271,7 +324,7 @@ mod tests {
             user_agent: None,
             request_id: None,
         };
-        let stored = StoredEvent { writer: uuid::Uuid::nil(), number: 1, event };
+        let stored = StoredEvent { writer: Uuid::nil(), number: 1, event };
         let shown = events(&[stored], Some("cursor"));
         assert_eq!(shown["next"], "cursor");
         assert_eq!(shown["events"][0]["kind"], "login_failed");

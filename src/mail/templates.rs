@@ -44,11 +44,14 @@ const BUILT_IN: &[(&str, &str)] = built_in! {
     "email_change_new.html" "email_change_new.subject.txt" "email_change_new.txt"
     "email_change_current.html" "email_change_current.subject.txt" "email_change_current.txt"
     "email_changed.html" "email_changed.subject.txt" "email_changed.txt"
+    "factor_added.html" "factor_added.subject.txt" "factor_added.txt"
+    "factor_removed.html" "factor_removed.subject.txt" "factor_removed.txt"
     "invite.html" "invite.subject.txt" "invite.txt"
     "magic_link.html" "magic_link.subject.txt" "magic_link.txt"
     "password_changed.html" "password_changed.subject.txt" "password_changed.txt"
     "reauthentication.html" "reauthentication.subject.txt" "reauthentication.txt"
     "recovery.html" "recovery.subject.txt" "recovery.txt"
+    "recovery_code_used.html" "recovery_code_used.subject.txt" "recovery_code_used.txt"
     "test.html" "test.subject.txt" "test.txt"
 };
 

@@ -98,6 +98,9 @@ fn action(kind: Template) -> &'static str {
         Template::AlreadyRegistered => "already_registered_notification",
         Template::PasswordChanged => "password_changed_notification",
         Template::EmailChanged => "email_changed_notification",
+        Template::FactorAdded => "mfa_factor_enrolled_notification",
+        Template::FactorRemoved => "mfa_factor_unenrolled_notification",
+        Template::RecoveryCodeUsed => "recovery_code_used_notification",
         Template::Test => "test",
     }
 }

@@ -35,7 +35,8 @@ impl Accounts {
     ///
     /// # Errors
     /// [`AuthError::ReauthenticationNeeded`] with a login of more than a day ago: a key outlives the
-    /// token that made it, which may be stolen. [`AuthError::NotAdmin`] for scopes that only
+    /// token that made it, which may be stolen. [`AuthError::InsufficientAal`] when the user has a
+    /// second factor that was not shown. [`AuthError::NotAdmin`] for scopes that only
     /// administrators give, [`AuthError::TooManyApiKeys`], [`AuthError::ValidationFailed`] for too
     /// long a life; what storing may meet.
     pub async fn make_api_key(
@@ -152,6 +153,8 @@ impl Accounts {
         if scopes.iter().any(is_given) && !user.roles.iter().any(|role| role == "admin") {
             return Err(AuthError::NotAdmin);
         }
+        // A key shows no second factor, so whoever makes one has to.
+        self.second_factor_was_shown(bearer, &user).await?;
         if !self.has_logged_in_recently(bearer).await? {
             return Err(AuthError::ReauthenticationNeeded);
         }

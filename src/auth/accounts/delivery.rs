@@ -224,7 +224,11 @@ fn purpose_of(kind: LetterKind) -> Option<Purpose> {
         LetterKind::MagicLink => Purpose::MagicLink,
         LetterKind::Reauthentication => Purpose::Reauthentication,
         LetterKind::Recovery => Purpose::Recovery,
-        LetterKind::EmailChanged | LetterKind::PasswordChanged => return None,
+        LetterKind::EmailChanged
+        | LetterKind::FactorAdded
+        | LetterKind::FactorRemoved
+        | LetterKind::PasswordChanged
+        | LetterKind::RecoveryCodeUsed => return None,
     })
 }
 
@@ -234,11 +238,14 @@ fn template_of(kind: LetterKind) -> Template {
         LetterKind::EmailChangeCurrent => Template::EmailChangeCurrent,
         LetterKind::EmailChangeNew => Template::EmailChangeNew,
         LetterKind::EmailChanged => Template::EmailChanged,
+        LetterKind::FactorAdded => Template::FactorAdded,
+        LetterKind::FactorRemoved => Template::FactorRemoved,
         LetterKind::Invite => Template::Invite,
         LetterKind::MagicLink => Template::MagicLink,
         LetterKind::PasswordChanged => Template::PasswordChanged,
         LetterKind::Reauthentication => Template::Reauthentication,
         LetterKind::Recovery => Template::Recovery,
+        LetterKind::RecoveryCodeUsed => Template::RecoveryCodeUsed,
     }
 }
 

@@ -106,7 +106,7 @@ impl Accounts {
     /// there is, or one made of the request.
     ///
     /// # Errors
-    /// [`AuthError::NotAdmin`], [`AuthError::EmailExists`] when the address is proved,
+    /// [`AuthError::NotAdmin`], [`AuthError::InsufficientAal`], [`AuthError::EmailExists`] when the address is proved,
     /// [`AuthError::EmailProviderDisabled`]; what storing may meet.
     pub async fn invite(
         &self,
@@ -116,9 +116,11 @@ impl Accounts {
         origin: &Origin,
     ) -> Result<User, AuthError> {
         // The role as it is now: what a token says may be as old as the token.
-        if !self.user(admin).await?.roles.iter().any(|role| role == ADMIN) {
+        let user = self.user(admin).await?;
+        if !user.roles.iter().any(|role| role == ADMIN) {
             return Err(AuthError::NotAdmin);
         }
+        self.second_factor_was_shown(admin, &user).await?;
         self.letters_leave()?;
         let now = self.clock.now();
         let account = self.store.account_by_email(&wanted.email).await.map_err(failed)?;

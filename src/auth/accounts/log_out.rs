@@ -78,9 +78,10 @@ impl Accounts {
     async fn bearer_of(&self, token: &str) -> Result<Option<Bearer>, AuthError> {
         if let Some(token) = RefreshToken::parse(token) {
             let known = self.store.refresh_token(token.digest()).await.map_err(failed)?;
-            return Ok(known.map(|known| Bearer {
-                user_id: known.session.user_id,
-                session_id: known.session.id,
+            return Ok(known.map(|store::KnownToken { session, .. }| Bearer {
+                aal: session.aal(),
+                user_id: session.user_id,
+                session_id: session.id,
             }));
         }
         let now = self.clock.now().as_second();
@@ -90,7 +91,8 @@ impl Accounts {
         };
         let user_id = identity.subject.parse().ok();
         let named = user_id.zip(identity.session);
-        Ok(named.map(|(user_id, session_id)| Bearer { user_id, session_id }))
+        let aal = identity.assurance.aal;
+        Ok(named.map(|(user_id, session_id)| Bearer { user_id, session_id, aal }))
     }
 
     /// Another gateway may have ended the session a moment ago, so that nothing was left to end here

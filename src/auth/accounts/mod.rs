@@ -11,6 +11,7 @@
 
 mod api_keys;
 mod delivery;
+mod factors;
 mod hook;
 mod letters;
 mod links;
@@ -38,12 +39,13 @@ use crate::clock::Clock;
 use crate::config;
 use crate::identity::{ApiKeys, Revocations, Verifier};
 use crate::model::{
-    Event, EventKind, Outcome, Session, SessionId, StoredEvent, User, UserId, clean_text,
+    Aal, Event, EventKind, Outcome, Session, SessionId, StoredEvent, User, UserId, clean_text,
 };
 use crate::store::{Store, StoreError};
 
 pub use delivery::Delivery;
 pub(crate) use delivery::{letter_event, word_of};
+pub use factors::{Challenged, Enrolled, Enrolment};
 pub use hook::LoginHook;
 pub use letters::Letters;
 pub use links::Wish;
@@ -149,6 +151,8 @@ pub struct Bearer {
     pub user_id: UserId,
     /// The session the token belongs to.
     pub session_id: SessionId,
+    /// How well the user was authenticated when the token was made.
+    pub aal: Aal,
 }
 
 fn failed(error: StoreError) -> AuthError {

@@ -47,6 +47,7 @@ impl Accounts {
             address: Some(origin.address),
             user_agent: origin.user_agent.clone(),
             methods: vec![Proof::new(AuthMethod::Password, now)],
+            factor_id: None,
             ended: None,
         };
         let login = store::NewLogin {

@@ -27,7 +27,8 @@ impl Accounts {
     /// [`AuthError::WeakPassword`], [`AuthError::SamePassword`],
     /// [`AuthError::CurrentPasswordRequired`], [`AuthError::CurrentPasswordInvalid`],
     /// [`AuthError::ReauthenticationNeeded`], [`AuthError::ReauthenticationNotValid`],
-    /// [`AuthError::EmailProviderDisabled`], [`AuthError::ValidationFailed`] for too much
+    /// [`AuthError::InsufficientAal`], [`AuthError::EmailProviderDisabled`],
+    /// [`AuthError::ValidationFailed`] for too much
     /// metadata, [`AuthError::SessionNotFound`] when the account is gone; what hashing and storing
     /// may meet.
     pub async fn update_user(
@@ -65,6 +66,7 @@ impl Accounts {
             max_metadata_bytes: MAX_METADATA_BYTES,
             new_password: proved.new_password,
             keep_session: bearer.session_id,
+            aal: bearer.aal,
             sign_out_others: change.sign_out_others,
             nonce: proved.nonce,
             new_email: proved.new_email,
@@ -84,6 +86,7 @@ impl Accounts {
             store::UpdateUser::NotFound => Err(AuthError::SessionNotFound),
             // Somebody else changed it in these few milliseconds: what was proved is out of date.
             store::UpdateUser::PasswordChangedMeanwhile => Err(AuthError::ReauthenticationNeeded),
+            store::UpdateUser::NeedsAal2 => Err(AuthError::InsufficientAal),
             store::UpdateUser::NonceRefused => Err(AuthError::ReauthenticationNotValid),
             store::UpdateUser::MetadataTooLarge => Err(InputError::metadata_too_large().into()),
         }
@@ -98,6 +101,8 @@ impl Accounts {
     ) -> Result<Proved, AuthError> {
         let account = self.store.account_by_id(&bearer.user_id).await.map_err(failed)?;
         let Account { user, password_hash: stored } = account.ok_or(AuthError::SessionNotFound)?;
+        // Neither a password nor a mailbox passes the second factor, so neither may change hands.
+        self.second_factor_was_shown(bearer, &user).await?;
         // An address that was imported may be one that we would not take; then it is no password.
         let email = user.email.parse::<Email>().ok();
         if let Some(new) = &change.password {

@@ -10,6 +10,7 @@
 mod account;
 mod activity;
 mod api_keys;
+mod factors;
 mod links;
 mod oauth;
 mod place;
@@ -43,6 +44,7 @@ const AREAS: &[&[Endpoint]] = &[
     account::ENDPOINTS,
     activity::ENDPOINTS,
     api_keys::ENDPOINTS,
+    factors::ENDPOINTS,
     links::ENDPOINTS,
     oauth::ENDPOINTS,
     public::ENDPOINTS,
@@ -260,7 +262,7 @@ impl Auth {
         if self.accounts.revocations.contains(&session_id) {
             return Err(AuthError::SessionNotFound);
         }
-        let bearer = Bearer { user_id, session_id };
+        let bearer = Bearer { user_id, session_id, aal: identity.assurance.aal };
         seen.bearer = Some(bearer.clone());
         Ok(bearer)
     }

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::auth::accounts::Unproved;
+use url::Url;
+
+use crate::auth::accounts::{Enrolment, Unproved};
 use crate::auth::discovery::Discovery;
 use crate::config::{self, Config, Limits, Problem};
 use crate::limit::Rule;
@@ -17,12 +20,15 @@ pub struct Rules {
     /// None when the issuer's name is no address.
     pub(super) discovery: Option<Discovery>,
     pub(super) sessions: Arc<config::Sessions>,
+    pub(super) enrolment: Enrolment,
+    /// How long a challenge waits for its code.
+    pub(super) challenge_lifetime: Duration,
     limits: BTreeMap<&'static str, Rule>,
 }
 
 impl Rules {
-    /// Compiles `[signup]`, `[api_keys]`, `[sessions]`, the documents of `[discovery]` and the limits
-    /// that are always there.
+    /// Compiles `[signup]`, `[api_keys]`, `[factors]`, `[sessions]`, the documents of `[discovery]` and
+    /// the limits that are always there.
     ///
     /// # Errors
     /// What is wrong with the limits.
@@ -42,12 +48,19 @@ impl Rules {
             return Err(problems);
         }
         let config::Signup { enabled, confirm_email } = config.signup;
+        let enrolment = Enrolment {
+            is_enabled: config.factors.enabled,
+            issuer: otp_issuer(config),
+            max: config.factors.max,
+        };
         Ok(Self {
             signup_is_enabled: enabled,
             email_is_confirmed: confirm_email,
             api_keys: config.api_keys.clone(),
             discovery: Discovery::compile(config),
             sessions: Arc::new(config.sessions.clone()),
+            enrolment,
+            challenge_lifetime: config.factors.challenge_lifetime.0,
             limits,
         })
     }
@@ -64,4 +77,10 @@ impl Rules {
     pub(super) fn limit(&self, name: &'static str) -> &Rule {
         self.limits.get(name).expect("endpoints name limits that are built in")
     }
+}
+
+/// What authenticator apps call the site.
+fn otp_issuer(config: &Config) -> String {
+    let host = || Some(Url::parse(&config.site_url()?).ok()?.host_str()?.to_owned());
+    config.factors.issuer.clone().or_else(host).unwrap_or_else(|| "Portcullis".to_owned())
 }

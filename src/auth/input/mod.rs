@@ -7,6 +7,7 @@
 
 mod account;
 mod api_keys;
+mod factors;
 mod fields;
 mod links;
 #[cfg(test)]
@@ -14,6 +15,7 @@ mod tests;
 
 pub use self::account::{LogIn, Refresh, SignUp, UpdateUser};
 pub use self::api_keys::{NewApiKey, RotateApiKey};
+pub use self::factors::{Enrol, FactorType, VerifyFactor};
 pub use self::fields::Fields;
 pub use self::links::{LetterWanted, Pkce, Repeated, Verify, purposes_of};
 use super::policy::Weakness;
