@@ -1,4 +1,4 @@
-//! `portcullis secrets`: the keys under which the database keeps private keys.
+//! `portcullis secrets`: the keys under which the database keeps private keys and secrets of second factors.
 
 use std::collections::BTreeMap;
 

@@ -2,6 +2,7 @@
 //! running gateway within a second.
 
 mod create;
+mod factors;
 mod password;
 mod roles;
 mod show;
@@ -15,6 +16,7 @@ use super::{Admin, Context, Failure, table, when};
 use crate::model::{Email, EventKind, UserId};
 
 use create::create;
+use factors::factors;
 use roles::set_roles;
 use show::print;
 
@@ -84,6 +86,17 @@ enum Action {
         #[arg(long)]
         keep_sessions: bool,
     },
+    /// Show the second factors, or take one away and end all sessions
+    Factors {
+        /// Id or e-mail address
+        user: String,
+        /// Take this factor away: its owner has lost it
+        #[arg(long, value_name = "ID", conflicts_with = "json")]
+        remove: Option<uuid::Uuid>,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
     /// Refuse logins and end all sessions
     Disable {
         /// Id or e-mail address
@@ -131,6 +144,7 @@ pub(super) fn run(context: &Context, args: Args) -> Result<(), Failure> {
         Action::SetRoles { user, roles, keep_sessions } => {
             set_roles(&admin, &user, roles, keep_sessions).await
         }
+        Action::Factors { user, remove, json } => factors(&admin, &user, remove, json).await,
         Action::Disable { user, until } => {
             let user = admin.find_user(&user).await?;
             let until = until.map_or_else(|| FOR_EVER.parse(), Ok).map_err(Failure::usage)?;
