@@ -119,6 +119,9 @@ async fn every_letter_can_be_seen_as_its_reader_would() {
         ("already_registered", false),
         ("password_changed", false),
         ("email_changed", false),
+        ("factor_added", false),
+        ("factor_removed", false),
+        ("recovery_code_used", false),
     ] {
         send(&program, &["--letter", name, "ann@example.org"]).await.expect(0);
         let letter = server.server.told().await;

@@ -10,6 +10,7 @@ mod cors;
 mod crash;
 mod differential;
 mod events;
+mod factors;
 mod formats;
 mod framing;
 mod h2_floods;
