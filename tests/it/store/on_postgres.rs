@@ -234,7 +234,7 @@ async fn prepared_statements_survive_a_change_of_the_schema() {
     for _ in 0..3 {
         home.store.user(&ann).await.unwrap();
     }
-    home.sql("ALTER TABLE users ALTER COLUMN email TYPE varchar(300)").await;
+    home.sql("ALTER TABLE users ALTER COLUMN new_email TYPE varchar(300)").await;
     assert!(home.store.user(&ann).await.unwrap().is_some());
     let roles = event(EventKind::RolesChanged, 1);
     assert!(home.store.set_roles(&ann, &[], at(1), &roles).await.unwrap().is_some());
