@@ -40,6 +40,7 @@ mod real_clients;
 mod refresh;
 mod reload;
 mod store;
+mod supabase_clients;
 mod throttling;
 mod timeouts;
 mod tls;
