@@ -3,6 +3,7 @@
 // What only the test can do is asked for by a line `@...` and answered by a line of JSON.
 
 import assert from "node:assert/strict";
+import { createHmac } from "node:crypto";
 import { createRequire } from "node:module";
 import readline from "node:readline";
 
@@ -349,9 +350,78 @@ async function moving() {
   await signedIn("anna@example.com", newPassword);
 }
 
+// --- factors: a second factor, from its enrolment to its removal -------------------------------
+
+// What an authenticator app shows (RFC 6238), by the gateway's clock.
+function shownAt(secret, seconds) {
+  const bits = [...secret].map((c) => "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567".indexOf(c).toString(2).padStart(5, "0")).join("");
+  const key = Buffer.from(bits.match(/.{8}/g).map((byte) => parseInt(byte, 2)));
+  const step = Buffer.alloc(8);
+  step.writeBigUInt64BE(BigInt(Math.floor(seconds / 30)));
+  const mac = createHmac("sha1", key).update(step).digest();
+  const word = mac.readUInt32BE(mac.at(-1) & 15) & 0x7fffffff;
+  return String(word % 1000000).padStart(6, "0");
+}
+
+// The next code of the app: each is good once.
+async function nextCode(secret) {
+  ahead += 30;
+  await ask("advance 30");
+  return shownAt(secret, await ask("now"));
+}
+
+const levels = async (client) => {
+  const { currentLevel, nextLevel } = good(await client.mfa.getAuthenticatorAssuranceLevel());
+  return [currentLevel, nextLevel];
+};
+
+async function factors() {
+  const { client, email } = await signedUp("hal");
+  const elsewhere = await signedIn(email);
+  assert.deepEqual(await levels(client), ["aal1", "aal1"]);
+  const { id: factorId, type, friendly_name, totp } =
+    good(await client.mfa.enroll({ factorType: "totp", friendlyName: "phone" }));
+  assert.deepEqual([type, friendly_name], ["totp", "phone"]);
+  assert.match(totp.qr_code, /^data:image\/svg\+xml;utf-8,<svg [^#%]*<\/svg>$/);
+  refused(await client.mfa.enroll({ factorType: "totp", friendlyName: "phone" }), 422, "mfa_factor_name_conflict");
+  refused(await client.mfa.enroll({ factorType: "phone", phone: "+491234567" }), 422, "mfa_phone_enroll_not_enabled");
+  assert.deepEqual(await levels(client), ["aal1", "aal1"], "it counts when it was shown");
+
+  const { id: challengeId } = good(await client.mfa.challenge({ factorId }));
+  refused(await client.mfa.verify({ factorId, challengeId, code: "x" }), 422, "mfa_verification_failed");
+  const before = await session(client);
+  const verified = good(await client.mfa.verify({ factorId, challengeId, code: await nextCode(totp.secret) }));
+  assert.equal(verified.user.factors[0].status, "verified");
+  assert.ok(client.events.includes("MFA_CHALLENGE_VERIFIED"), `${client.events}`);
+  assert.notEqual((await session(client)).refresh_token, before.refresh_token);
+  assert.deepEqual(await levels(client), ["aal2", "aal2"]);
+  const listed = good(await client.mfa.listFactors());
+  assert.deepEqual([listed.all.length, listed.totp.map((factor) => factor.id)], [1, [factorId]]);
+  good(await client.refreshSession());
+  assert.deepEqual(await levels(client), ["aal2", "aal2"], "a refresh takes nothing away");
+  assert.equal((await elsewhere.getUser()).error.name, "AuthSessionMissingError", "ended by the first factor");
+
+  // The next login is half of one.
+  const half = await signedIn(email);
+  assert.deepEqual(await levels(half), ["aal1", "aal2"]);
+  refused(await half.updateUser({ password: newPassword }), 401, "insufficient_aal");
+  refused(await half.mfa.enroll({ factorType: "totp" }), 401, "insufficient_aal");
+  refused(await half.mfa.unenroll({ factorId }), 401, "insufficient_aal");
+  good(await half.mfa.challengeAndVerify({ factorId, code: await nextCode(totp.secret) }));
+  const { currentAuthenticationMethods: methods } = good(await half.mfa.getAuthenticatorAssuranceLevel());
+  assert.deepEqual(methods.map(({ method }) => method), ["totp", "password"]);
+
+  assert.equal(good(await half.mfa.unenroll({ factorId })).id, factorId);
+  good(await half.refreshSession());
+  assert.deepEqual(await levels(half), ["aal1", "aal1"]);
+  assert.equal((await client.getUser()).error.name, "AuthSessionMissingError", "it had shown what is gone");
+  assert.deepEqual(good(await half.mfa.listFactors()).all, []);
+}
+
 const parts = {
   accounts: [signingUpAndIn, changing, refreshing, twoTabs, signingOut, lostSessions],
   outage: [outage],
+  factors: [factors],
   letters: [confirming, byCode, recovering, moving],
 };
 for (const step of parts[part]) {

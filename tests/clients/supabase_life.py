@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
+import pyotp
 from supabase_auth import SyncGoTrueClient, SyncMemoryStorage
 from supabase_auth.errors import (
     AuthApiError,
@@ -387,11 +388,77 @@ def moving():
     Client().log_in("anna@example.com", NEW_PASSWORD)
 
 
+# --- factors: a second factor, from its enrolment to its removal --------------------------------
+
+
+def next_code(secret):
+    """What an authenticator app shows next, by the gateway's clock: each code is good once."""
+    pass_time(30)
+    return pyotp.TOTP(secret).at(ask("now"))
+
+
+def levels(client):
+    level = client.mfa.get_authenticator_assurance_level()
+    return level.current_level, level.next_level
+
+
+def second_factor():
+    client, email = signed_up("hal")
+    elsewhere = Client().log_in(email)
+    assert levels(client) == ("aal1", "aal1")
+    enrolled = client.mfa.enroll({"factor_type": "totp", "friendly_name": "phone"})
+    assert (enrolled.type, enrolled.friendly_name) == ("totp", "phone")
+    app = pyotp.parse_uri(enrolled.totp.uri)
+    assert (app.secret, app.name, app.interval, app.digits) == (enrolled.totp.secret, email, 30, 6)
+    picture = enrolled.totp.qr_code
+    assert re.fullmatch(r"data:image/svg\+xml;utf-8,<svg [^#%]*</svg>", picture), picture
+    phone = {"factor_type": "phone", "phone": "+491234567"}
+    refused_api(lambda: client.mfa.enroll(phone), 422, "mfa_phone_enroll_not_enabled")
+    assert levels(client) == ("aal1", "aal1"), "it counts when it was shown"
+
+    factor = {"factor_id": enrolled.id}
+    challenge = client.mfa.challenge(factor)
+    assert challenge.factor_type == "totp"
+    answer = {**factor, "challenge_id": challenge.id}
+    wrong = {**answer, "code": "x"}
+    refused_api(lambda: client.mfa.verify(wrong), 422, "mfa_verification_failed")
+    before = client.get_session()
+    client.mfa.verify({**answer, "code": next_code(app.secret)})
+    assert "MFA_CHALLENGE_VERIFIED" in client.events, client.events
+    assert client.get_session().refresh_token != before.refresh_token
+    assert levels(client) == ("aal2", "aal2")
+    listed = client.mfa.list_factors()
+    assert [found.id for found in listed.totp] == [enrolled.id], listed
+    client.refresh_session()
+    assert levels(client) == ("aal2", "aal2"), "a refresh takes nothing away"
+    is_over(elsewhere)
+
+    # The next login is half of one.
+    half = Client().log_in(email)
+    assert levels(half) == ("aal1", "aal2")
+    for change in [
+        lambda: half.update_user({"password": NEW_PASSWORD}),
+        lambda: half.mfa.enroll({"factor_type": "totp"}),
+        lambda: half.mfa.unenroll(factor),
+    ]:
+        refused_api(change, 401, "insufficient_aal")
+    half.mfa.challenge_and_verify({**factor, "code": next_code(app.secret)})
+    shown = half.mfa.get_authenticator_assurance_level().current_authentication_methods
+    assert [entry.method for entry in shown] == ["totp", "password"], shown
+
+    assert half.mfa.unenroll(factor).id == enrolled.id
+    half.refresh_session()
+    assert levels(half) == ("aal1", "aal1")
+    is_over(client)
+    assert half.mfa.list_factors().all == []
+
+
 PARTS = {
     "accounts": [
         signing_up_and_in, changing, refreshing, two_programs, signing_out, lost_sessions,
     ],
     "outage": [outage],
+    "factors": [second_factor],
     "letters": [confirming, by_code, recovering, moving],
 }
 for step in PARTS[PART]:

@@ -27,6 +27,7 @@ transport = \"webhook\"
 mail = { rate = \"1000/hour\", by = \"ip\" }
 mail_account = { rate = \"1000/hour\", by = \"account\" }
 verify = { rate = \"1000/hour\", by = \"ip\" }
+factor = { rate = \"1000/hour\", by = \"user\" }
 ";
 
 /// Letters, as a receiver of the webhook has them.
@@ -98,6 +99,7 @@ async fn live(script: impl FnOnce(&[&str]) -> Command, part: &str, base: &str, c
                 server.resume();
                 Value::Null
             }
+            ["now"] => json!(gateway.clock.now().as_second()),
             ["letter", to] => letters.next(to).await,
             _ => panic!("asked for {asked:?}"),
         };
@@ -154,5 +156,18 @@ async fn supabase_auth_follows_every_letter() {
     tokio::join!(
         live(supabase_auth, "letters", "/auth", CONFIRMED),
         live(supabase_auth, "letters", "/auth/v1", CONFIRMED),
+    );
+}
+
+#[tokio::test]
+async fn auth_js_shows_a_second_factor() {
+    tokio::join!(live(auth_js, "factors", "/auth", ""), live(auth_js, "factors", "/auth/v1", ""));
+}
+
+#[tokio::test]
+async fn supabase_auth_shows_a_second_factor() {
+    tokio::join!(
+        live(supabase_auth, "factors", "/auth", ""),
+        live(supabase_auth, "factors", "/auth/v1", ""),
     );
 }
