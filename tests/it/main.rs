@@ -22,6 +22,7 @@ mod headers;
 mod hostile_upstreams;
 mod issuers;
 mod jose;
+mod jwt_libraries;
 mod keys_at_rest;
 mod lifecycle;
 mod limiter;

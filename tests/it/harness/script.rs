@@ -20,7 +20,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// A line `@WORD ARGUMENT…` of its output asks for something and is answered by one line of JSON on
 /// its input. All other lines are its log, which is shown when it fails.
 pub(crate) struct Script {
-    what: String,
+    /// Its command line.
+    pub(crate) what: String,
     child: Child,
     input: ChildStdin,
     said: Arc<Mutex<BufReader<ChildStdout>>>,
