@@ -4,7 +4,6 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{DecodingKey, Validation};
@@ -110,7 +109,7 @@ async fn judge(algorithm: &str) {
     let gateway = TestGateway::builder()
         .upstream("app", &upstream)
         .config(&format!("[tokens]\nalgorithm = \"{algorithm}\""))
-        .clock(Clock::manual(Timestamp::now() - AGE))
+        .clock(Clock::manual(Clock::system().now() - AGE))
         .start()
         .await;
     let ann = gateway.sign_up("ann").await;

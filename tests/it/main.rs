@@ -40,6 +40,7 @@ mod races;
 mod real_clients;
 mod refresh;
 mod reload;
+mod schemathesis;
 mod store;
 mod supabase_clients;
 mod throttling;

@@ -37,6 +37,13 @@ pub(crate) fn python(script: &str, arguments: &[&str]) -> Command {
     command
 }
 
+/// A program that a Python package brought.
+pub(crate) fn python_program(name: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(installed().join("venv/bin").join(name));
+    command.args(arguments);
+    command
+}
+
 /// A Node script.
 pub(crate) fn node(script: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new("node");
