@@ -56,6 +56,12 @@ impl Plan {
         self.slowest
     }
 
+    /// How many times as long as a check of a new hash a failed one takes; 1 where nothing was timed.
+    pub(crate) fn slowdown(&self, own: Class) -> u64 {
+        let of_own = self.costs.get(&own).copied().unwrap_or(0);
+        self.longest.checked_div(of_own).unwrap_or(1)
+    }
+
     /// How many iterations of the filler have to follow a check of this class, which took so much
     /// of its thread's time.
     pub(crate) fn missing(&self, class: Class, took: Duration) -> u64 {
@@ -208,6 +214,7 @@ mod tests {
         let words: Vec<_> = table.iter().map(|(word, _)| *word).collect();
         let plan = plan(&words);
         assert_eq!(plan.slowest(), class("pbkdf2-sha512/210000/2"));
+        assert_eq!(plan.slowdown(class("argon2id/19456/2/1")), 15);
         for (word, units) in table {
             let filler = plan.missing(class(word), Duration::ZERO);
             assert_eq!(units + filler, 1_260_000, "{word}");
@@ -234,6 +241,7 @@ mod tests {
     #[test]
     fn where_all_hashes_are_new_there_is_nothing_to_make_up_for() {
         let plan = Plan::of_own(class("argon2id/19456/2/1"));
+        assert_eq!(plan.slowdown(class("argon2id/19456/2/1")), 1);
         for word in ["argon2id/19456/2/1", "bcrypt/4"] {
             assert_eq!(plan.missing(class(word), Duration::ZERO), 0);
         }
@@ -248,6 +256,6 @@ mod tests {
         assert_eq!(lacking, [class("pbkdf2-sha512/20000"), class("bcrypt/7")].into());
         let mut timings = Timings::default();
         timings.insert(class("bcrypt/7"), measured(1, 1));
-        assert!(timings.lacking([class("bcrypt/4"), class("bcrypt/16")]).is_empty());
+        assert!(timings.lacking([class("bcrypt/4"), class("bcrypt/14")]).is_empty());
     }
 }

@@ -140,6 +140,25 @@ impl Hasher {
         Ok(if slowest == before { None } else { Some(slowest) })
     }
 
+    /// How many times as long as a check of a new hash a failed one takes.
+    pub fn slowdown(&self) -> u64 {
+        self.plan.load().slowdown(self.own)
+    }
+
+    /// Does something else that takes its time, such as reading a file, in turn with the hashes.
+    ///
+    /// # Errors
+    /// See [`HashError`].
+    pub async fn aside<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, HashError> {
+        let (reply, answer) = oneshot::channel();
+        // The caller may be gone; the work was done all the same.
+        let job = move || drop(reply.send(Ok(job())));
+        self.run(Work::Aside(Box::new(job)), answer).await
+    }
+
     /// How the texts of new hashes begin, and no others.
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
@@ -281,6 +300,7 @@ enum Work {
         class: Class,
         reply: oneshot::Sender<Result<Measured, HashError>>,
     },
+    Aside(Box<dyn FnOnce() + Send>),
 }
 
 impl Work {
@@ -311,7 +331,8 @@ impl Work {
                 count();
                 let _ = reply.send(Ok(verdict));
             }
-            // No hash of anybody's: not counted.
+            // No hashes of anybody's: not counted.
+            Self::Aside(job) => job(),
             Self::Measure { class, reply } => {
                 let _ = reply.send(Ok(bench.measure(class)));
             }

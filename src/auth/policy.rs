@@ -66,6 +66,11 @@ impl Policy {
         Ok(Self { min_length, require, refuse_common, leaked, words })
     }
 
+    /// Whether [`check`](Self::check) reads a file, which may take as long as the disk does.
+    pub fn reads_a_file(&self) -> bool {
+        self.leaked.is_some()
+    }
+
     /// Fewest characters.
     pub fn min_length(&self) -> usize {
         self.min_length

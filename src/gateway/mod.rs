@@ -49,6 +49,9 @@ const READ_ENDED: Duration = Duration::from_millis(250);
 /// How often signing keys are read.
 const READ_KEYS: Duration = Duration::from_secs(1);
 
+/// A stored password that makes failed logins take so many times as long is worth a warning.
+const COSTLY: u64 = 4;
+
 /// How often the kinds of stored passwords are read: an import may bring slower ones.
 const READ_CLASSES: Duration = Duration::from_secs(5);
 
@@ -171,7 +174,7 @@ impl Gateway {
         let accounts = Accounts {
             store: Arc::clone(&store),
             hasher: Arc::new(Hasher::start(&settings).map_err(StartError::Threads)?),
-            policy: Policy::compile(&config.passwords).map_err(StartError::Config)?,
+            policy: Arc::new(Policy::compile(&config.passwords).map_err(StartError::Config)?),
             tokens: config.tokens.clone(),
             verifier: Arc::clone(&verifier),
             revocations: Arc::clone(&revocations),
@@ -518,6 +521,15 @@ impl Gateway {
             }
             match follow(&self.store, hasher).await {
                 Ok(None) => {}
+                Ok(Some(slowest)) if hasher.slowdown() >= COSTLY => {
+                    let times = hasher.slowdown();
+                    tracing::warn!(
+                        %slowest,
+                        times,
+                        "a stored password is so costly that every failed login takes many times as \
+                         long as it would; have its user log in, or set another password"
+                    );
+                }
                 Ok(Some(slowest)) => {
                     tracing::info!(%slowest, "failed logins take as long as passwords of this kind");
                 }

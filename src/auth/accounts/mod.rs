@@ -69,7 +69,7 @@ pub struct Accounts {
     /// Where passwords are hashed.
     pub hasher: Arc<Hasher>,
     /// Which passwords may be chosen.
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
     /// What tokens say and for how long.
     pub tokens: config::Tokens,
     /// The keys to sign and to check with; replaced when they rotate.
@@ -93,6 +93,21 @@ pub struct Accounts {
 }
 
 impl Accounts {
+    /// Checks something against the rule for passwords, beside the async threads if a file is read.
+    ///
+    /// # Errors
+    /// [`AuthError::Busy`].
+    pub async fn by_policy<T: Send + 'static>(
+        &self,
+        check: impl FnOnce(&Policy) -> T + Send + 'static,
+    ) -> Result<T, AuthError> {
+        if !self.policy.reads_a_file() {
+            return Ok(check(&self.policy));
+        }
+        let policy = Arc::clone(&self.policy);
+        Ok(self.hasher.aside(move || check(&policy)).await?)
+    }
+
     /// The bearer's account, as it is now.
     ///
     /// # Errors

@@ -106,8 +106,10 @@ impl Accounts {
         // An address that was imported may be one that we would not take; then it is no password.
         let email = user.email.parse::<Email>().ok();
         if let Some(new) = &change.password {
-            let weakness = self.policy.check(new.expose_secret(), email.as_ref());
-            weakness.map_err(AuthError::WeakPassword)?;
+            let (new, email) = (new.clone(), email.clone());
+            self.by_policy(move |policy| policy.check(new.expose_secret(), email.as_ref()))
+                .await?
+                .map_err(AuthError::WeakPassword)?;
         }
         if change.email.is_some() {
             self.letters_leave()?;

@@ -3,6 +3,7 @@
 use http::StatusCode;
 
 use super::{Auth, AuthAnswer, AuthRequest, Endpoint, Seen, split};
+use crate::auth::Policy;
 use crate::auth::accounts::{Issued, LogoutScope};
 use crate::auth::counted;
 use crate::auth::error::AuthError;
@@ -38,7 +39,8 @@ impl Auth {
         let fields = Fields::read(&request.headers, request.body)?;
         let tried = fields.peek("email").map(str::to_owned);
         let new = if rules.signup_is_enabled {
-            input::SignUp::parse(fields, &self.accounts.policy).map_err(AuthError::from)
+            let parse = |policy: &Policy| input::SignUp::parse(fields, policy);
+            self.accounts.by_policy(parse).await?.map_err(AuthError::from)
         } else {
             Err(AuthError::SignupDisabled)
         };

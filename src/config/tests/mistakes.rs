@@ -199,7 +199,7 @@ fn each_mistake_is_named_with_its_line_and_column() {
              \"super-secret-jwt-token-with-at-least-32-characters-long\"",
             "3:1: tokens.secret: is an example that everybody knows",
         ),
-        ("[passwords]\nmin_length = 0", "2:1: passwords.min_length: must be from 1 to 1024"),
+        ("[passwords]\nmin_length = 0", "2:1: passwords.min_length: must be from 1 to 256"),
         (
             "[passwords]\nargon2 = { memory = \"15KiB\", parallelism = 2 }",
             "2:12: passwords.argon2.memory: must be at least 8KiB for each lane",

@@ -334,9 +334,9 @@ fn check_secret(secret: &str) -> Result<(), &'static str> {
 
 fn passwords(config: &Config, found: &mut Found) {
     let passwords = &config.passwords;
-    // Passwords have at most 1024 bytes.
-    if !(1..=1024).contains(&passwords.min_length) {
-        found.add("passwords.min_length", "must be from 1 to 1024");
+    // Passwords have at most 1024 bytes, and a character up to four.
+    if !(1..=256).contains(&passwords.min_length) {
+        found.add("passwords.min_length", "must be from 1 to 256");
     }
     let Argon2 { memory, iterations, parallelism } = passwords.argon2;
     if parallelism == 0 {

@@ -64,7 +64,7 @@ impl World {
         let accounts = Accounts {
             store: Arc::clone(&store),
             hasher: Arc::new(Hasher::start(&settings).unwrap()),
-            policy: Policy::compile(&config.passwords).unwrap(),
+            policy: Policy::compile(&config.passwords).unwrap().into(),
             tokens: config.tokens.clone(),
             verifier: Arc::new(ArcSwap::from_pointee(verifier)),
             revocations: Arc::new(Revocations::new(config.tokens.leeway.0, Instant::now())),
