@@ -23,7 +23,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Notify;
 
 use crate::auth;
-use crate::config::{Config, Contents, Input, LoadError, Loaded, Problem, restart};
+use crate::config::{Config, Contents, Input, LoadError, Loaded, Problem, restart, validate};
 use crate::gateway::Gateway;
 use crate::gateway::issuers::compile_issuers;
 use crate::identity::token::check_tokens;
@@ -366,9 +366,18 @@ impl Reloader {
         }
         // As it was written: what a reload would not take would still stop the next start.
         let mut problems = examine(&config);
-        for key in restart::keep(&mut config, &self.running) {
+        let kept = restart::keep(&mut config, &self.running);
+        for &key in &kept {
             let message = "has changed and waits for a restart; the old value stays until then";
             warnings.push(sources.describe(&Problem::new(key, message)));
+        }
+        if problems.is_empty() {
+            // What was written fits together, but part of it is not in force yet.
+            problems = validate::problems(&config);
+            let why = format!("; needs a restart, as {} keep their old values", kept.join(", "));
+            for problem in &mut problems {
+                problem.message.push_str(&why);
+            }
         }
         let hash = hash(&config, contents);
         if problems.is_empty() {

@@ -249,6 +249,23 @@ async fn keys_that_only_a_restart_takes_are_named_and_stay() {
 }
 
 #[tokio::test]
+async fn what_rests_on_a_key_that_waits_for_a_restart_waits_with_it() {
+    let upstream = Upstream::echo().await;
+    let gateway = TestGateway::in_front_of(&upstream).await;
+    gateway.configure(
+        "[signup]\nconfirm_email = true\n[mail]\ntransport = \"smtp\"\n\
+         url = \"smtps://mail.example.com\"\nfrom = \"a@example.com\"",
+    );
+    let told = expect_result(&gateway.reload().await, 422, "refused");
+    let errors = told["errors"].to_string();
+    assert!(errors.contains("signup.confirm_email: needs letters"), "{errors}");
+    assert!(errors.contains("needs a restart, as mail.transport, mail.url, mail.from"), "{errors}");
+    // Nobody is kept out by a letter that would never come.
+    let session = gateway.sign_up("ann").await;
+    gateway.get_as(&session.token, "/auth/user").await.expect(200);
+}
+
+#[tokio::test]
 async fn everything_else_takes_effect() {
     let (one, other) = (Upstream::echo().await, Upstream::echo().await);
     let gateway = TestGateway::in_front_of(&one).await;
