@@ -410,7 +410,7 @@ async fn opening_a_link_does_nothing_and_its_button_does() {
         let page = post.gateway.request(method, &format!("/auth/verify{query}")).send().await;
         let page = page.expect(200);
         assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
-        assert_eq!(page.header("referrer-policy"), Some("no-referrer"));
+        assert_eq!(page.header("referrer-policy"), Some("same-origin"));
         assert_eq!(page.header("cache-control"), Some("no-store"));
         let policy = page.header("content-security-policy").expect("a policy");
         assert!(policy.contains("form-action 'self' https://shop.example.com;"), "{policy}");
@@ -418,10 +418,22 @@ async fn opening_a_link_does_nothing_and_its_button_does() {
         assert!(method == "HEAD" || page.text().contains(&letter.token));
         assert!(!page.text().contains("<script"));
     }
-    let foreign = post.gateway.post("/auth/verify").header("Sec-Fetch-Site", "cross-site");
-    let foreign = foreign.header("Content-Type", "application/x-www-form-urlencoded");
-    let foreign = foreign.body(format!("token={}&type=recovery", letter.token)).send().await;
-    foreign.expect_problem(403, "origin_denied");
+    for (name, value) in [
+        ("Sec-Fetch-Site", "cross-site"),
+        ("Sec-Fetch-Site", "same-site"),
+        // Of a browser that says no more.
+        ("Origin", "https://evil.example"),
+        ("Origin", "null"),
+    ] {
+        let foreign = post.gateway.post("/auth/verify").header(name, value);
+        let foreign = foreign.header("Content-Type", "application/x-www-form-urlencoded");
+        let foreign = foreign.body(format!("token={}&type=recovery", letter.token)).send().await;
+        foreign.expect_problem(403, "origin_denied");
+    }
+    // The origin of `tokens.issuer`: nothing is wrong with this form but its token.
+    let old = post.gateway.post("/auth/verify").header("Origin", "http://127.0.0.1:8080");
+    let old = old.header("Content-Type", "application/x-www-form-urlencoded");
+    sent_to(&old.body("token=x&type=recovery").send().await);
 
     // What the row says counts, not what the form says.
     let pressed = post.press(&letter, "recovery", "&redirect_to=https://app.example.com/x").await;
@@ -689,6 +701,45 @@ async fn letters_are_limited_for_each_address_known_or_not() {
         post.verify(code.clone()).await.expect_problem(403, "otp_expired");
     }
     post.verify(code).await.expect_problem(429, "over_request_rate_limit");
+}
+
+#[tokio::test]
+async fn strangers_use_up_no_link_and_no_code_of_who_is_logged_in() {
+    let post = Post::start(
+        "[limits]\nmail_account = { rate = \"4/hour\", by = \"account\" }\n\
+         verify_account = { rate = \"10/hour\", by = \"account\" }\n\
+         verify = { rate = \"100/minute\", by = \"ip\" }",
+    )
+    .await;
+    let ann = post.confirmed("ann").await;
+    let body = json!({ "email": "ann@example.com" });
+    post.ask("/auth/recover", body.clone()).await;
+    let letter = post.letter("ann@example.com", "recovery").await;
+    // Somebody else asks for letters and tries codes until the limits of the address are used up.
+    for _ in 0..3 {
+        post.ask("/auth/recover", body.clone()).await;
+    }
+    assert_eq!(post.unsent(3).await, ["too_soon"; 3]);
+    let over = post.gateway.post_json("/auth/otp", &body).await;
+    over.expect_problem(429, "over_email_send_rate_limit");
+    let code = json!({ "type": "recovery", "email": "ann@example.com", "token": "1234567" });
+    for _ in 0..10 {
+        post.verify(code.clone()).await.expect_problem(403, "otp_expired");
+    }
+    post.verify(code).await.expect_problem(429, "over_request_rate_limit");
+
+    post.gateway.get_as(&ann.token, "/auth/reauthenticate").await.expect(200);
+    let nonce = post.letter("ann@example.com", "reauthentication").await.code;
+    let change = post.gateway.request("PUT", "/auth/user").bearer(&ann.token);
+    change.json(&json!({ "email": "new@example.com", "nonce": nonce })).send().await.expect(200);
+    post.two_letters().await;
+    post.show("recovery", &letter).await.expect(200);
+    // It has a limit all the same.
+    for _ in 0..3 {
+        post.gateway.get_as(&ann.token, "/auth/reauthenticate").await.expect(200);
+    }
+    let over = post.gateway.get_as(&ann.token, "/auth/reauthenticate").await;
+    over.expect_problem(429, "over_email_send_rate_limit");
 }
 
 #[tokio::test]

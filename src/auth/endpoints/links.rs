@@ -1,8 +1,8 @@
 //! Letters that are asked for, and the links and codes in them. Whoever asks gets the same answer
 //! whether or not anybody has the address; see `accounts/links.rs`.
 
-use http::header::{self, CONTENT_SECURITY_POLICY, LOCATION, REFERRER_POLICY};
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::header::{self, CONTENT_SECURITY_POLICY, LOCATION, ORIGIN, REFERRER_POLICY};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use secrecy::ExposeSecret as _;
 use serde_json::json;
 use url::Url;
@@ -18,7 +18,7 @@ use crate::auth::input::{
 use crate::auth::pages::{self, Question};
 use crate::auth::shapes;
 use crate::limit::Caller;
-use crate::model::{Email, EventKind, LetterKind, Purpose};
+use crate::model::{EventKind, LetterKind, Purpose};
 
 pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint::new("POST", "/recover", |auth, request, seen| Box::pin(auth.recover(request, seen))),
@@ -138,9 +138,10 @@ impl Auth {
         let caller = Caller::anonymous(request.client, &request.path);
         self.count(&[rules.limit("mail")], caller, seen).await?;
         let user = self.accounts.user(&bearer).await?;
-        let email = user.email.parse::<Email>();
-        let account = email.as_ref().map_or(user.email.as_str(), Email::key);
-        let caller = Caller { account: Some(account), ..caller };
+        // Not under the address: anybody may ask for letters to it, and would use up what its owner,
+        // who is logged in, needs. No address has a space.
+        let account = format!("reauthentication of {}", bearer.user_id);
+        let caller = Caller { account: Some(&account), ..caller };
         self.count(&[rules.limit("mail_account")], caller, seen).await?;
         self.accounts.reauthenticate(&bearer, &user, &request.origin()).await?;
         Ok(AuthAnswer::json(StatusCode::OK, &json!({})))
@@ -202,10 +203,7 @@ impl Auth {
 
     /// The form of our page: the button was pressed.
     async fn submitted(&self, request: AuthRequest, form: &Form) -> Result<AuthAnswer, AuthError> {
-        // Whoever has a link of their own could log somebody else in with it, who then works in the
-        // wrong account. Browsers that send no such header are too old to tell.
-        let site = request.headers.get(SEC_FETCH_SITE).map(HeaderValue::as_bytes);
-        if !matches!(site, None | Some(b"same-origin" | b"none")) {
+        if !self.is_of_our_page(&request.headers) {
             return Err(AuthError::OriginDenied);
         }
         if request.body.len() > MAX_BODY_BYTES {
@@ -222,6 +220,22 @@ impl Auth {
             return Err(AuthError::ValidationFailed("`token` and `type` are required".to_owned()));
         };
         self.follow(&request, &token, &purposes, redirect_to.as_deref()).await
+    }
+
+    /// Whether a form may be that of our page. Whoever has a link of their own could log somebody
+    /// else in with it, who then works in the wrong account. Old browsers, and all of them at plain
+    /// HTTP, say only `Origin`; what says neither is no browser that somebody works in.
+    fn is_of_our_page(&self, headers: &HeaderMap) -> bool {
+        let said = |name: HeaderName| headers.get(name).map(HeaderValue::as_bytes);
+        match (said(SEC_FETCH_SITE), said(ORIGIN)) {
+            (Some(site), _) => matches!(site, b"same-origin" | b"none"),
+            (None, Some(origin)) => {
+                // Letters lead to the page under this address.
+                let ours = Url::parse(&self.accounts.tokens.issuer).map(|url| url.origin());
+                ours.is_ok_and(|ours| ours.ascii_serialization().as_bytes() == origin)
+            }
+            (None, None) => true,
+        }
     }
 
     /// Uses a link and sends the browser on, with what came of it.
@@ -315,8 +329,9 @@ fn page(status: StatusCode, html: String, policy: &str) -> AuthAnswer {
         answer.headers.insert(CONTENT_SECURITY_POLICY, policy);
     }
     for (name, value) in [
-        // The address of the page has the token in it.
-        (REFERRER_POLICY, "no-referrer"),
+        // The address of the page has the token in it. `no-referrer` would make the form's `Origin`
+        // `null` (Fetch, "append a request Origin header"), as that of a page which hides its own.
+        (REFERRER_POLICY, "same-origin"),
         (OPENER_POLICY, "same-origin"),
         (ROBOTS, "noindex"),
     ] {
