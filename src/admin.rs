@@ -24,12 +24,14 @@ use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
+use crate::auth::accounts::Accounts;
 use crate::auth::formats::Class;
 use crate::auth::password::Effort;
 use crate::gateway::Gateway;
 use crate::reload::{Attempt, Outcome, Reloader, Trigger};
 use crate::server::Scrape;
 use crate::server::tls::{Expiry, Tls};
+use crate::store::OutboxState;
 use crate::telemetry::{chain, metrics};
 
 /// Connections at once: probes and a few scrapers.
@@ -205,6 +207,22 @@ async fn metrics_answer(sight: &Sight) -> Response<Full<Bytes>> {
     answer
 }
 
+/// Letters that wait, as they were counted some seconds ago.
+fn write_outbox(text: &mut String, accounts: &Accounts) {
+    let state = accounts.letters.state();
+    let now = accounts.clock.now();
+    let oldest = state.and_then(|state| state.oldest);
+    let age = oldest.map_or(0.0, |oldest| now.duration_since(oldest).as_secs_f64().max(0.0));
+    let count = |of: fn(&OutboxState) -> u64| state.as_ref().map_or(0, of);
+    let (waiting, failed) = (count(|state| state.waiting), count(|state| state.failed));
+    metrics::single(text, "outbox_waiting", "gauge", "Letters still to be sent.", waiting);
+    metrics::single(text, "outbox_failed", "gauge", "Letters given up, of 30 days.", failed);
+    let help = "Age of the letter that has waited longest; 0 when none waits.";
+    metrics::single(text, "outbox_oldest_age_seconds", "gauge", help, age);
+    let help = "Letters that have left, which the database does not know yet.";
+    metrics::single(text, "outbox_unnoted", "gauge", help, accounts.letters.unnoted.get());
+}
+
 /// Numbers that are not counted by workers.
 fn write_shared(text: &mut String, gateway: &Gateway, scrape: &Scrape) {
     let pool = gateway.store.pool_status();
@@ -260,6 +278,10 @@ fn write_shared(text: &mut String, gateway: &Gateway, scrape: &Scrape) {
         "1 while limits are decided without Redis.",
         limiter.degraded.get(),
     );
+    let accounts = gateway.auth.accounts();
+    if accounts.letters.are_on() {
+        write_outbox(text, accounts);
+    }
     metrics::single(
         text,
         "password_hash_queue",

@@ -11,6 +11,7 @@ mod keys;
 mod limits;
 mod mail;
 mod migrate;
+mod outbox;
 mod secrets;
 mod serve;
 mod sessions;
@@ -103,6 +104,11 @@ enum Command {
     /// Try whether letters to users arrive
     #[command(after_help = "Example:\n  portcullis mail test ann@example.com")]
     Mail(mail::Args),
+    /// See the letters that wait or were given up, try them again, take them out
+    #[command(
+        after_help = "Examples:\n  portcullis outbox list\n  portcullis outbox retry LETTER_ID\n  portcullis outbox drop LETTER_ID"
+    )]
+    Outbox(outbox::Args),
     /// See authentication events
     #[command(
         after_help = "Examples:\n  portcullis events list --kind login_failed --limit 20\n  portcullis events tail --json"
@@ -152,6 +158,7 @@ pub fn run() -> ExitCode {
         Command::Limits(args) => limits::run(&context, args),
         Command::ApiKeys(args) => api_keys::run(&context, args),
         Command::Mail(args) => mail::run(&context, args),
+        Command::Outbox(args) => outbox::run(&context, &args),
         Command::Events(args) => events::run(&context, args),
         Command::Healthcheck(args) => healthcheck::run(&context, &args),
         Command::Completions { shell } => {

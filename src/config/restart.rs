@@ -96,6 +96,9 @@ const KEYS: &[Key] = &[
     key!(mail.templates),
     key!(mail.timeout),
     key!(mail.max_age),
+    key!(mail.concurrency),
+    key!(mail.notify),
+    key!(mail.max_waiting),
     key!(mail.ca),
     key!(mail.webhook, |webhook| webhook
         .as_ref()

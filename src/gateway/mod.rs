@@ -287,13 +287,13 @@ impl Gateway {
             let store = Arc::clone(&store);
             async move { store.record(&batch).await }
         });
-        let outbox = Outbox {
-            auth: Arc::clone(&self.auth),
-            store: Arc::clone(&self.store),
-            mailer: Arc::clone(&self.mailer),
-            mail: config.mail.clone(),
-            stopping: self.stopping.clone(),
-        };
+        let outbox = Outbox::new(
+            Arc::clone(&self.auth),
+            Arc::clone(&self.store),
+            Arc::clone(&self.mailer),
+            config.mail.clone(),
+            self.stopping.clone(),
+        );
         let tasks = [
             tokio::spawn(Arc::clone(self).follow_ended_sessions(cursor, key_cursor)),
             tokio::spawn(Arc::clone(self).follow_keys(config.tokens.clone())),

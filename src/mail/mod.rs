@@ -13,6 +13,7 @@ mod webhook;
 mod tests;
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -38,6 +39,10 @@ const MAX_WORDS: usize = 300;
 pub struct Mailer {
     way: Way,
     templates: Templates,
+    /// The built-in texts, where an operator's are in their place.
+    spare: Option<Templates>,
+    /// An operator's text has failed.
+    has_failed: AtomicBool,
     timeout: Duration,
     site: Site,
 }
@@ -124,6 +129,8 @@ pub struct SendError {
     pub outlook: Outlook,
     what: String,
     said: String,
+    /// Whether `said` is the whole answer of a program that may say anything.
+    is_foreign: bool,
 }
 
 /// Whether another attempt can help.
@@ -160,7 +167,10 @@ impl Mailer {
         };
         match (templates, way) {
             (Some(templates), Some(way)) if problems.is_empty() => {
-                Ok(Self { way, templates, timeout: mail.timeout.0, site })
+                let built_in = |_| Templates::compile(None, &site.url).ok();
+                let spare = mail.templates.as_ref().and_then(built_in);
+                let (has_failed, timeout) = (AtomicBool::new(false), mail.timeout.0);
+                Ok(Self { way, templates, spare, has_failed, timeout, site })
             }
             _ => Err(problems),
         }
@@ -223,7 +233,18 @@ impl Mailer {
             old_email: letter.old_email.as_deref(),
             new_email: letter.new_email.as_deref(),
         };
-        let written = self.templates.write(letter.kind, &values);
+        let written = self.templates.write(letter.kind, &values).or_else(|error| {
+            // Some user's data is not what the operator's text reckons with. Somebody waits for this
+            // letter all the same.
+            let Some(spare) = &self.spare else { return Err(error) };
+            if !self.has_failed.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    %error,
+                    "a text of mail.templates fails for some user's data; the built-in one is sent"
+                );
+            }
+            spare.write(letter.kind, &values)
+        });
         written.map_err(|error| SendError::give_up(error.to_string(), &"see `portcullis check`"))
     }
 }
@@ -268,17 +289,32 @@ fn compile_webhook(mail: &Mail, problems: &mut Vec<Problem>) -> Option<Way> {
 impl SendError {
     /// Not about this letter.
     fn wait(what: impl Into<String>, said: &impl ToString) -> Self {
-        Self { outlook: Outlook::Later, what: what.into(), said: shown(&said.to_string()) }
+        Self {
+            outlook: Outlook::Later,
+            what: what.into(),
+            said: shown(&said.to_string()),
+            is_foreign: false,
+        }
     }
 
     /// About this letter, and final.
     fn give_up(what: impl Into<String>, said: &impl ToString) -> Self {
-        Self { outlook: Outlook::Never, what: what.into(), said: shown(&said.to_string()) }
+        Self { outlook: Outlook::Never, ..Self::wait(what, said) }
     }
 
     /// Not done in time.
     fn late(patience: Duration) -> Self {
         Self::wait(format!("the mail server took longer than {patience:?}"), &"mail.timeout")
+    }
+
+    /// As [`wait`](Self::wait), of a program that may quote the letter, its link included.
+    fn foreign(outlook: Outlook, what: String, said: &impl ToString) -> Self {
+        Self { outlook, is_foreign: true, ..Self::wait(what, said) }
+    }
+
+    /// What may be stored of it: without what a webhook answered, which knows the letter.
+    pub fn to_be_kept(&self) -> String {
+        if self.is_foreign { self.what.clone() } else { format!("{}: {}", self.what, self.said) }
     }
 
     /// What the other side said, which may quote the address: for people who know it.

@@ -315,6 +315,24 @@ fn what_is_wrong_with_the_configuration_is_told_without_its_secrets() {
     assert!(problems.iter().all(|problem| !problem.message.contains("s3cret")));
 }
 
+#[test]
+fn a_text_of_the_operator_that_fails_for_some_users_data_is_replaced() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let text = "{% if data.age %}Next year {{ data.age + 1 }}{% else %}Ageless{% endif %}";
+    std::fs::write(folder.path().join("password_changed.txt"), text).expect("written");
+    let templates = format!("templates = {:?}", folder.path());
+    let mailer = mailer(&smtp("smtps://127.0.0.1:1", &templates));
+    let written = |data: Value| {
+        let data = data.as_object().expect("an object").clone();
+        let letter = Dispatch { data, ..letter(Template::PasswordChanged) };
+        mailer.write(&letter).expect("a letter").text
+    };
+    assert_eq!(written(serde_json::json!({ "age": 41 })), "Next year 42");
+    assert_eq!(written(serde_json::json!({})), "Ageless");
+    let instead = written(serde_json::json!({ "age": "one" }));
+    assert!(instead.contains("password") && !instead.contains("Next year"), "{instead}");
+}
+
 #[tokio::test]
 async fn a_letter_without_what_it_is_for_is_not_sent() {
     let mailer = mailer(&smtp("smtps://127.0.0.1:1", ""));

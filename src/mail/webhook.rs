@@ -10,7 +10,7 @@ use http::{HeaderValue, Method, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Dispatch, Receipt, SendError};
+use super::{Dispatch, Outlook, Receipt, SendError};
 use crate::model::Template;
 use crate::outgoing::signature::SigningSecret;
 use crate::outgoing::{Bounds, Client, Endpoint};
@@ -56,8 +56,10 @@ impl Webhook {
             StatusCode::BAD_REQUEST
             | StatusCode::GONE
             | StatusCode::PAYLOAD_TOO_LARGE
-            | StatusCode::UNPROCESSABLE_ENTITY => Err(SendError::give_up(refusal, &said)),
-            _ => Err(SendError::wait(refusal, &said)),
+            | StatusCode::UNPROCESSABLE_ENTITY => {
+                Err(SendError::foreign(Outlook::Never, refusal, &said))
+            }
+            _ => Err(SendError::foreign(Outlook::Later, refusal, &said)),
         }
     }
 }

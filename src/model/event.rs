@@ -89,8 +89,12 @@ words! {
         LimitReset = "limit_reset",
         /// A link to log in was asked for.
         MagicLinkRequested = "magic_link_requested",
+        /// A mail was taken out of the outbox by an administrator.
+        MailDropped = "mail_dropped",
         /// A mail was given up.
         MailFailed = "mail_failed",
+        /// A mail that was given up is tried again, by an administrator.
+        MailRetried = "mail_retried",
         /// A mail was handed to its server.
         MailSent = "mail_sent",
         /// A path named somebody else.

@@ -99,6 +99,7 @@ pub struct InvalidChallenge;
 
 /// A challenge as a letter keeps it.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct ChallengeText {
     method: ChallengeMethod,
     text: String,

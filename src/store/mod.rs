@@ -50,7 +50,7 @@ pub use links::{
     CodeMac, Consent, LinkOwner, LinkUse, NewEmail, NewLink, NewSession, PkceCode, PutLink, Shown,
     TradePkce, UseLink,
 };
-pub use outbox::{Claimed, NewParcel, OutboxState, Parcel, ParcelKind};
+pub use outbox::{Claimed, NewParcel, OutboxState, Parcel, ParcelKind, Stored};
 pub use passwords::{Classified, Unclassified};
 pub use postgres::Postgres;
 pub use seals::{Reencrypted, SealedColumn, SealedRow};
@@ -148,10 +148,10 @@ impl Store {
 
     /// Deletes what nobody asks for any more: revocations whose tokens have expired, sessions and
     /// used refresh tokens 30 days after their end, API keys as well, links that have expired (those of
-    /// sign-ups a week later), challenges that have, factors that were not verified in time, parcels 30
-    /// days after they were given up, failed logins after a quiet day. In many small transactions.
-    /// Returns
-    /// the number of rows.
+    /// sign-ups a week later), accounts that a letter made a week ago, that nobody proved and that have
+    /// nothing of their own, challenges that have expired, factors that were not verified in time,
+    /// parcels 30 days after they were given up, failed logins after a quiet day. In many small
+    /// transactions. Returns the number of rows.
     pub async fn prune(&self, now: Timestamp) -> Result<u64, StoreError> {
         either!(self, backend => backend.prune(now).await)
     }

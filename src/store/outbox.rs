@@ -72,6 +72,25 @@ pub struct Claimed {
     pub created_at: Timestamp,
 }
 
+/// A parcel as it lies there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored {
+    /// Its id.
+    pub id: Uuid,
+    /// The contents; `None` = nothing that this program understands.
+    pub parcel: Option<Parcel>,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// When it was stored.
+    pub created_at: Timestamp,
+    /// When it is tried again.
+    pub due_at: Timestamp,
+    /// Why the last attempt failed.
+    pub last_error: Option<String>,
+    /// When it was given up.
+    pub failed_at: Option<Timestamp>,
+}
+
 /// How many parcels of a kind there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutboxState {
@@ -109,13 +128,15 @@ impl Store {
         either!(self, backend => backend.claim(kind, now, lease, limit).await)
     }
 
-    /// Removes a parcel that was sent or has become pointless; the event is stored if it was there.
-    pub async fn sent(&self, id: Uuid, event: Option<&Event>) -> Result<(), StoreError> {
+    /// Removes a parcel that was sent or is not wanted any more; the event is stored if it was there.
+    /// Returns whether it was.
+    pub async fn sent(&self, id: Uuid, event: Option<&Event>) -> Result<bool, StoreError> {
         either!(self, backend => backend.sent(id, event).await)
     }
 
     /// Notes why a parcel was not sent and when to try again; `retry_at: None` = gives it up at
-    /// `now`. It is kept for 30 days then. The event is stored if the parcel was there.
+    /// `now`. It is kept for 30 days then, without the password and the metadata of an account to be.
+    /// The event is stored if the parcel was there.
     pub async fn not_sent(
         &self,
         id: Uuid,
@@ -125,6 +146,33 @@ impl Store {
         event: Option<&Event>,
     ) -> Result<(), StoreError> {
         either!(self, backend => backend.not_sent(id, retry_at, why, now, event).await)
+    }
+
+    /// At most `limit` parcels of a kind, newest first; `before` = the id of the last one of the page
+    /// before. Ids are in the order of time.
+    pub async fn parcels(
+        &self,
+        kind: ParcelKind,
+        limit: u32,
+        before: Option<Uuid>,
+    ) -> Result<Vec<Stored>, StoreError> {
+        either!(self, backend => backend.parcels(kind, limit, before).await)
+    }
+
+    /// The parcel with this id.
+    pub async fn parcel(&self, kind: ParcelKind, id: Uuid) -> Result<Option<Stored>, StoreError> {
+        either!(self, backend => backend.parcel(kind, id).await)
+    }
+
+    /// Has a parcel that was given up tried again, at `now`. Returns whether there was one; the event
+    /// is stored then.
+    pub async fn retry_parcel(
+        &self,
+        id: Uuid,
+        now: Timestamp,
+        event: &Event,
+    ) -> Result<bool, StoreError> {
+        either!(self, backend => backend.retry_parcel(id, now, event).await)
     }
 
     /// What waits and what was given up, of each kind that has any.

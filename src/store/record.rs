@@ -15,7 +15,7 @@ use super::cases::KnownToken;
 use super::error::StoreError;
 use super::guards::{FoundState, Guard};
 use super::keys::ListedKey;
-use super::outbox::{Claimed, OutboxState, Parcel, ParcelKind};
+use super::outbox::{Claimed, OutboxState, Parcel, ParcelKind, Stored};
 use super::passwords::Unclassified;
 use super::rules::{FoundChallenge, FoundFactor, FoundLink, Owner, Side};
 use super::seals::{SealedColumn, SealedRow};
@@ -116,7 +116,14 @@ macro_rules! factor_columns {
 /// How many columns [`factor`] reads.
 pub(super) const FACTOR_WIDTH: usize = 10;
 
-pub(super) use {api_key_columns, columns_of_owner, factor_columns, link_columns};
+/// Columns of [`stored`].
+macro_rules! parcel_columns {
+    () => {
+        "id, payload, CAST(attempts AS bigint) AS attempts, created_at, due_at, last_error, failed_at"
+    };
+}
+
+pub(super) use {api_key_columns, columns_of_owner, factor_columns, link_columns, parcel_columns};
 pub(super) use {
     event_columns, key_columns, listed_key_columns, own_columns_of_user, session_columns,
 };
@@ -462,6 +469,20 @@ pub(super) fn claimed<R: Record>(record: &R, kind: ParcelKind) -> Result<Claimed
         parcel: record.json(1).ok().flatten().and_then(|p| Parcel::from_payload(kind, p)),
         attempt,
         created_at: r.must(3, R::time)?,
+    })
+}
+
+/// Reads [`parcel_columns`] of a parcel of this kind.
+pub(super) fn stored<R: Record>(record: &R, kind: ParcelKind) -> Result<Stored, StoreError> {
+    let r = Reader::keyed_by_uuid(record, "outbox", 0);
+    Ok(Stored {
+        id: r.must(0, R::uuid)?,
+        parcel: record.json(1).ok().flatten().and_then(|p| Parcel::from_payload(kind, p)),
+        attempts: u32::try_from(r.must(2, R::number)?).map_err(|_| r.corrupt(2))?,
+        created_at: r.must(3, R::time)?,
+        due_at: r.must(4, R::time)?,
+        last_error: r.maybe(5, R::text)?,
+        failed_at: r.maybe(6, R::time)?,
     })
 }
 

@@ -23,14 +23,14 @@ const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
 
 /// A gateway, and where its letters arrive.
-struct Post {
-    gateway: TestGateway,
-    letters: Upstream,
+pub(crate) struct Post {
+    pub(crate) gateway: TestGateway,
+    pub(crate) letters: Upstream,
     read: AtomicUsize,
 }
 
 /// A letter as its reader has it.
-struct Letter {
+pub(crate) struct Letter {
     to: String,
     kind: String,
     token: String,
@@ -39,13 +39,13 @@ struct Letter {
 }
 
 impl Post {
-    async fn start(config: &str) -> Self {
+    pub(crate) async fn start(config: &str) -> Self {
         let letters =
             Upstream::scripted(|_| reply("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")).await;
         Self::with(letters, config).await
     }
 
-    async fn with(letters: Upstream, config: &str) -> Self {
+    pub(crate) async fn with(letters: Upstream, config: &str) -> Self {
         let upstream = Upstream::echo().await;
         let mail = format!(
             "[links]\nsite_url = {SITE:?}\nredirects = [\"https://shop.example.com/in/*\"]\n\
@@ -61,7 +61,7 @@ impl Post {
     }
 
     /// The next letter.
-    async fn letter(&self, to: &str, kind: &str) -> Letter {
+    pub(crate) async fn letter(&self, to: &str, kind: &str) -> Letter {
         let n = self.read.fetch_add(1, SeqCst);
         self.letters.until("a letter", |seen| seen.len() > n).await;
         let body: Value = serde_json::from_slice(&self.letters.seen()[n].body).expect("JSON");
@@ -93,7 +93,7 @@ impl Post {
         letters
     }
 
-    async fn ask(&self, target: &str, body: Value) -> Answer {
+    pub(crate) async fn ask(&self, target: &str, body: Value) -> Answer {
         let answer = self.gateway.post_json(target, &body).await.expect(200);
         assert_eq!(answer.json(), json!({}), "{target}");
         answer
@@ -109,7 +109,7 @@ impl Post {
     }
 
     /// An account with a proved address.
-    async fn confirmed(&self, name: &str) -> Caller {
+    pub(crate) async fn confirmed(&self, name: &str) -> Caller {
         let caller = self.gateway.sign_up(name).await;
         let store = self.gateway.store();
         let now = self.gateway.clock.now();
@@ -132,7 +132,7 @@ impl Post {
     }
 
     /// Why letters were not sent, oldest first.
-    async fn unsent(&self, count: usize) -> Vec<String> {
+    pub(crate) async fn unsent(&self, count: usize) -> Vec<String> {
         let events = until_events(&self.gateway.store(), EventKind::MailFailed, count).await;
         events.into_iter().map(|stored| stored.event.reason.expect("a reason")).collect()
     }

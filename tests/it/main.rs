@@ -33,6 +33,7 @@ mod mail;
 mod oauth;
 mod openapi;
 mod outages;
+mod outbox;
 mod paths;
 mod proxy;
 mod proxy_protocol;

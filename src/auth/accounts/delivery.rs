@@ -15,13 +15,14 @@ use crate::auth::error::AuthError;
 use crate::auth::otp;
 use crate::auth::shapes;
 use crate::clock::random_bytes;
+use crate::config::Notice;
 use crate::identity::OpaqueToken;
 use crate::mail::{Code, Dispatch, Link};
 use crate::model::{
     Email, Event, EventKind, JsonObject, Letter, LetterKind, Outcome, Purpose, Template, User,
     UserId, clean_text, uuid_v7,
 };
-use crate::store::{LinkOwner, NewLink, PutLink};
+use crate::store::{Claimed, LinkOwner, NewLink, PutLink};
 
 /// What becomes of a wish for a letter.
 pub enum Delivery {
@@ -32,18 +33,17 @@ pub enum Delivery {
 }
 
 impl Accounts {
-    /// Makes the letter `id` of a wish for it, asked for at `asked_at`. From the second attempt on it
-    /// takes the place of one that did not leave, but never of a younger wish's.
+    /// Makes a letter of a wish for it. From the second attempt on it takes the place of one that did
+    /// not leave, but never of a younger wish's.
+    ///
+    /// Each attempt at a letter with a link or a code is a letter of its own, with an id of its own:
+    /// what is new in it makes the one before worthless, so that a receiver who has taken that one and
+    /// drops repetitions must not take it for one. What only tells something keeps the parcel's id.
     ///
     /// # Errors
     /// What storing may meet.
-    pub async fn deliver(
-        &self,
-        id: Uuid,
-        letter: &Letter,
-        attempt: u32,
-        asked_at: Timestamp,
-    ) -> Result<Delivery, AuthError> {
+    pub async fn deliver(&self, claimed: &Claimed, letter: &Letter) -> Result<Delivery, AuthError> {
+        let &Claimed { id, attempt, created_at: asked_at, .. } = claimed;
         let Some(purpose) = purpose_of(letter.kind) else {
             return self.notice(id, letter).await;
         };
@@ -88,7 +88,8 @@ impl Accounts {
             PutLink::NoUser => return Ok(Delivery::Nothing("no_account")),
             PutLink::Disabled => return Ok(Delivery::Nothing("user_disabled")),
             PutLink::AddressTaken(owner) => {
-                let is_told = letter.may_create || purpose == Purpose::EmailChangeNew;
+                let is_told = (letter.may_create || purpose == Purpose::EmailChangeNew)
+                    && self.letters.notify(Notice::AlreadyRegistered);
                 let Some(to) = address_of(&owner).ok().filter(|_| is_told) else {
                     return Ok(Delivery::Nothing("already_confirmed"));
                 };
@@ -97,7 +98,7 @@ impl Accounts {
                 return Ok(Delivery::Send(Box::new(dispatch)));
             }
         };
-        let template = template_of(letter.kind);
+        let (id, template) = (uuid_v7(now), template_of(letter.kind));
         let mut dispatch = self.dispatch(id, template, letter.email.clone(), letter, &user, now);
         let code = Code { digits, lifetime };
         dispatch.code = template.has_code().then_some(code);

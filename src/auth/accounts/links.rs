@@ -35,7 +35,8 @@ impl Accounts {
     /// Stores a wish for letters. `event` is what it is called in the record.
     ///
     /// # Errors
-    /// [`AuthError::EmailProviderDisabled`] where no letters leave; what storing may meet.
+    /// [`AuthError::EmailProviderDisabled`] where no letters leave, [`AuthError::Unavailable`] when
+    /// too many wait; what storing may meet.
     pub async fn ask(
         &self,
         wish: Wish,
@@ -57,6 +58,7 @@ impl Accounts {
         redirect_to: Option<&str>,
         origin: &Origin,
     ) -> Result<User, AuthError> {
+        self.letters_leave()?;
         let input::SignUp { email, password, user_metadata, challenge } = new;
         let password = self.hasher.hash(password).await?;
         let now = self.clock.now();
@@ -216,10 +218,6 @@ impl Accounts {
             ..Letter::new(LetterKind::PasswordChanged, email.clone(), origin.asked_by())
         };
         NewParcel { id: uuid_v7(now), parcel: Parcel::Mail(letter), at: now }
-    }
-
-    pub(super) fn letters_leave(&self) -> Result<(), AuthError> {
-        if self.letters.are_on() { Ok(()) } else { Err(AuthError::EmailProviderDisabled) }
     }
 
     /// Whether this is the code that was mailed to the session.

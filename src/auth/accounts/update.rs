@@ -10,7 +10,7 @@ use crate::auth::error::AuthError;
 use crate::auth::input::{self, InputError, MAX_METADATA_BYTES};
 use crate::auth::otp;
 use crate::auth::password::Verdict;
-use crate::config::EmailChange;
+use crate::config::{EmailChange, Notice};
 use crate::model::{
     Account, Email, Event, EventKind, Outcome, PasswordHash, Purpose, User, clean_text,
 };
@@ -146,7 +146,8 @@ impl Accounts {
             None => None,
         };
         let mut parcels = Vec::new();
-        if let (Some(_), Some(email), true) = (&new_password, &email, self.letters.are_on()) {
+        let tells = self.letters.notify(Notice::PasswordChanged);
+        if let (Some(_), Some(email), true) = (&new_password, &email, tells) {
             parcels.push(self.notice_of_password(&user, email, origin));
         }
         let is_other = |new: &&Email| email.as_ref().is_none_or(|email| email.key() != new.key());

@@ -11,6 +11,7 @@ use crate::auth::error::AuthError;
 use crate::auth::input;
 use crate::auth::otp;
 use crate::clock::random_bytes;
+use crate::config::Notice;
 use crate::identity::OpaqueToken;
 use crate::identity::refresh::RefreshToken;
 use crate::model::{Email, EventKind, Outcome, Purpose};
@@ -124,7 +125,7 @@ impl Accounts {
                 digest: code.digest(),
                 expires_at: later(now, PKCE_LIFETIME),
             }),
-            notify_former_address: self.letters.are_on(),
+            notify_former_address: self.letters.notify(Notice::EmailChanged),
             now,
             event: origin.event(EventKind::LinkUsed, Outcome::Success, now),
         };

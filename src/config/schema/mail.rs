@@ -31,6 +31,13 @@ pub struct Mail {
     pub timeout: Interval,
     /// A letter that did not leave by then is given up. Default 24 h.
     pub max_age: Interval,
+    /// Letters under way at a time, 1 to 64: mail servers refuse more connections than a few from one
+    /// place. Default 4.
+    pub concurrency: u8,
+    /// What users are told of. Default all.
+    pub notify: Vec<Notice>,
+    /// Letters that wait to be sent; beyond, whoever asks for one gets 503. Default 10,000.
+    pub max_waiting: u32,
     /// PEM file with the authorities that sign the server's, or the webhook's, certificate.
     /// Default: the system's.
     pub ca: Option<PathBuf>,
@@ -48,6 +55,9 @@ impl Default for Mail {
             templates: None,
             timeout: Interval::seconds(20),
             max_age: Interval::hours(24),
+            concurrency: 4,
+            notify: vec![Notice::AlreadyRegistered, Notice::EmailChanged, Notice::PasswordChanged],
+            max_waiting: 10_000,
             ca: None,
             webhook: None,
         }
@@ -100,6 +110,18 @@ pub enum MailTransport {
     /// Into the diagnostics, with their secrets. `demo` sets it; no configuration can.
     #[serde(skip)]
     Log,
+}
+
+/// Letters that only tell something.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Notice {
+    /// Somebody wants an account, or another address, that is the reader's.
+    AlreadyRegistered,
+    /// The account has another address: to the one before.
+    EmailChanged,
+    /// The account has another password.
+    PasswordChanged,
 }
 
 /// `[mail.webhook]`

@@ -269,11 +269,29 @@ fn each_mistake_is_named_with_its_line_and_column() {
             "2:1: factors.challenge_lifetime: must be from 30s to 1h",
         ),
         ("[factors]\nissuer = \"\"", "2:1: factors.issuer: must be 1 to 64 characters"),
+        ("[mail]\nconcurrency = 65", "2:1: mail.concurrency: must be from 1 to 64"),
+        (
+            "[mail]\nnotify = [\"login\"]",
+            "2:11: mail.notify[0]: `login` is unknown; expected one of already_registered, \
+             email_changed, password_changed",
+        ),
+        ("[mail]\nmax_waiting = 0", "2:1: mail.max_waiting: must be at least 1"),
         ("[mail]\ntimeout = \"0s\"", "2:1: mail.timeout: must be longer than 0s"),
         (
             "[tokens]\nissuer = \"us\"\n[mail]\ntransport = \"webhook\"\n\
              webhook = { url = \"https://h\", secret = \"s\" }",
-            " links.site_url: is missing: tokens.issuer is no address",
+            "2:1: tokens.issuer: must be an address such as \"https://app.example.com\"; links in \
+             letters begin with it",
+        ),
+        (
+            "[tokens]\nissuer = \"https://a.example/login\"\n[mail]\ntransport = \"webhook\"\n\
+             webhook = { url = \"https://h\", secret = \"s\" }",
+            "2:1: tokens.issuer: must end in `/auth`, as server.auth_prefix does",
+        ),
+        (
+            "[tokens]\nissuer = \"http://a.example/auth\"\n[mail]\ntransport = \"webhook\"\n\
+             webhook = { url = \"https://h\", secret = \"s\" }",
+            "2:1: tokens.issuer: must begin with https://: tokens are sent there",
         ),
         (
             "[limits.Big]\nrate = \"1/hour\"\nby = \"ip\"",

@@ -277,7 +277,7 @@ impl Postgres {
         let sql = concat!(
             "-- confirm_email
              UPDATE users AS u
-             SET email_confirmed_at = coalesce(u.email_confirmed_at, $2),
+             SET email_confirmed_at = coalesce(u.email_confirmed_at, $2), made_by_letter_at = NULL,
                  updated_at = greatest(u.updated_at, $2)
              WHERE u.id = $1 RETURNING ",
             user_columns!()

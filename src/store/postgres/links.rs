@@ -248,8 +248,8 @@ impl Db {
     async fn insert_prospect(&self, id: &UserId, link: &NewLink) -> Result<bool, Fault> {
         let sql = "-- insert_prospect
             INSERT INTO users (id, email, email_key, roles, app_metadata, user_metadata, created_at,
-                updated_at)
-            VALUES ($1, $2, $3, '[]', '{}', '{}', $4, $4)
+                updated_at, made_by_letter_at)
+            VALUES ($1, $2, $3, '[]', '{}', '{}', $4, $4, $4)
             ON CONFLICT (email_key) DO NOTHING";
         let now = whole_micros(link.now);
         let params: &[Param<'_>] = &[&id.as_str(), &link.email.address(), &link.email.key(), &now];
@@ -520,7 +520,8 @@ impl Db {
         let sql = concat!(
             "-- confirm
              UPDATE users AS u
-             SET email_confirmed_at = $2, updated_at = greatest(u.updated_at, $2)
+             SET email_confirmed_at = $2, made_by_letter_at = NULL,
+                 updated_at = greatest(u.updated_at, $2)
              WHERE u.id = $1 RETURNING ",
             user_columns!()
         );
@@ -537,7 +538,8 @@ impl Db {
         let sql = concat!(
             "-- take_over
              UPDATE users AS u
-             SET email_confirmed_at = $2, password_hash = $3, password_class = NULL,
+             SET email_confirmed_at = $2, made_by_letter_at = NULL, password_hash = $3,
+                 password_class = NULL,
                  user_metadata = $4, new_email = NULL, new_email_key = NULL, new_email_at = NULL, new_email_agreed = NULL,
                  updated_at = greatest(u.updated_at, $2)
              WHERE u.id = $1 RETURNING ",

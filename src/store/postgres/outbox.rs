@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::{Db, Fault, Param, Postgres};
 use crate::model::{Event, clean_text};
 use crate::store::error::StoreError;
-use crate::store::outbox::{Claimed, MAX_REASON, NewParcel, OutboxState, ParcelKind};
-use crate::store::record;
+use crate::store::outbox::{Claimed, MAX_REASON, NewParcel, OutboxState, ParcelKind, Stored};
+use crate::store::record::{self, parcel_columns};
 use crate::store::rules::{after, storable_value, whole_micros};
 
 impl Postgres {
@@ -57,13 +57,14 @@ impl Postgres {
         &self,
         id: Uuid,
         event: Option<&Event>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         self.in_tx("sent", |db| async move {
             let sql = "-- sent\nDELETE FROM outbox WHERE id = $1";
-            if db.run(sql, &[&id]).await? > 0 {
+            let was_there = db.run(sql, &[&id]).await? > 0;
+            if was_there {
                 db.record(event.map_or(&[], std::slice::from_ref)).await?;
             }
-            Ok(())
+            Ok(was_there)
         })
         .await
     }
@@ -80,6 +81,10 @@ impl Postgres {
             let sql = "-- not_sent
                 UPDATE outbox
                 SET last_error = $2, due_at = coalesce($3, due_at),
+                    payload = CASE WHEN $3::timestamptz IS NULL
+                        THEN jsonb_set(jsonb_set(payload, '{password}', 'null', false),
+                            '{user_metadata}', 'null', false)
+                        ELSE payload END,
                     failed_at = CASE WHEN $3::timestamptz IS NULL THEN $4::timestamptz END
                 WHERE id = $1 AND failed_at IS NULL";
             let why = clean_text(why.as_bytes(), MAX_REASON);
@@ -88,6 +93,60 @@ impl Postgres {
                 db.record(event.map_or(&[], std::slice::from_ref)).await?;
             }
             Ok(())
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn parcels(
+        &self,
+        kind: ParcelKind,
+        limit: u32,
+        before: Option<Uuid>,
+    ) -> Result<Vec<Stored>, StoreError> {
+        self.at_once("parcels", |db| async move {
+            let sql = concat!(
+                "-- parcels\nSELECT ",
+                parcel_columns!(),
+                " FROM outbox WHERE kind = $1 AND ($3::uuid IS NULL OR id < $3)
+                 ORDER BY id DESC LIMIT $2"
+            );
+            let params: &[Param<'_>] = &[&kind.as_str(), &i64::from(limit), &before];
+            db.all(sql, params, |row| record::stored(row, kind)).await
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn parcel(
+        &self,
+        kind: ParcelKind,
+        id: Uuid,
+    ) -> Result<Option<Stored>, StoreError> {
+        self.at_once("parcel", |db| async move {
+            let sql = concat!(
+                "-- parcel\nSELECT ",
+                parcel_columns!(),
+                " FROM outbox WHERE kind = $1 AND id = $2"
+            );
+            db.one(sql, &[&kind.as_str(), &id], |row| record::stored(row, kind)).await
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn retry_parcel(
+        &self,
+        id: Uuid,
+        now: Timestamp,
+        event: &Event,
+    ) -> Result<bool, StoreError> {
+        self.in_tx("retry_parcel", |db| async move {
+            let sql = "-- retry_parcel
+                UPDATE outbox SET failed_at = NULL, due_at = $2
+                WHERE id = $1 AND failed_at IS NOT NULL";
+            let was_there = db.run(sql, &[&id, &whole_micros(now)]).await? > 0;
+            if was_there {
+                db.record(std::slice::from_ref(event)).await?;
+            }
+            Ok(was_there)
         })
         .await
     }

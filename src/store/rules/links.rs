@@ -13,7 +13,7 @@ use crate::model::{
     AuthMethod, Challenge, ChallengeMethod, Event, EventKind, JsonObject, Letter, LetterKind,
     LetterOrigin, Outcome, PasswordHash, Purpose, SessionId, TokenDigest, User, UserId, uuid_v7,
 };
-use crate::store::links::{CodeMac, Consent, LinkOwner, LinkUse, NewLink, PutLink, Shown};
+use crate::store::links::{CodeMac, Consent, LinkUse, NewLink, PutLink, Shown};
 use crate::store::outbox::{NewParcel, Parcel};
 
 /// Wrong codes that end a code: with six digits, five tries find one in 200,000.
@@ -185,9 +185,7 @@ pub(in crate::store) fn may_put(
     if !may_bring {
         (link.password, link.user_metadata) = (None, Some(JsonObject::new()));
     }
-    if let (Some(replaced), Purpose::Signup, LinkOwner::Address) =
-        (replaced, link.purpose, &link.owner)
-    {
+    if let (Some(replaced), Purpose::Signup, None) = (replaced, link.purpose, &link.user_metadata) {
         link.password = link.password.or(replaced.password);
         link.user_metadata = link.user_metadata.or(replaced.user_metadata);
     }

@@ -245,7 +245,7 @@ impl Sqlite {
         self.in_tx("confirm_email", move |db| {
             let sql = "-- confirm_email
                 UPDATE users
-                SET email_confirmed_at = coalesce(email_confirmed_at, ?2),
+                SET email_confirmed_at = coalesce(email_confirmed_at, ?2), made_by_letter_at = NULL,
                     updated_at = max(updated_at, ?2)
                 WHERE id = ?1";
             let changed = db.run(sql, params![user.as_str(), micros(now)])?;

@@ -120,7 +120,8 @@ impl Sqlite {
                 LinkVerdict::Confirm => {
                     let sql = "-- confirm
                         UPDATE users
-                        SET email_confirmed_at = ?2, updated_at = max(updated_at, ?2)
+                        SET email_confirmed_at = ?2, made_by_letter_at = NULL,
+                            updated_at = max(updated_at, ?2)
                         WHERE id = ?1";
                     db.run(sql, params![id.as_str(), micros(now)])?;
                     db.delete_links(id, &[])?;
@@ -231,8 +232,8 @@ impl Db<'_> {
     fn insert_prospect(self, id: &UserId, link: &NewLink) -> Result<bool, Fault> {
         let sql = "-- insert_prospect
             INSERT INTO users (id, email, email_key, roles, app_metadata, user_metadata, created_at,
-                updated_at)
-            VALUES (?1, ?2, ?3, '[]', '{}', '{}', ?4, ?4)
+                updated_at, made_by_letter_at)
+            VALUES (?1, ?2, ?3, '[]', '{}', '{}', ?4, ?4, ?4)
             ON CONFLICT (email_key) DO NOTHING";
         let now = micros(link.now);
         let params = params![id.as_str(), link.email.address(), link.email.key(), now];
@@ -437,7 +438,8 @@ impl Db<'_> {
     ) -> Result<(), Fault> {
         let sql = "-- take_over
             UPDATE users
-            SET email_confirmed_at = ?2, password_hash = ?3, password_class = NULL,
+            SET email_confirmed_at = ?2, made_by_letter_at = NULL, password_hash = ?3,
+                password_class = NULL,
                 user_metadata = ?4, new_email = NULL, new_email_key = NULL, new_email_at = NULL, new_email_agreed = NULL,
                 updated_at = max(updated_at, ?2)
             WHERE id = ?1";

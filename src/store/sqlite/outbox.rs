@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::{Db, Fault, Sqlite, micros};
 use crate::model::{Event, clean_text};
 use crate::store::error::StoreError;
-use crate::store::outbox::{Claimed, MAX_REASON, NewParcel, OutboxState, ParcelKind};
-use crate::store::record;
+use crate::store::outbox::{Claimed, MAX_REASON, NewParcel, OutboxState, ParcelKind, Stored};
+use crate::store::record::{self, parcel_columns};
 use crate::store::rules::{after, storable_value};
 
 impl Sqlite {
@@ -57,13 +57,14 @@ impl Sqlite {
         &self,
         id: Uuid,
         event: Option<&Event>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let event = event.cloned();
         self.in_tx("sent", move |db| {
-            if db.run("-- sent\nDELETE FROM outbox WHERE id = ?1", [id])? > 0 {
+            let was_there = db.run("-- sent\nDELETE FROM outbox WHERE id = ?1", [id])? > 0;
+            if was_there {
                 db.record(event.as_slice())?;
             }
-            Ok(())
+            Ok(was_there)
         })
         .await
     }
@@ -81,12 +82,68 @@ impl Sqlite {
             let sql = "-- not_sent
                 UPDATE outbox
                 SET last_error = ?2, due_at = coalesce(?3, due_at),
+                    payload = CASE WHEN ?3 IS NULL
+                        THEN json_replace(payload, '$.password', NULL, '$.user_metadata', NULL)
+                        ELSE payload END,
                     failed_at = CASE WHEN ?3 IS NULL THEN ?4 END
                 WHERE id = ?1 AND failed_at IS NULL";
             if db.run(sql, params![id, why, retry_at.map(micros), micros(now)])? > 0 {
                 db.record(event.as_slice())?;
             }
             Ok(())
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn parcels(
+        &self,
+        kind: ParcelKind,
+        limit: u32,
+        before: Option<Uuid>,
+    ) -> Result<Vec<Stored>, StoreError> {
+        self.read("parcels", move |db| {
+            let sql = concat!(
+                "-- parcels\nSELECT ",
+                parcel_columns!(),
+                " FROM outbox WHERE kind = ?1 AND (?3 IS NULL OR id < ?3) ORDER BY id DESC LIMIT ?2"
+            );
+            db.all(sql, params![kind.as_str(), limit, before], |row| record::stored(row, kind))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn parcel(
+        &self,
+        kind: ParcelKind,
+        id: Uuid,
+    ) -> Result<Option<Stored>, StoreError> {
+        self.read("parcel", move |db| {
+            let sql = concat!(
+                "-- parcel\nSELECT ",
+                parcel_columns!(),
+                " FROM outbox WHERE kind = ?1 AND id = ?2"
+            );
+            db.one(sql, params![kind.as_str(), id], |row| record::stored(row, kind))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn retry_parcel(
+        &self,
+        id: Uuid,
+        now: Timestamp,
+        event: &Event,
+    ) -> Result<bool, StoreError> {
+        let event = event.clone();
+        self.in_tx("retry_parcel", move |db| {
+            let sql = "-- retry_parcel
+                UPDATE outbox SET failed_at = NULL, due_at = ?2
+                WHERE id = ?1 AND failed_at IS NOT NULL";
+            let was_there = db.run(sql, params![id, micros(now)])? > 0;
+            if was_there {
+                db.record(&[event])?;
+            }
+            Ok(was_there)
         })
         .await
     }

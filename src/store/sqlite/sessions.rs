@@ -235,6 +235,20 @@ impl Sqlite {
                 unverified,
             ),
             (
+                // Last, when their links are gone.
+                "-- prune: accounts made by letters
+                 DELETE FROM users WHERE id IN (
+                     SELECT u.id FROM users AS u
+                     WHERE u.made_by_letter_at < ?1 AND u.email_confirmed_at IS NULL
+                       AND u.password_hash IS NULL AND u.invited_at IS NULL
+                       AND u.disabled_until IS NULL AND u.roles = '[]' AND u.app_metadata = '{}'
+                       AND NOT EXISTS (SELECT 1 FROM one_time_tokens AS t WHERE t.user_id = u.id)
+                       AND NOT EXISTS (SELECT 1 FROM sessions AS s WHERE s.user_id = u.id)
+                       AND NOT EXISTS (SELECT 1 FROM api_keys AS k WHERE k.user_id = u.id)
+                     LIMIT ?2)",
+                unused,
+            ),
+            (
                 "-- prune: outbox
                  DELETE FROM outbox WHERE id IN (
                      SELECT id FROM outbox WHERE failed_at < ?1 LIMIT ?2)",

@@ -57,6 +57,7 @@ on_both![
     a_new_password_ends_every_link,
     links_go_with_their_account,
     what_has_expired_is_pruned,
+    accounts_that_nobody_came_for_are_pruned,
 ];
 
 /// What is shown of a link.
@@ -1105,8 +1106,56 @@ async fn what_has_expired_is_pruned(home: Home) {
     assert_eq!(home.store.prune(at(HOUR)).await.unwrap(), 0);
     assert_eq!(home.store.prune(at(HOUR + 1)).await.unwrap(), 1, "the recovery");
     assert_eq!(home.store.prune(at(7 * DAY + HOUR)).await.unwrap(), 0);
-    assert_eq!(home.store.prune(at(7 * DAY + HOUR + 1)).await.unwrap(), 1, "the sign-up");
-    // Without its sign-up a repeated confirmation still proves the address.
-    let again = home.sent(Purpose::Signup, "bob@example.com", 8 * DAY).await;
-    logged_in(home.use_sent(again, Purpose::Signup, 8 * DAY).await);
+    assert_eq!(
+        home.store.prune(at(7 * DAY + HOUR + 1)).await.unwrap(),
+        2,
+        "the sign-up, all of it"
+    );
+}
+
+async fn accounts_that_nobody_came_for_are_pruned(home: Home) {
+    // An hour later its link expires, and a sign-up's is kept for a week more.
+    let asked = async |name: &str, purpose: Purpose, second| {
+        let address = format!("{name}@example.com");
+        let new = LinkOwner::AddressOrNew(format!("u-{name}").parse().unwrap());
+        let (mut asked, sent) = link(new, purpose, &address, second);
+        asked.user_metadata = Some(object(json!({})));
+        assert!(matches!(home.put(&asked).await, PutLink::Stored(_)));
+        sent
+    };
+    asked("gone", Purpose::MagicLink, 0).await;
+    asked("young", Purpose::MagicLink, 20).await;
+    asked("invited", Purpose::Invite, 0).await;
+    asked("role", Purpose::MagicLink, 0).await;
+    let sent = asked("proved", Purpose::MagicLink, 0).await;
+    asked("waiting", Purpose::MagicLink, 0).await;
+    sign_up(&home, "signup@example.com", "own", 0).await;
+    let id = |name: &str| format!("u-{name}").parse::<UserId>().unwrap();
+    let given = event(EventKind::RolesChanged, 1);
+    home.store.set_roles(&id("role"), &["admin".to_owned()], at(1), &given).await.unwrap();
+    logged_in(home.use_sent(sent, Purpose::MagicLink, 1).await);
+    home.sent(Purpose::Recovery, "waiting@example.com", 7 * DAY).await;
+    // Imported without a password, long ago.
+    let mut imported = super::account("imported");
+    (imported.password_hash, imported.user.user_metadata) = (None, object(json!({})));
+    home.store.sign_up(&imported, None, &event(EventKind::Signup, 0)).await.unwrap();
+
+    let names = async || {
+        let users = home.store.users(None, 100, None).await.unwrap();
+        let mut names: Vec<_> =
+            users.iter().map(|user| user.email.split('@').next().unwrap().to_owned()).collect();
+        names.sort();
+        names
+    };
+    home.store.prune(at(7 * DAY)).await.unwrap();
+    assert_eq!(names().await.len(), 8);
+    home.store.prune(at(7 * DAY + 10)).await.unwrap();
+    let left = ["imported", "invited", "proved", "role", "signup", "waiting", "young"];
+    assert_eq!(names().await, left);
+    home.store.prune(at(8 * DAY)).await.unwrap();
+    assert_eq!(names().await, ["imported", "invited", "proved", "role"], "links are gone, too");
+    // Whoever comes back begins anew.
+    let (_, own) = sign_up(&home, "signup@example.com", "own", 9 * DAY).await;
+    let (user, _) = logged_in(home.use_sent(own, Purpose::Signup, 9 * DAY).await);
+    assert_eq!(home.password(&user.id).await, Some(hash("own")));
 }
