@@ -14,7 +14,7 @@ on_both![
 ];
 
 /// The last migration.
-const NEWEST: u32 = 6;
+const NEWEST: u32 = 7;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_empty_sqlite_file_is_behind_until_it_is_migrated() {
