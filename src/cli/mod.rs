@@ -81,9 +81,9 @@ enum Command {
         after_help = "Examples:\n  portcullis sessions list USER_ID\n  portcullis sessions revoke USER_ID --session SESSION_ID\n  portcullis sessions revoke USER_ID     # all of them"
     )]
     Sessions(sessions::Args),
-    /// See, make, import and retire signing keys
+    /// See, make, import, retire and revoke signing keys
     #[command(
-        after_help = "Examples:\n  portcullis keys list\n  portcullis keys rotate             # the new key signs in ten minutes\n  portcullis keys rotate --now\n  portcullis keys import key.pem\n  portcullis keys retire KID         # its tokens are refused at once"
+        after_help = "Examples:\n  portcullis keys list\n  portcullis keys rotate             # the new key signs in tokens.key_notice\n  portcullis keys rotate --now\n  portcullis keys import key.pem\n  portcullis keys retire KID         # its tokens are refused at once\n  portcullis keys revoke KID         # the same in an emergency: another key signs at once"
     )]
     Keys(keys::Args),
     /// Keys under which the database keeps private keys: make one, see, change

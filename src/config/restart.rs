@@ -66,6 +66,8 @@ const KEYS: &[Key] = &[
     key!(tokens.issuer),
     key!(tokens.audience),
     key!(tokens.algorithm),
+    key!(tokens.rotate_every),
+    key!(tokens.key_notice),
     key!(tokens.secret, |secret| secret.as_ref().map(ExposeSecret::expose_secret)),
     key!(tokens.access_lifetime),
     key!(tokens.refresh_lifetime),

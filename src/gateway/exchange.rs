@@ -183,9 +183,13 @@ impl<C: Client> Words<C> for Wording<'_, '_, '_> {
             let Some(identity) = identity.as_ref().filter(|_| !outlives) else { return true };
             let now = gateway.clock.now();
             let alive = identity.session.is_none_or(|id| !gateway.revocations.contains(&id));
-            let key = identity.machine.as_ref().and_then(|machine| machine.key_id);
-            let has_key = key.is_none_or(|id| gateway.api_keys.is_good(id, now));
-            alive && has_key && identity.is_current(now.as_second())
+            let machine_key = identity.machine.as_ref().and_then(|machine| machine.key_id);
+            let has_key = machine_key.is_none_or(|id| gateway.api_keys.is_good(id, now));
+            // A signing key may have been ended in an emergency since.
+            let keys = Arc::clone(gateway.verifier.load().keys());
+            let second = now.as_second();
+            let is_signed = identity.key.as_ref().is_none_or(|kid| keys.accepts(kid, second));
+            alive && has_key && is_signed && identity.is_current(second)
         };
         Some(TunnelTerms {
             idle: local.live.tunnel_idle_timeout,

@@ -12,6 +12,7 @@ pub mod live;
 mod outbox;
 mod record;
 
+use std::error::Error;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -34,11 +35,11 @@ use crate::auth::{Accounts, Auth, Hasher, Policy, Rules};
 use crate::clock::Clock;
 use crate::config::{Algorithm, Config, Problem, Tokens};
 use crate::events::{self, EventNotes};
-use crate::identity::keys::{self, KeyError, RemoteKeys};
+use crate::identity::keys::{self, KeyError, RemoteKeys, life};
 use crate::identity::{ApiKeys, KeySet, Revocations, Verifier};
 use crate::limit::{LimitError, Limiter};
 use crate::mail::Mailer;
-use crate::model::SessionId;
+use crate::model::{Event, EventKind, ListedKey, Outcome, SessionId, uuid_v7};
 use crate::proxy::decide::run_tests;
 use crate::store::{ApiKeyCursor, RevocationCursor, Store, StoreError};
 use crate::telemetry::chain;
@@ -46,8 +47,11 @@ use crate::telemetry::chain;
 /// How often ended sessions are read: well within the second in which all gateways must know.
 const READ_ENDED: Duration = Duration::from_millis(250);
 
-/// How often signing keys are read.
-const READ_KEYS: Duration = Duration::from_secs(1);
+/// How often signing keys are read: a key that is revoked is refused within a second, too.
+const READ_KEYS: Duration = Duration::from_millis(250);
+
+/// How long after a failed attempt to replace an old key the next one is made.
+const ROTATE_AGAIN: Duration = Duration::from_mins(1);
 
 /// A stored password that makes failed logins take so many times as long is worth a warning.
 const COSTLY: u64 = 4;
@@ -416,23 +420,24 @@ impl Gateway {
             return;
         }
         let mut known = None;
+        let mut last_failure: Option<Instant> = None;
         while self.pause(READ_KEYS).await {
             let Ok(listed) = self.store.listed_keys().await else { continue };
-            let state: Vec<_> =
-                listed.into_iter().map(|key| (key.kid, key.active_from, key.retire_at)).collect();
+            if last_failure.is_none_or(|at| at.elapsed() > ROTATE_AGAIN) {
+                last_failure = match self.replace_old_key(&listed, &tokens).await {
+                    Ok(()) => None,
+                    Err(error) => {
+                        tracing::error!(error = chain(&*error), "no new signing key was made");
+                        Some(Instant::now())
+                    }
+                };
+            }
+            let state = |key: ListedKey| (key.kid, key.active_from, key.retire_at, key.revoked_at);
+            let state: Vec<_> = listed.into_iter().map(state).collect();
             if known.as_ref() == Some(&state) {
                 continue;
             }
-            let stored = match self.store.signing_keys(self.clock.now()).await {
-                Ok(stored) => stored,
-                Err(error) => {
-                    if !error.is_unavailable() {
-                        tracing::error!(error = chain(&error), "the signing keys cannot be read");
-                    }
-                    continue;
-                }
-            };
-            match KeySet::compile(&tokens, &stored) {
+            match self.read_keys(&tokens).await {
                 Ok(keys) => {
                     if known.is_some() {
                         tracing::info!(keys = state.len(), "the signing keys have changed");
@@ -442,12 +447,52 @@ impl Gateway {
                 }
                 Err(error) => {
                     tracing::error!(
-                        error = chain(&error),
+                        error = chain(&*error),
                         "the stored signing keys cannot be used; the known ones stay"
                     );
                 }
             }
         }
+    }
+
+    async fn read_keys(&self, tokens: &Tokens) -> Result<KeySet, Box<dyn Error + Send + Sync>> {
+        let stored = self.store.signing_keys(self.clock.now()).await?;
+        Ok(KeySet::compile(tokens, &stored)?)
+    }
+
+    /// Makes the next key when the present one is old enough (`tokens.rotate_every`). Of many
+    /// gateways that do so one is in time.
+    async fn replace_old_key(
+        &self,
+        listed: &[ListedKey],
+        tokens: &Tokens,
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let now = self.clock.now();
+        let Some(active_from) = life::due(listed, tokens, now) else { return Ok(()) };
+        let Some(oldest) = life::oldest(tokens, now) else { return Ok(()) };
+        let algorithm = tokens.algorithm;
+        // An RSA key takes a second of work.
+        let made = tokio::task::spawn_blocking(move || keys::generate(algorithm, now, active_from));
+        let key = made.await??;
+        let event = Event {
+            id: uuid_v7(now),
+            at: now,
+            kind: EventKind::SigningKeyChanged,
+            outcome: Outcome::Success,
+            reason: Some(format!("rotated:{}", key.kid)),
+            actor: Some("gateway".to_owned()),
+            user_id: None,
+            email: None,
+            session_id: None,
+            address: None,
+            user_agent: None,
+            request_id: None,
+        };
+        let retire_at = life::retire_at(tokens, active_from);
+        if self.store.rotate_if_due(&key, oldest, retire_at, &event).await? {
+            tracing::info!(kid = key.kid, %active_from, "made the next signing key");
+        }
+        Ok(())
     }
 
     fn take_keys(&self, keys: Arc<KeySet>) {

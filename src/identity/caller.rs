@@ -42,6 +42,8 @@ pub struct Identity {
     pub not_before: Option<i64>,
     /// The program that acts for the subject; `None` = the subject itself.
     pub machine: Option<Box<Machine>>,
+    /// `kid` of the key of ours that signed the token; none for other issuers.
+    pub key: Option<Arc<str>>,
     /// The values for the upstream, made once for all requests.
     pub headers: HeaderValues,
     /// From this Unix second on, leeway included, the token is good …
@@ -138,6 +140,7 @@ impl Identity {
             expires_at: i64::MAX,
             not_before: None,
             machine: None,
+            key: None,
             headers,
             good_from: i64::MIN,
             good_until: i64::MAX,

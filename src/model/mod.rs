@@ -25,7 +25,8 @@ pub use letter::{Letter, LetterKind, LetterOrigin};
 pub use link::{Challenge, ChallengeMethod, InvalidChallenge, Purpose, is_pkce_text};
 pub use network::network_of;
 pub use session::{
-    AuthMethod, EndReason, EndedSession, Proof, Session, SessionId, SigningKey, TokenDigest,
+    AuthMethod, EndReason, EndedSession, ListedKey, Proof, Session, SessionId, SigningKey,
+    TokenDigest,
 };
 pub use template::Template;
 

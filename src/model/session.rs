@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::{Aal, UserId, words};
 use crate::config::Algorithm;
+use crate::secrets::Protection;
 
 /// A session's id; `UUIDv4`, as it is near a credential.
 pub type SessionId = Uuid;
@@ -178,6 +179,25 @@ pub struct SigningKey {
     pub active_from: Timestamp,
     /// Not accepted from this time on; `None` = no end in sight.
     pub retire_at: Option<Timestamp>,
+}
+
+/// A signing key without its private half.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedKey {
+    /// As [`SigningKey::kid`].
+    pub kid: String,
+    /// As [`SigningKey::algorithm`].
+    pub algorithm: Algorithm,
+    /// As [`SigningKey::created_at`].
+    pub created_at: Timestamp,
+    /// As [`SigningKey::active_from`].
+    pub active_from: Timestamp,
+    /// As [`SigningKey::retire_at`].
+    pub retire_at: Option<Timestamp>,
+    /// When its tokens were refused at once, whatever `retire_at` is; `None` = never.
+    pub revoked_at: Option<Timestamp>,
+    /// How its private half is kept.
+    pub protection: Protection,
 }
 
 impl fmt::Debug for SigningKey {

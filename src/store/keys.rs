@@ -7,31 +7,25 @@ use jiff::Timestamp;
 use super::error::StoreError;
 use super::seals::SealedColumn;
 use super::{Store, either};
-use crate::config::Algorithm;
-use crate::model::{Event, SigningKey};
-use crate::secrets::Protection;
+use crate::model::{Event, ListedKey, SigningKey};
 
-/// A signing key without its private half.
+/// How a revocation ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListedKey {
-    /// As [`SigningKey::kid`].
-    pub kid: String,
-    /// As [`SigningKey::algorithm`].
-    pub algorithm: Algorithm,
-    /// As [`SigningKey::created_at`].
-    pub created_at: Timestamp,
-    /// As [`SigningKey::active_from`].
-    pub active_from: Timestamp,
-    /// As [`SigningKey::retire_at`].
-    pub retire_at: Option<Timestamp>,
-    /// How its private half is kept.
-    pub protection: Protection,
+pub enum RevokeKey {
+    /// There is no such key, or it is revoked already.
+    Unknown,
+    /// Its tokens are refused from now on.
+    Done {
+        /// The key that signs in its place, where none was at it: one that was on standby, or the
+        /// one that was given.
+        successor: Option<String>,
+    },
 }
 
 /// Signing keys.
 #[expect(clippy::missing_errors_doc, reason = "the same for all methods: see Store")]
 impl Store {
-    /// Every key that is not retired at `now`, in the order in which they begin to sign.
+    /// Every key that is neither revoked nor retired at `now`, in the order in which they begin to sign.
     ///
     /// # Errors
     /// [`StoreError::Sealed`] when one cannot be opened.
@@ -40,12 +34,13 @@ impl Store {
         stored.into_iter().map(|key| self.opened(key)).collect()
     }
 
-    /// Every key, retired ones too; in the order in which they begin to sign.
+    /// Every key, revoked and retired ones too; in the order in which they begin to sign.
     pub async fn listed_keys(&self) -> Result<Vec<ListedKey>, StoreError> {
         either!(self, backend => backend.listed_keys().await)
     }
 
-    /// Stores the key unless its algorithm has one that is not retired at its `created_at`. Of two
+    /// Stores the key unless its algorithm has one that is neither revoked nor retired at its
+    /// `created_at`. Of two
     /// first starts one stores its key. Returns whether it was stored.
     pub async fn add_signing_key_if_none(&self, new: &SigningKey) -> Result<bool, StoreError> {
         let new = self.sealed(new);
@@ -62,6 +57,35 @@ impl Store {
     ) -> Result<bool, StoreError> {
         let new = self.sealed(new);
         either!(self, backend => backend.rotate_signing_key(&new, others_retire_at, event).await)
+    }
+
+    /// As [`Store::rotate_signing_key`], unless the algorithm has a key without end that begins to
+    /// sign after `due`: of many gateways that find a key too old, one has its way. Returns whether
+    /// the key was stored.
+    pub async fn rotate_if_due(
+        &self,
+        new: &SigningKey,
+        due: Timestamp,
+        others_retire_at: Timestamp,
+        event: &Event,
+    ) -> Result<bool, StoreError> {
+        let new = self.sealed(new);
+        either!(self, backend => backend.rotate_if_due(&new, due, others_retire_at, event).await)
+    }
+
+    /// Refuses a key's tokens from the event's time on. When that leaves the algorithm of
+    /// `replacement` without a key that signs and has no end, the next one on standby signs at once,
+    /// or `replacement` is stored.
+    pub async fn revoke_signing_key(
+        &self,
+        kid: &str,
+        replacement: Option<&SigningKey>,
+        event: &Event,
+    ) -> Result<RevokeKey, StoreError> {
+        let replacement = replacement.map(|key| self.sealed(key));
+        either!(self, backend => {
+            backend.revoke_signing_key(kid, replacement.as_ref(), event).await
+        })
     }
 
     /// Lets a key retire at `at`. Returns whether there is such a key.

@@ -45,7 +45,7 @@ pub use factors::{
     Remover, ReplaceRecoveryCodes, VerifyFactor,
 };
 pub use guards::{Guard, Lane, LoginState};
-pub use keys::ListedKey;
+pub use keys::RevokeKey;
 pub use links::{
     CodeMac, Consent, LinkOwner, LinkUse, NewEmail, NewLink, NewSession, PkceCode, PutLink, Shown,
     TradePkce, UseLink,

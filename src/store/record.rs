@@ -14,7 +14,6 @@ use super::api_keys::ChangedApiKey;
 use super::cases::KnownToken;
 use super::error::StoreError;
 use super::guards::{FoundState, Guard};
-use super::keys::ListedKey;
 use super::outbox::{Claimed, OutboxState, Parcel, ParcelKind, Stored};
 use super::passwords::Unclassified;
 use super::rules::{FoundChallenge, FoundFactor, FoundLink, Owner, Side};
@@ -22,8 +21,8 @@ use super::seals::{SealedColumn, SealedRow};
 use crate::config::Algorithm;
 use crate::model::{
     Account, ApiKey, AuthMethod, Challenge, ChallengeMethod, EndReason, EndedSession, Event,
-    EventKind, Factor, FactorKind, JsonObject, Outcome, PasswordHash, Proof, Purpose, Session,
-    SessionId, SigningKey, StoredEvent, TokenDigest, User, UserId,
+    EventKind, Factor, FactorKind, JsonObject, ListedKey, Outcome, PasswordHash, Proof, Purpose,
+    Session, SessionId, SigningKey, StoredEvent, TokenDigest, User, UserId,
 };
 use crate::secrets;
 
@@ -73,7 +72,7 @@ macro_rules! key_columns {
 /// says how it is kept.
 macro_rules! listed_key_columns {
     () => {
-        "k.kid, k.algorithm, k.created_at, k.active_from, k.retire_at, \
+        "k.kid, k.algorithm, k.created_at, k.active_from, k.retire_at, k.revoked_at, \
          substr(k.private_key, 1, 36) AS private_key"
     };
 }
@@ -613,7 +612,8 @@ pub(super) fn listed_key<R: Record>(record: &R) -> Result<ListedKey, StoreError>
         created_at: r.must(2, R::time)?,
         active_from: r.must(3, R::time)?,
         retire_at: r.maybe(4, R::time)?,
-        protection: secrets::protection(&r.must(5, R::bytes)?),
+        revoked_at: r.maybe(5, R::time)?,
+        protection: secrets::protection(&r.must(6, R::bytes)?),
     })
 }
 

@@ -23,6 +23,7 @@ mod hostile_upstreams;
 mod issuers;
 mod jose;
 mod jwt_libraries;
+mod key_life;
 mod keys_at_rest;
 mod lifecycle;
 mod limiter;

@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
+use portcullis::model::EventKind;
+use portcullis::store::RevokeKey;
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Response;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use crate::harness::{Step, TestGateway, Upstream, patiently, reply};
+use crate::harness::{Step, TestGateway, Upstream, noted, patiently, reply};
 
 const ROUTES: &str = r#"
 [[routes]]
@@ -168,6 +170,23 @@ async fn a_tunnel_ends_with_its_session() {
     let (mut socket, _) = shake(&gateway, &target, &authorization).await.expect("a tunnel");
     echo(&mut socket, "one").await;
     gateway.post("/auth/logout").bearer(&caller.token).send().await.expect(204);
+    until_closed(socket).await;
+    upstream.until_disconnected().await;
+}
+
+#[tokio::test]
+async fn a_tunnel_ends_with_the_key_of_its_token() {
+    let upstream = sockets().await;
+    let builder = TestGateway::builder().upstream("app", &upstream).config(ROUTES);
+    let gateway = builder.start().await;
+    let caller = gateway.sign_up("ann").await;
+    let authorization = [("authorization", format!("Bearer {}", caller.token))];
+    let target = format!("/plain/{}", caller.id);
+    let (mut socket, _) = shake(&gateway, &target, &authorization).await.expect("a tunnel");
+    echo(&mut socket, "one").await;
+    let revoked = noted(EventKind::SigningKeyChanged, gateway.clock.now());
+    let done = gateway.store().revoke_signing_key(&caller.kid(), None, &revoked).await;
+    assert_eq!(done.expect("the store answers"), RevokeKey::Done { successor: None });
     until_closed(socket).await;
     upstream.until_disconnected().await;
 }

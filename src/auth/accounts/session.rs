@@ -79,8 +79,11 @@ impl Accounts {
     ) -> Result<Issued, AuthError> {
         let verifier = self.verifier.load();
         let signer = verifier.keys().signer(now);
-        let signer =
-            signer.ok_or_else(|| AuthError::Internal("no signing key is active".into()))?;
+        // Between the end of a key in an emergency and the first token of the next one.
+        let signer = signer.ok_or_else(|| AuthError::Unavailable {
+            retry_after: Duration::from_secs(1),
+            source: "no signing key is active".into(),
+        })?;
         let options = IssueOptions {
             issuer: &self.tokens.issuer,
             audience: &self.tokens.audience,

@@ -15,6 +15,10 @@ pub struct Tokens {
     pub audience: String,
     /// Signature algorithm. Default `ES256`. *(restart)*
     pub algorithm: Algorithm,
+    /// Replace the signing key when it has signed for this long; 0 = never. Default 0. *(restart)*
+    pub rotate_every: Interval,
+    /// A new key is published this long before it signs, at least 10 min. Default 10 min. *(restart)*
+    pub key_notice: Interval,
     /// HS256 only: the shared secret, at least 32 bytes. *(restart)*
     pub secret: Option<SecretString>,
     /// Life of an access token. Default 24 h. *(restart)*
@@ -35,6 +39,8 @@ impl Default for Tokens {
             issuer: "http://127.0.0.1:8080/auth".to_owned(),
             audience: "authenticated".to_owned(),
             algorithm: Algorithm::Es256,
+            rotate_every: Interval::seconds(0),
+            key_notice: Interval::seconds(600),
             secret: None,
             access_lifetime: Interval::hours(24),
             refresh_lifetime: Interval::hours(30 * 24),

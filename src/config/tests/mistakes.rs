@@ -246,6 +246,19 @@ fn each_mistake_is_named_with_its_line_and_column() {
             "1:2: mail.webhook: is missing: transport \"webhook\" needs its url and secret",
         ),
         (
+            "[tokens]\nkey_notice = \"5m\"",
+            "2:1: tokens.key_notice: must be at least 10m: others keep the JWKS that long",
+        ),
+        (
+            "[tokens]\nrotate_every = \"15m\"",
+            "2:1: tokens.rotate_every: must be 0s, for never, or at least twice tokens.key_notice",
+        ),
+        (
+            "[tokens]\nalgorithm = \"HS256\"\nsecret = \"0123456789abcdef0123456789abcdef\"\n\
+             rotate_every = \"90d\"",
+            "4:1: tokens.rotate_every: HS256 has a secret, and no keys to replace",
+        ),
+        (
             "[secrets]\nkey = \"short\"",
             "2:1: secrets.key: is not 32 bytes in Base64; make a key with `portcullis secrets generate`",
         ),

@@ -46,6 +46,8 @@ const OTHERS: &[(&str, &str)] = &[
     ("tokens.issuer", "[tokens]\nissuer = \"i\""),
     ("tokens.audience", "[tokens]\naudience = \"a\""),
     ("tokens.algorithm", "[tokens]\nalgorithm = \"RS256\""),
+    ("tokens.rotate_every", "[tokens]\nrotate_every = \"90d\""),
+    ("tokens.key_notice", "[tokens]\nkey_notice = \"1h\""),
     (
         "tokens.algorithm tokens.secret",
         "[tokens]\nalgorithm = \"HS256\"\nsecret = \"abcdefghijklmnopqrstuvwxyz012345\"",

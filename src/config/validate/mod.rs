@@ -293,6 +293,22 @@ fn tokens(tokens: &Tokens, found: &mut Found) {
         ),
         (_, None) => {}
     }
+    // The `max-age` of the JWKS.
+    if tokens.key_notice.0 < Duration::from_mins(10) {
+        found.add("tokens.key_notice", "must be at least 10m: others keep the JWKS that long");
+    }
+    let rotate_every = tokens.rotate_every.0;
+    if !rotate_every.is_zero() {
+        if tokens.algorithm == Algorithm::Hs256 {
+            found.add("tokens.rotate_every", "HS256 has a secret, and no keys to replace");
+        }
+        if rotate_every < tokens.key_notice.0.saturating_mul(2) {
+            found.add(
+                "tokens.rotate_every",
+                "must be 0s, for never, or at least twice tokens.key_notice",
+            );
+        }
+    }
     // Times in tokens are whole seconds (RFC 7519 §2).
     for (key, time) in [
         ("tokens.access_lifetime", Some(tokens.access_lifetime)),

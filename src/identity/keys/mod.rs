@@ -1,11 +1,10 @@
 //! The keys that sign our own access tokens: made, imported, published, and chosen.
 //!
-//! A key's life: made (listed in the JWKS, so that others learn of it) → active (the newest active
-//! key signs) → retired (not accepted, not listed). Which of these holds is only a matter of its
-//! times and the clock, so that every gateway on one database decides alike.
+//! A key's life is drawn in [`life`].
 
 mod crypto;
 mod jwk;
+pub mod life;
 mod pem;
 
 use std::fmt;
@@ -20,6 +19,7 @@ use secrecy::ExposeSecret as _;
 use self::crypto::KeyPair;
 pub use self::crypto::VerifyingKey;
 pub use self::jwk::{JwkSetError, RemoteKeys};
+use self::life::Times;
 pub use self::pem::{import_private, import_public};
 use crate::config::{Algorithm, Tokens};
 use crate::model::SigningKey;
@@ -99,9 +99,7 @@ struct Key {
     verifying: VerifyingKey,
     /// `None` for a secret.
     jwk: Option<Jwk>,
-    /// Unix seconds.
-    active_from: i64,
-    retire_at: Option<i64>,
+    times: Times,
 }
 
 impl KeySet {
@@ -152,24 +150,21 @@ impl KeySet {
             algorithm: Algorithm::Hs256,
             key: SigningMaterial::Secret(Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret))),
         };
-        let key = Key { signer, verifying, jwk: None, active_from: i64::MIN, retire_at: None };
+        let times = Times { active_from: i64::MIN, retire_at: None };
+        let key = Key { signer, verifying, jwk: None, times };
         Ok(Self { algorithm: Algorithm::Hs256, keys: vec![key] })
     }
 
     /// The key that signs at `now`: the newest active one of the configured algorithm. `None` asks
     /// for a new key.
-    ///
-    /// One whose end is set has been superseded, even where its time to sign had not yet come then,
-    /// and only signs until its successor does: its last tokens must expire before it is retired.
     pub fn signer(&self, now: Timestamp) -> Option<&Signer> {
-        let now = now.as_second();
-        let usable = |key: &&Key| {
-            key.signer.algorithm == self.algorithm && key.active_from <= now && !key.is_retired(now)
-        };
-        // From the newest to the oldest.
-        let mut usable = self.keys.iter().filter(usable);
-        let newest = usable.clone().next();
-        usable.find(|key| key.retire_at.is_none()).or(newest).map(|key| &key.signer)
+        let own = self.keys.iter().filter(|key| key.signer.algorithm == self.algorithm);
+        life::signer(own, |key| key.times, now.as_second()).map(|key| &key.signer)
+    }
+
+    /// Whether tokens that this key signed are accepted at `now` (Unix seconds).
+    pub(crate) fn accepts(&self, kid: &str, now: i64) -> bool {
+        self.accepted(Some(kid), now).is_some()
     }
 
     /// The key to verify with at `now` (Unix seconds), and when it will be retired. A token without
@@ -181,21 +176,28 @@ impl KeySet {
         kid: Option<&str>,
         now: i64,
     ) -> Option<(&VerifyingKey, Option<i64>)> {
-        let mut accepted = self.keys.iter().filter(|key| !key.is_retired(now));
-        let key = if let Some(kid) = kid {
-            accepted.find(|key| key.signer.kid == kid)?
-        } else {
-            let only = accepted.next()?;
-            accepted.next().is_none().then_some(only)?
-        };
-        Some((&key.verifying, key.retire_at))
+        self.accepted(kid, now).map(|key| (&key.verifying, key.times.retire_at))
+    }
+
+    /// The id of the key that verifies such a token.
+    pub(super) fn kid(&self, kid: Option<&str>, now: i64) -> Option<&str> {
+        self.accepted(kid, now).map(|key| &*key.signer.kid)
+    }
+
+    fn accepted(&self, kid: Option<&str>, now: i64) -> Option<&Key> {
+        let mut accepted = self.keys.iter().filter(|key| !key.times.is_retired(now));
+        if let Some(kid) = kid {
+            return accepted.find(|key| key.signer.kid == kid);
+        }
+        let only = accepted.next()?;
+        accepted.next().is_none().then_some(only)
     }
 
     /// The public keys as a JWK set (RFC 7517 §5), those to come included: who caches the set
     /// should know a key before its first token.
     pub fn jwks(&self, now: Timestamp) -> String {
         let now = now.as_second();
-        let listed = self.keys.iter().filter(|key| !key.is_retired(now));
+        let listed = self.keys.iter().filter(|key| !key.times.is_retired(now));
         let set = JwkSet { keys: listed.filter_map(|key| key.jwk.clone()).collect() };
         serde_json::to_string(&set).expect("a JWK set is plain text all the way down")
     }
@@ -230,13 +232,11 @@ impl Key {
                 algorithm: stored.algorithm,
                 key: SigningMaterial::Pair(pair),
             },
-            active_from: stored.active_from.as_second(),
-            retire_at: stored.retire_at.map(Timestamp::as_second),
+            times: Times {
+                active_from: stored.active_from.as_second(),
+                retire_at: stored.retire_at.map(Timestamp::as_second),
+            },
         })
-    }
-
-    fn is_retired(&self, now: i64) -> bool {
-        self.retire_at.is_some_and(|at| at <= now)
     }
 }
 

@@ -94,6 +94,7 @@ impl Claims {
             expires_at,
             not_before,
             machine: None,
+            key: None,
             headers,
             good_from,
             good_until: expires_at + rules.leeway,

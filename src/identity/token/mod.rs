@@ -220,6 +220,9 @@ impl Verifier {
 
         let rules = Rules { issuer: source.issuer, leeway: self.leeway, now };
         let mut identity = claims.into_identity(&rules)?;
+        if source.issuer.index == self.ours.index {
+            identity.key = self.keys.kid(header.key_id.as_deref(), now).map(Arc::from);
+        }
         if let Some(retire_at) = retire_at {
             identity.good_until = identity.good_until.min(retire_at);
         }

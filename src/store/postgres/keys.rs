@@ -2,11 +2,12 @@
 //! for the first time must agree on one key.
 
 use jiff::Timestamp;
+use tokio_postgres::Row;
 
 use super::{Db, Fault, Postgres};
-use crate::model::{Event, SigningKey};
+use crate::model::{Event, ListedKey, SigningKey};
 use crate::store::error::StoreError;
-use crate::store::keys::ListedKey;
+use crate::store::keys::RevokeKey;
 use crate::store::record::{self, key_columns, listed_key_columns};
 use crate::store::rules::whole_micros;
 
@@ -19,7 +20,8 @@ impl Postgres {
             let sql = concat!(
                 "-- signing_keys\nSELECT ",
                 key_columns!(),
-                " FROM signing_keys AS k WHERE k.retire_at IS NULL OR k.retire_at > $1
+                " FROM signing_keys AS k
+                 WHERE k.revoked_at IS NULL AND (k.retire_at IS NULL OR k.retire_at > $1)
                  ORDER BY k.active_from, k.kid"
             );
             db.all(sql, &[&whole_micros(now)], |row| record::signing_key(row, 0)).await
@@ -47,7 +49,8 @@ impl Postgres {
             db.lock_keys().await?;
             let sql = "-- add_signing_key_if_none
                 SELECT FROM signing_keys
-                WHERE algorithm = $1 AND (retire_at IS NULL OR retire_at > $2)";
+                WHERE algorithm = $1 AND revoked_at IS NULL
+                  AND (retire_at IS NULL OR retire_at > $2)";
             let now = whole_micros(new.created_at);
             if db.run(sql, &[&new.algorithm.name(), &now]).await? > 0 {
                 return Ok(false);
@@ -68,13 +71,57 @@ impl Postgres {
             if !db.insert_key(new).await? {
                 return Ok(false);
             }
-            let sql = "-- rotate_signing_key
-                UPDATE signing_keys SET retire_at = $3
-                WHERE algorithm = $1 AND kid <> $2 AND retire_at IS NULL";
-            let retire_at = whole_micros(others_retire_at);
-            db.run(sql, &[&new.algorithm.name(), &new.kid, &retire_at]).await?;
+            db.retire_others(new, others_retire_at).await?;
             db.record(std::slice::from_ref(event)).await?;
             Ok(true)
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn rotate_if_due(
+        &self,
+        new: &SigningKey,
+        due: Timestamp,
+        others_retire_at: Timestamp,
+        event: &Event,
+    ) -> Result<bool, StoreError> {
+        self.in_tx("rotate_if_due", |db| async move {
+            db.lock_keys().await?;
+            let sql = "-- rotate_if_due
+                SELECT FROM signing_keys
+                WHERE algorithm = $1 AND revoked_at IS NULL AND retire_at IS NULL
+                  AND active_from > $2";
+            let younger = db.run(sql, &[&new.algorithm.name(), &whole_micros(due)]).await?;
+            if younger > 0 || !db.insert_key(new).await? {
+                return Ok(false);
+            }
+            db.retire_others(new, others_retire_at).await?;
+            db.record(std::slice::from_ref(event)).await?;
+            Ok(true)
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn revoke_signing_key(
+        &self,
+        kid: &str,
+        replacement: Option<&SigningKey>,
+        event: &Event,
+    ) -> Result<RevokeKey, StoreError> {
+        self.in_tx("revoke_signing_key", |db| async move {
+            db.lock_keys().await?;
+            let now = whole_micros(event.at);
+            let sql = "-- revoke_signing_key
+                UPDATE signing_keys SET revoked_at = $2 WHERE kid = $1 AND revoked_at IS NULL";
+            if db.run(sql, &[&kid, &now]).await? == 0 {
+                return Ok(RevokeKey::Unknown);
+            }
+            let successor = match replacement {
+                Some(new) => db.successor(new, now).await?,
+                None => None,
+            };
+            db.record(std::slice::from_ref(event)).await?;
+            Ok(RevokeKey::Done { successor })
         })
         .await
     }
@@ -102,6 +149,38 @@ impl Db {
     async fn lock_keys(&self) -> Result<(), Fault> {
         let sql = "-- lock_keys\nLOCK TABLE signing_keys IN SHARE ROW EXCLUSIVE MODE";
         self.run(sql, &[]).await.map(|_| ())
+    }
+
+    async fn retire_others(&self, new: &SigningKey, at: Timestamp) -> Result<(), Fault> {
+        let sql = "-- retire_others
+            UPDATE signing_keys SET retire_at = $3
+            WHERE algorithm = $1 AND kid <> $2 AND retire_at IS NULL";
+        self.run(sql, &[&new.algorithm.name(), &new.kid, &whole_micros(at)]).await.map(|_| ())
+    }
+
+    /// The key that is to sign because none does that has no end: one on standby, or `new`.
+    async fn successor(&self, new: &SigningKey, now: Timestamp) -> Result<Option<String>, Fault> {
+        let algorithm = new.algorithm.name();
+        let sql = "-- successor: is there one
+            SELECT FROM signing_keys
+            WHERE algorithm = $1 AND revoked_at IS NULL AND retire_at IS NULL
+              AND active_from <= $2";
+        if self.run(sql, &[&algorithm, &now]).await? > 0 {
+            return Ok(None);
+        }
+        let sql = "-- successor: from standby
+            UPDATE signing_keys SET active_from = $2
+            WHERE kid = (
+                SELECT kid FROM signing_keys
+                WHERE algorithm = $1 AND revoked_at IS NULL AND retire_at IS NULL
+                ORDER BY active_from, kid LIMIT 1)
+            RETURNING kid";
+        let read = |row: &Row| record::text(row, "signing_keys", 0);
+        if let Some(kid) = self.one(sql, &[&algorithm, &now], read).await? {
+            return Ok(Some(kid));
+        }
+        self.insert_key(new).await?;
+        Ok(Some(new.kid.clone()))
     }
 
     /// Whether the key was not known before.

@@ -1,12 +1,12 @@
 //! Signing keys on SQLite.
 
 use jiff::Timestamp;
-use rusqlite::params;
+use rusqlite::{Row, params};
 
 use super::{Db, Fault, Sqlite, micros};
-use crate::model::{Event, SigningKey};
+use crate::model::{Event, ListedKey, SigningKey};
 use crate::store::error::StoreError;
-use crate::store::keys::ListedKey;
+use crate::store::keys::RevokeKey;
 use crate::store::record::{self, key_columns, listed_key_columns};
 
 impl Sqlite {
@@ -18,7 +18,8 @@ impl Sqlite {
             let sql = concat!(
                 "-- signing_keys\nSELECT ",
                 key_columns!(),
-                " FROM signing_keys AS k WHERE k.retire_at IS NULL OR k.retire_at > ?1
+                " FROM signing_keys AS k
+                 WHERE k.revoked_at IS NULL AND (k.retire_at IS NULL OR k.retire_at > ?1)
                  ORDER BY k.active_from, k.kid"
             );
             db.all(sql, [micros(now)], |row| record::signing_key(row, 0))
@@ -46,7 +47,8 @@ impl Sqlite {
         self.in_tx("add_signing_key_if_none", move |db| {
             let sql = "-- add_signing_key_if_none
                 SELECT 1 FROM signing_keys
-                WHERE algorithm = ?1 AND (retire_at IS NULL OR retire_at > ?2)";
+                WHERE algorithm = ?1 AND revoked_at IS NULL
+                  AND (retire_at IS NULL OR retire_at > ?2)";
             let params = params![new.algorithm.name(), micros(new.created_at)];
             if db.one(sql, params, |_| Ok(()))?.is_some() {
                 return Ok(false);
@@ -67,13 +69,56 @@ impl Sqlite {
             if !db.insert_key(&new)? {
                 return Ok(false);
             }
-            let sql = "-- rotate_signing_key
-                UPDATE signing_keys SET retire_at = ?3
-                WHERE algorithm = ?1 AND kid <> ?2 AND retire_at IS NULL";
-            let retire_at = micros(others_retire_at);
-            db.run(sql, params![new.algorithm.name(), new.kid, retire_at])?;
+            db.retire_others(&new, others_retire_at)?;
             db.record(&[event])?;
             Ok(true)
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn rotate_if_due(
+        &self,
+        new: &SigningKey,
+        due: Timestamp,
+        others_retire_at: Timestamp,
+        event: &Event,
+    ) -> Result<bool, StoreError> {
+        let (new, event) = (new.clone(), event.clone());
+        self.in_tx("rotate_if_due", move |db| {
+            let sql = "-- rotate_if_due
+                SELECT 1 FROM signing_keys
+                WHERE algorithm = ?1 AND revoked_at IS NULL AND retire_at IS NULL
+                  AND active_from > ?2 LIMIT 1";
+            let younger = db.one(sql, params![new.algorithm.name(), micros(due)], |_| Ok(()))?;
+            if younger.is_some() || !db.insert_key(&new)? {
+                return Ok(false);
+            }
+            db.retire_others(&new, others_retire_at)?;
+            db.record(&[event])?;
+            Ok(true)
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn revoke_signing_key(
+        &self,
+        kid: &str,
+        replacement: Option<&SigningKey>,
+        event: &Event,
+    ) -> Result<RevokeKey, StoreError> {
+        let (kid, new, event) = (kid.to_owned(), replacement.cloned(), event.clone());
+        self.in_tx("revoke_signing_key", move |db| {
+            let sql = "-- revoke_signing_key
+                UPDATE signing_keys SET revoked_at = ?2 WHERE kid = ?1 AND revoked_at IS NULL";
+            if db.run(sql, params![kid, micros(event.at)])? == 0 {
+                return Ok(RevokeKey::Unknown);
+            }
+            let successor = match &new {
+                Some(new) => db.successor(new, event.at)?,
+                None => None,
+            };
+            db.record(&[event])?;
+            Ok(RevokeKey::Done { successor })
         })
         .await
     }
@@ -99,6 +144,38 @@ impl Sqlite {
 }
 
 impl Db<'_> {
+    fn retire_others(self, new: &SigningKey, at: Timestamp) -> Result<(), Fault> {
+        let sql = "-- retire_others
+            UPDATE signing_keys SET retire_at = ?3
+            WHERE algorithm = ?1 AND kid <> ?2 AND retire_at IS NULL";
+        self.run(sql, params![new.algorithm.name(), new.kid, micros(at)]).map(|_| ())
+    }
+
+    /// The key that is to sign because none does that has no end: one on standby, or `new`.
+    fn successor(self, new: &SigningKey, now: Timestamp) -> Result<Option<String>, Fault> {
+        let (algorithm, now) = (new.algorithm.name(), micros(now));
+        let sql = "-- successor: is there one
+            SELECT 1 FROM signing_keys
+            WHERE algorithm = ?1 AND revoked_at IS NULL AND retire_at IS NULL
+              AND active_from <= ?2 LIMIT 1";
+        if self.one(sql, params![algorithm, now], |_| Ok(()))?.is_some() {
+            return Ok(None);
+        }
+        let sql = "-- successor: from standby
+            UPDATE signing_keys SET active_from = ?2
+            WHERE kid = (
+                SELECT kid FROM signing_keys
+                WHERE algorithm = ?1 AND revoked_at IS NULL AND retire_at IS NULL
+                ORDER BY active_from, kid LIMIT 1)
+            RETURNING kid";
+        let read = |row: &Row<'_>| record::text(row, "signing_keys", 0);
+        if let Some(kid) = self.one(sql, params![algorithm, now], read)? {
+            return Ok(Some(kid));
+        }
+        self.insert_key(new)?;
+        Ok(Some(new.kid.clone()))
+    }
+
     /// Whether the key was not known before.
     fn insert_key(self, key: &SigningKey) -> Result<bool, Fault> {
         let sql = "-- insert_key

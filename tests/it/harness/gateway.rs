@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use portcullis::clock::Clock;
 use portcullis::reload::Source;
 use portcullis::server::{Options, Server};
@@ -343,6 +345,14 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
+    /// The id of the key that signed the access token.
+    pub(crate) fn kid(&self) -> String {
+        let header = self.token.split('.').next().expect("a header");
+        let header = URL_SAFE_NO_PAD.decode(header).expect("base64url");
+        let header: Value = serde_json::from_slice(&header).expect("JSON");
+        header["kid"].as_str().expect("a kid").to_owned()
+    }
+
     /// Reads an answer of `signup`, `login` or `token`.
     #[track_caller]
     pub(crate) fn from_session(session: &Value) -> Self {

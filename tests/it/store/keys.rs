@@ -3,13 +3,15 @@
 use portcullis::config::{Algorithm, Secrets};
 use portcullis::model::{EventKind, SigningKey};
 use portcullis::secrets::{OpenError, Protection};
-use portcullis::store::{SealedColumn, StoreError};
+use portcullis::store::{RevokeKey, SealedColumn, StoreError};
 
 use super::{DAY, Home, at, event, on_both};
 
 on_both![
     of_many_first_keys_one_is_stored,
     keys_rotate_and_retire,
+    of_many_who_replace_an_old_key_one_does,
+    a_revoked_key_is_followed_by_one_that_signs,
     private_keys_are_sealed,
     of_two_who_reencrypt_one_does,
 ];
@@ -66,6 +68,70 @@ async fn keys_rotate_and_retire(home: Home) {
     assert!(!store.add_signing_key_if_none(&key("rsa2", Algorithm::Rs256, 29)).await.unwrap());
     assert!(store.add_signing_key_if_none(&key("rsa2", Algorithm::Rs256, 30)).await.unwrap());
     assert_eq!(home.kinds().await, [EventKind::SigningKeyChanged; 3]);
+}
+
+async fn of_many_who_replace_an_old_key_one_does(home: Home) {
+    let other = home.another();
+    let first = key("first", Algorithm::Es256, 0);
+    assert!(home.store.add_signing_key_if_none(&first).await.unwrap());
+    assert!(home.store.add_signing_key_if_none(&key("ed", Algorithm::EdDsa, 90)).await.unwrap());
+    let early = key("early", Algorithm::Es256, 100);
+    let noted = |second| event(EventKind::SigningKeyChanged, second);
+    let rotated = home.store.rotate_if_due(&early, at(-1), at(DAY), &noted(99)).await.unwrap();
+    assert!(!rotated, "it is not old enough");
+    let tries = (0..10).map(|n| {
+        let store = if n % 2 == 0 { &home.store } else { &other };
+        async move {
+            let new = key(&format!("k{n}"), Algorithm::Es256, 100);
+            let noted = event(EventKind::SigningKeyChanged, 100 + n);
+            store.rotate_if_due(&new, at(50), at(DAY), &noted).await.unwrap()
+        }
+    });
+    let rotated = futures_util::future::join_all(tries).await;
+    assert_eq!(rotated.into_iter().filter(|rotated| *rotated).count(), 1);
+    let ends: Vec<_> =
+        home.store.listed_keys().await.unwrap().into_iter().map(|key| key.retire_at).collect();
+    assert_eq!(ends, [Some(at(DAY)), None, None], "the others of its algorithm have an end");
+    assert_eq!(home.kinds().await, [EventKind::SigningKeyChanged]);
+}
+
+async fn a_revoked_key_is_followed_by_one_that_signs(home: Home) {
+    let store = &home.store;
+    let noted = |second| event(EventKind::SigningKeyChanged, second);
+    let done = |kid: Option<&str>| RevokeKey::Done { successor: kid.map(str::to_owned) };
+    store.add_signing_key_if_none(&key("one", Algorithm::Es256, 0)).await.unwrap();
+    let two = key("two", Algorithm::Es256, 100);
+    store.rotate_signing_key(&two, at(DAY), &noted(1)).await.unwrap();
+    let three = key("three", Algorithm::Es256, 11);
+    let revoke = async |kid: &str, second| {
+        store.revoke_signing_key(kid, Some(&three), &noted(second)).await.unwrap()
+    };
+    assert_eq!(revoke("nothing", 2).await, RevokeKey::Unknown);
+    // The one on standby takes over at once.
+    assert_eq!(revoke("one", 10).await, done(Some("two")));
+    assert_eq!(revoke("one", 11).await, RevokeKey::Unknown, "once is enough");
+    let keys = store.signing_keys(at(10)).await.unwrap();
+    assert_eq!(
+        keys.iter().map(|k| (&*k.kid, k.active_from)).collect::<Vec<_>>(),
+        [("two", at(10))]
+    );
+    // None is there: the one at hand is stored.
+    assert_eq!(revoke("two", 20).await, done(Some("three")));
+    // One that signs is left.
+    let four = key("four", Algorithm::Es256, 30);
+    store.rotate_signing_key(&four, at(DAY), &noted(30)).await.unwrap();
+    assert_eq!(revoke("three", 40).await, done(None));
+    let listed = store.listed_keys().await.unwrap();
+    let revoked: Vec<_> = listed.iter().map(|key| (&*key.kid, key.revoked_at)).collect();
+    assert_eq!(
+        revoked,
+        [("one", Some(at(10))), ("two", Some(at(20))), ("three", Some(at(40))), ("four", None),]
+    );
+    // A revoked key is no key, and stays known.
+    assert!(!store.rotate_signing_key(&two, at(DAY), &noted(50)).await.unwrap());
+    assert_eq!(store.revoke_signing_key("four", None, &noted(60)).await.unwrap(), done(None));
+    assert!(store.add_signing_key_if_none(&key("five", Algorithm::Es256, 61)).await.unwrap());
+    assert_eq!(home.kinds().await.len(), 6);
 }
 
 pub(super) fn secrets(key: u8, previous: &[u8]) -> Secrets {
