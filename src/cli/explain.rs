@@ -26,7 +26,7 @@ pub(super) struct Args {
     /// Path as it stands in the request line
     path: String,
     /// Access token or API key that the request carries
-    #[arg(long, conflicts_with_all = ["subject", "role", "scope"])]
+    #[arg(allow_hyphen_values = true, long, conflicts_with_all = ["subject", "role", "scope"])]
     token: Option<String>,
     /// Imagine a good token of this user
     #[arg(long = "as", value_name = "USER_ID")]

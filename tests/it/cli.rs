@@ -466,7 +466,7 @@ async fn explain_judges_a_real_token() {
     assert_eq!((&allowed["decision"], &allowed["status"]), (&json!("allow"), &Value::Null));
     let other = explain("/api/u-2/tasks", &ann.token, 1).await;
     assert_eq!((&other["status"], &other["reason"]), (&json!(403), &json!("owner_mismatch")));
-    for token in ["", "x", "a.b.c", &ann.refresh_token, &format!("{}x", ann.token)] {
+    for token in ["", "x", "-x", "a.b.c", &ann.refresh_token, &format!("{}x", ann.token)] {
         let refused = explain("/api/u-1/tasks", token, 1).await;
         assert!(matches!(refused["status"].as_u64(), Some(400 | 401)), "{refused}");
     }
