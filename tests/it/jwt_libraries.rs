@@ -133,7 +133,11 @@ async fn tokens_of_every_algorithm_are_verified_and_bad_ones_refused() {
 #[tokio::test]
 async fn the_keys_are_followed_when_they_change() {
     let upstream = Upstream::echo().await;
-    let program = Program::of(TestGateway::builder().upstream("app", &upstream)).await;
+    let often = "{ rate = \"1000/second\", by = \"ip\" }";
+    let limits =
+        format!("[limits]\nlogin = {often}\nlogin_network = {often}\nlogin_account = {often}");
+    let builder = TestGateway::builder().upstream("app", &upstream).config(&limits);
+    let program = Program::of(builder).await;
     program.run(&["migrate"]).await.expect(0);
     let user = ["users", "create", "ann@example.com"];
     let id = program.run_with(&user, PASSWORD).await.expect(0).stdout.trim().to_owned();
@@ -158,12 +162,23 @@ async fn the_keys_are_followed_when_they_change() {
         }
     })
     .await;
-    let new = log_in().await;
+    // It signs a little later, when every gateway knows it.
+    let kid = |token: &str| jsonwebtoken::decode_header(token).expect("a header").kid;
+    let new = patiently("a token of the new key", async {
+        loop {
+            let token = log_in().await;
+            if kid(&token) != kid(&old) {
+                return token;
+            }
+            pause().await;
+        }
+    })
+    .await;
     libraries.expect(Shown::new(&new), &id).await;
     libraries.expect(Shown::new(&old), &id).await;
 
     // Whoever starts after the old key has gone knows nothing of it.
-    let first = jsonwebtoken::decode_header(&old).expect("a header").kid.expect("a kid");
+    let first = kid(&old).expect("a kid");
     program.run(&["keys", "retire", &first]).await.expect(0);
     patiently("one key", async {
         while published().await.len() != 1 {
