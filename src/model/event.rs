@@ -73,6 +73,8 @@ words! {
         FactorRemoved = "factor_removed",
         /// A session showed a second factor.
         FactorVerified = "factor_verified",
+        /// An administrator's import of accounts came to its end.
+        ImportFinished = "import_finished",
         /// An administrator invited somebody.
         Invited = "invited",
         /// A mailed link or code was refused.
@@ -145,6 +147,8 @@ words! {
         UserEnabled = "user_enabled",
         /// The user changed the own metadata.
         UserUpdated = "user_updated",
+        /// An administrator imported accounts; the reason says how many.
+        UsersImported = "users_imported",
     }
 }
 

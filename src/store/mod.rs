@@ -8,7 +8,7 @@
 //! ```text
 //! Store ─┬─ Postgres   pool of connections, row locks          postgres/
 //!        └─ Sqlite     one writing thread, a few that read     sqlite/
-//!              └─ cases, api_keys, factors, guards, keys, links, outbox, passwords, seals (in, out)
+//!              └─ cases, api_keys, factors, guards, imports, keys, links, outbox, passwords, seals (in, out)
 //!                 rules (decisions) · record (rows)
 //!                 migrate · url
 //! ```
@@ -18,6 +18,7 @@ mod cases;
 mod error;
 mod factors;
 mod guards;
+mod imports;
 mod keys;
 mod links;
 mod migrate;
@@ -45,6 +46,7 @@ pub use factors::{
     Remover, ReplaceRecoveryCodes, VerifyFactor,
 };
 pub use guards::{Guard, Lane, LoginState};
+pub use imports::{ImportBatch, ImportProgress, ImportedAccount};
 pub use keys::RevokeKey;
 pub use links::{
     CodeMac, Consent, LinkOwner, LinkUse, NewEmail, NewLink, NewSession, PkceCode, PutLink, Shown,
@@ -150,8 +152,8 @@ impl Store {
     /// used refresh tokens 30 days after their end, API keys as well, links that have expired (those of
     /// sign-ups a week later), accounts that a letter made a week ago, that nobody proved and that have
     /// nothing of their own, challenges that have expired, factors that were not verified in time,
-    /// parcels 30 days after they were given up, failed logins after a quiet day. In many small
-    /// transactions. Returns the number of rows.
+    /// parcels 30 days after they were given up, failed logins after a quiet day, how far imports have
+    /// come after 30 days. In many small transactions. Returns the number of rows.
     pub async fn prune(&self, now: Timestamp) -> Result<u64, StoreError> {
         either!(self, backend => backend.prune(now).await)
     }

@@ -14,6 +14,7 @@ use super::api_keys::ChangedApiKey;
 use super::cases::KnownToken;
 use super::error::StoreError;
 use super::guards::{FoundState, Guard};
+use super::imports::ImportProgress;
 use super::outbox::{Claimed, OutboxState, Parcel, ParcelKind, Stored};
 use super::passwords::Unclassified;
 use super::rules::{FoundChallenge, FoundFactor, FoundLink, Owner, Side};
@@ -122,7 +123,17 @@ macro_rules! parcel_columns {
     };
 }
 
-pub(super) use {api_key_columns, columns_of_owner, factor_columns, link_columns, parcel_columns};
+/// Columns of [`import_progress`], from the table under the name `i`.
+macro_rules! import_columns {
+    () => {
+        "i.digest, i.file, i.rows_done, i.imported, i.already_there, i.refused, i.error_bytes, \
+         i.started_at, i.finished_at"
+    };
+}
+
+pub(super) use {
+    api_key_columns, columns_of_owner, factor_columns, import_columns, link_columns, parcel_columns,
+};
 pub(super) use {
     event_columns, key_columns, listed_key_columns, own_columns_of_user, session_columns,
 };
@@ -369,6 +380,31 @@ pub(super) fn found_state<R: Record>(record: &R) -> Result<FoundState, StoreErro
         is_known: r.maybe(USER_WIDTH + 1, R::text)?.is_some(),
         at_home: r.maybe(USER_WIDTH + 2, R::time)?,
         strangers: r.maybe(USER_WIDTH + 3, R::time)?,
+    })
+}
+
+/// Reads a user's id and address key.
+pub(super) fn id_and_key<R: Record>(record: &R) -> Result<(UserId, String), StoreError> {
+    let r = Reader::keyed_by_text(record, "users", 0);
+    Ok((r.parsed(0, user_id)?, r.must(1, R::text)?))
+}
+
+/// Reads [`import_columns`].
+pub(super) fn import_progress<R: Record>(record: &R) -> Result<ImportProgress, StoreError> {
+    let r = Reader::keyed_by_text(record, "imports", 1);
+    let count = |column| -> Result<u64, StoreError> {
+        u64::try_from(r.must(column, R::number)?).map_err(|_| r.corrupt(column))
+    };
+    Ok(ImportProgress {
+        digest: r.maybe_digest(0)?.ok_or_else(|| r.corrupt(0))?,
+        file: r.must(1, R::text)?,
+        rows_done: count(2)?,
+        imported: count(3)?,
+        already_there: count(4)?,
+        refused: count(5)?,
+        error_bytes: count(6)?,
+        started_at: r.must(7, R::time)?,
+        finished_at: r.maybe(8, R::time)?,
     })
 }
 

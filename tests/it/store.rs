@@ -7,6 +7,7 @@ mod api_keys;
 mod events;
 mod factors;
 mod guards;
+mod imports;
 mod keys;
 mod links;
 mod on_postgres;

@@ -298,6 +298,12 @@ impl Postgres {
                      SELECT ctid FROM api_key_changes WHERE at < $1 LIMIT $2)",
                 read,
             ),
+            (
+                "-- prune: imports
+                 DELETE FROM imports WHERE digest IN (
+                     SELECT digest FROM imports WHERE updated_at < $1 LIMIT $2)",
+                over,
+            ),
         ] {
             loop {
                 let deleted =

@@ -10,6 +10,7 @@ mod api_keys;
 mod events;
 mod factors;
 mod guards;
+mod imports;
 mod keys;
 mod links;
 mod outbox;

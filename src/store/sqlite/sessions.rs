@@ -267,6 +267,12 @@ impl Sqlite {
                      SELECT seq FROM api_key_changes WHERE at < ?1 LIMIT ?2)",
                 read,
             ),
+            (
+                "-- prune: imports
+                 DELETE FROM imports WHERE digest IN (
+                     SELECT digest FROM imports WHERE updated_at < ?1 LIMIT ?2)",
+                over,
+            ),
         ] {
             loop {
                 let batch = i64::try_from(PRUNE_BATCH).unwrap_or(i64::MAX);
