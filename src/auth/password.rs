@@ -242,6 +242,23 @@ impl Settings {
         let pepper = config.devise_pepper.clone();
         Ok(Self { params, pepper, threads, queued: config.max_queued_hashes })
     }
+
+    /// How the texts of new hashes begin, and no others.
+    pub fn prefix(&self) -> String {
+        prefix(&self.params)
+    }
+
+    /// How long failed checks take on this machine while hashes of these classes are stored. Takes
+    /// a few times as long to find out, on this thread.
+    pub fn time_of_slowest(&self, others: &BTreeSet<Class>) -> Duration {
+        let own = Class::of_new(&self.params);
+        let mut bench = Workbench::new(self.params.clone(), None, Arc::default());
+        let mut timings = Timings::default();
+        for sample in timings.lacking(others.iter().copied().chain([own])) {
+            timings.insert(sample, bench.measure(sample));
+        }
+        bench.measure(Plan::of(own, others, &timings).slowest()).check
+    }
 }
 
 /// What to show of the queue and the hashes.

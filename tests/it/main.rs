@@ -21,6 +21,7 @@ mod hardening;
 mod headers;
 mod hostile_upstreams;
 mod issuers;
+mod import;
 mod jose;
 mod jwt_libraries;
 mod key_life;

@@ -3,6 +3,7 @@
 
 mod create;
 mod factors;
+mod import;
 mod password;
 mod roles;
 mod show;
@@ -71,6 +72,8 @@ enum Action {
         #[arg(long)]
         no_password: bool,
     },
+    /// Bring in the accounts of another system, with their password hashes
+    Import(import::Args),
     /// Note that the address is known to be the user's
     Confirm {
         /// Id or e-mail address
@@ -134,6 +137,7 @@ pub(super) fn run(context: &Context, args: Args) -> Result<(), Failure> {
         Action::Create { email, confirmed, role, id, no_password } => {
             create(&admin, email, confirmed, role, id, no_password).await
         }
+        Action::Import(args) => import::run(&admin, args).await,
         Action::Confirm { user } => {
             let user = admin.find_user(&user).await?;
             let event = admin.event(EventKind::UserConfirmed, Some(&user.id));
