@@ -147,6 +147,8 @@ words! {
         UserEnabled = "user_enabled",
         /// The user changed the own metadata.
         UserUpdated = "user_updated",
+        /// An administrator exported all accounts, with their password hashes.
+        UsersExported = "users_exported",
         /// An administrator imported accounts; the reason says how many.
         UsersImported = "users_imported",
     }

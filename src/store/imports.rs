@@ -1,11 +1,12 @@
-//! Accounts of other systems, many in one transaction, with how far their import has come.
+//! Accounts of other systems, many in one transaction, with how far their import has come; and all
+//! accounts page by page, to go to another system.
 
 use jiff::Timestamp;
 
 use super::cases::NewAccount;
 use super::error::StoreError;
 use super::{Store, either};
-use crate::model::{Event, UserId};
+use crate::model::{Account, Event, UserId};
 
 /// One account to import.
 #[derive(Clone, Debug)]
@@ -96,6 +97,15 @@ impl Store {
         digest: [u8; 32],
     ) -> Result<Option<ImportProgress>, StoreError> {
         either!(self, backend => backend.import_progress(digest).await)
+    }
+
+    /// At most `limit` accounts in the order of their ids, after `after`.
+    pub async fn accounts(
+        &self,
+        after: Option<&UserId>,
+        limit: u32,
+    ) -> Result<Vec<Account>, StoreError> {
+        either!(self, backend => backend.accounts(after, limit).await)
     }
 
     /// Forgets how far this import has come. Its accounts stay.

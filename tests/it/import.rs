@@ -388,3 +388,58 @@ async fn an_import_that_was_killed_goes_on_on_postgres() {
     let (_upstream, program) = program(&format!("[storage]\nurl = {:?}", database.url)).await;
     survives(&program, &database.url, 5000).await;
 }
+
+/// All that `users show` tells, and the hash.
+async fn accounts(program: &Program) -> Vec<(Value, Option<String>)> {
+    let store = open_store(&program.sqlite_url());
+    let mut found = Vec::new();
+    for user in program.run(&["users", "list", "--json"]).await.expect(0).json_lines() {
+        let hash = hash_of(&store, text(&user["id"])).await;
+        found.push((user, hash));
+    }
+    found
+}
+
+#[tokio::test]
+async fn an_export_is_taken_back_whole() {
+    let (_upstream, first) = program("").await;
+    let hash = bcrypt(PASSWORD);
+    let rows = [
+        json!({
+            "id": "ann", "email": "Ann@example.com", "password_hash": hash,
+            "email_confirmed_at": "2025-01-02T03:04:05.678901Z", "roles": ["staff", "admin"],
+            "app_metadata": { "plan": "pro, \"gold\"", "n": [1, null] },
+            "user_metadata": { "name": "Änn\n\"A\", =1+1" },
+            "last_sign_in_at": "2026-01-02T03:04:05Z", "disabled_until": "2099-01-01T00:00:00Z",
+            "invited_at": "2025-01-01T00:00:00Z", "created_at": "2024-01-01T00:00:00Z",
+            "updated_at": "2025-06-01T00:00:00Z",
+        }),
+        json!({ "email": "none@example.com" }),
+    ];
+    write(&first, "a.jsonl", &rows.map(|row| row.to_string()).join("\n"));
+    import(&first, "a.jsonl", &["--allow-admin"]).await.expect(0);
+    let expected = accounts(&first).await;
+    assert_eq!(expected.len(), 2);
+
+    for name in ["export.jsonl", "export.csv"] {
+        let told = first.run(&["users", "export", name]).await.expect(0);
+        assert!(told.stdout.starts_with("2 accounts"), "{told}");
+        let file = first.folder().join(name);
+        let mode = file.metadata().expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "it holds hashes");
+        let (_upstream, second) = program("").await;
+        let file = file.to_str().expect("UTF-8");
+        let done = report(&import(&second, file, &["--allow-admin"]).await.expect(0));
+        assert_eq!(counts(&done), [2, 0, 0], "{done:#}");
+        assert_eq!(accounts(&second).await, expected, "{name}");
+    }
+
+    let again = first.run(&["users", "export", "export.csv"]).await.expect(1);
+    assert!(again.stderr.contains("cannot be written"), "nothing is overwritten: {again}");
+    let shown = first.run(&["users", "export", "-"]).await.expect(0);
+    assert_eq!(shown.json_lines().len(), 2);
+    let store = open_store(&first.sqlite_url());
+    let noted = events_of(&store, EventKind::UsersExported).await;
+    assert_eq!(noted.len(), 3);
+    assert!(noted.iter().all(|stored| stored.event.actor.as_deref() == Some("cli")));
+}

@@ -2,6 +2,7 @@
 //! running gateway within a second.
 
 mod create;
+mod export;
 mod factors;
 mod import;
 mod password;
@@ -74,6 +75,8 @@ enum Action {
     },
     /// Bring in the accounts of another system, with their password hashes
     Import(import::Args),
+    /// Write all accounts, with their password hashes, to a file that `users import` takes
+    Export(export::Args),
     /// Note that the address is known to be the user's
     Confirm {
         /// Id or e-mail address
@@ -138,6 +141,7 @@ pub(super) fn run(context: &Context, args: Args) -> Result<(), Failure> {
             create(&admin, email, confirmed, role, id, no_password).await
         }
         Action::Import(args) => import::run(&admin, args).await,
+        Action::Export(args) => export::run(&admin, &args).await,
         Action::Confirm { user } => {
             let user = admin.find_user(&user).await?;
             let event = admin.event(EventKind::UserConfirmed, Some(&user.id));

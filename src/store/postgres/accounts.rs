@@ -413,7 +413,7 @@ impl Db {
     }
 }
 
-fn account(row: &Row) -> Result<Account, StoreError> {
+pub(super) fn account(row: &Row) -> Result<Account, StoreError> {
     Ok(Account {
         user: record::user(row, 0)?,
         password_hash: record::password_hash(row, 0, USER_WIDTH)?.map(PasswordHash),

@@ -4,11 +4,12 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio_postgres::error::SqlState;
 
+use super::accounts::account;
 use super::{Db, Fault, Postgres};
-use crate::model::{Event, JsonObject, User, UserId};
+use crate::model::{Account, Event, JsonObject, User, UserId};
 use crate::store::error::{Cause, StoreError};
 use crate::store::imports::{ImportBatch, ImportProgress, ImportedAccount, column};
-use crate::store::record::{self, import_columns};
+use crate::store::record::{self, import_columns, user_columns};
 use crate::store::rules::{sorted_roles, storable, whole_micros};
 
 impl Postgres {
@@ -65,6 +66,23 @@ impl Postgres {
                 " FROM imports AS i WHERE i.digest = $1"
             );
             db.one(sql, &[&digest.as_slice()], record::import_progress).await
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn accounts(
+        &self,
+        after: Option<&UserId>,
+        limit: u32,
+    ) -> Result<Vec<Account>, StoreError> {
+        self.at_once("accounts", |db| async move {
+            let sql = concat!(
+                "-- accounts\nSELECT ",
+                user_columns!(),
+                ", u.password_hash FROM users AS u WHERE u.id > $1 ORDER BY u.id LIMIT $2"
+            );
+            let after = after.map_or("", UserId::as_str);
+            db.all(sql, &[&after, &i64::from(limit)], account).await
         })
         .await
     }

@@ -375,7 +375,7 @@ impl Db<'_> {
     }
 }
 
-fn account(row: &Row<'_>) -> Result<Account, StoreError> {
+pub(super) fn account(row: &Row<'_>) -> Result<Account, StoreError> {
     Ok(Account {
         user: record::user(row, 0)?,
         password_hash: record::password_hash(row, 0, USER_WIDTH)?.map(PasswordHash),

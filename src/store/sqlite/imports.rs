@@ -5,11 +5,12 @@ use rusqlite::ffi::{SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE};
 use rusqlite::{OptionalExtension as _, params};
 use serde_json::Value;
 
+use super::accounts::account;
 use super::{Db, Fault, Sqlite, micros};
-use crate::model::{Event, UserId};
+use crate::model::{Account, Event, UserId};
 use crate::store::error::{Cause, StoreError};
 use crate::store::imports::{ImportBatch, ImportProgress, ImportedAccount, column};
-use crate::store::record::{self, import_columns};
+use crate::store::record::{self, import_columns, user_columns};
 use crate::store::rules::{sorted_roles, storable};
 
 impl Sqlite {
@@ -75,6 +76,24 @@ impl Sqlite {
                 " FROM imports AS i WHERE i.digest = ?1"
             );
             db.one(sql, [digest.as_slice()], |row| record::import_progress(row))
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn accounts(
+        &self,
+        after: Option<&UserId>,
+        limit: u32,
+    ) -> Result<Vec<Account>, StoreError> {
+        let after = after.cloned();
+        self.read("accounts", move |db| {
+            let sql = concat!(
+                "-- accounts\nSELECT ",
+                user_columns!(),
+                ", u.password_hash FROM users AS u WHERE u.id > ?1 ORDER BY u.id LIMIT ?2"
+            );
+            let after = after.as_ref().map_or("", UserId::as_str);
+            db.all(sql, params![after, limit], account)
         })
         .await
     }

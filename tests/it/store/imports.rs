@@ -10,6 +10,7 @@ on_both![
     one_account_that_is_taken_undoes_all,
     of_two_that_go_on_one_is_overtaken,
     taken_ids_and_addresses_are_told,
+    all_accounts_are_told_page_by_page,
     how_far_an_import_came_is_kept_for_a_while,
 ];
 
@@ -134,4 +135,17 @@ async fn how_far_an_import_came_is_kept_for_a_while(home: Home) {
     assert!(home.store.import_progress([7; 32]).await.unwrap().is_some());
     home.store.prune(at(30 * DAY + 6)).await.unwrap();
     assert_eq!(home.store.import_progress([7; 32]).await.unwrap(), None);
+}
+
+async fn all_accounts_are_told_page_by_page(home: Home) {
+    let rows = [imported("ann", Some("bcrypt/12")), imported("bob", None), imported("eve", None)];
+    assert_eq!(home.import(&rows, 0, 3).await, ImportBatch::Done);
+    let page = async |after: Option<&UserId>, limit| {
+        let accounts = home.store.accounts(after, limit).await.unwrap();
+        accounts.into_iter().map(|one| (one.user.id, one.password_hash)).collect::<Vec<_>>()
+    };
+    let all = rows.map(|row| (row.account.user.id, row.account.password_hash));
+    assert!(page(None, 2).await == all[..2]);
+    assert!(page(Some(&all[1].0), 2).await == all[2..]);
+    assert!(page(Some(&all[2].0), 2).await.is_empty());
 }
