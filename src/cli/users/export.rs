@@ -64,7 +64,7 @@ pub(super) async fn run(admin: &Admin, args: &Args) -> Result<(), Failure> {
     // First of all: whoever stops the command in the middle has some of the hashes too.
     admin.store.record(&[admin.event(EventKind::UsersExported, None)]).await?;
     if matches!(format, Format::Csv) {
-        write_cells(&mut out, FIELDS.map(str::to_owned)).map_err(cannot)?;
+        write_cells(&mut out, &FIELDS.map(str::to_owned)).map_err(cannot)?;
     }
     let (mut count, mut last) = (0, None);
     loop {
@@ -105,7 +105,7 @@ fn write(out: &mut dyn Write, format: Format, account: &Account) -> io::Result<(
         Format::Jsonl => writeln!(out, "{row}"),
         Format::Csv => write_cells(
             out,
-            FIELDS.map(|name| match row[name].take() {
+            &FIELDS.map(|name| match row[name].take() {
                 Value::Null => String::new(),
                 Value::String(text) => text,
                 other => other.to_string(),
@@ -114,8 +114,8 @@ fn write(out: &mut dyn Write, format: Format, account: &Account) -> io::Result<(
     }
 }
 
-fn write_cells(out: &mut dyn Write, cells: [String; FIELDS.len()]) -> io::Result<()> {
+fn write_cells(out: &mut dyn Write, cells: &[String]) -> io::Result<()> {
     let mut writer = csv::Writer::from_writer(out);
-    writer.write_record(&cells)?;
+    writer.write_record(cells)?;
     writer.flush()
 }

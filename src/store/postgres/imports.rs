@@ -5,11 +5,12 @@ use serde_json::Value;
 use tokio_postgres::error::SqlState;
 
 use super::accounts::account;
+use super::record::user_columns;
 use super::{Db, Fault, Postgres};
 use crate::model::{Account, Event, JsonObject, User, UserId};
 use crate::store::error::{Cause, StoreError};
 use crate::store::imports::{ImportBatch, ImportProgress, ImportedAccount, column};
-use crate::store::record::{self, import_columns, user_columns};
+use crate::store::record::{self, import_columns};
 use crate::store::rules::{sorted_roles, storable, whole_micros};
 
 impl Postgres {

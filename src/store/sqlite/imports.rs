@@ -6,11 +6,12 @@ use rusqlite::{OptionalExtension as _, params};
 use serde_json::Value;
 
 use super::accounts::account;
+use super::record::user_columns;
 use super::{Db, Fault, Sqlite, micros};
 use crate::model::{Account, Event, UserId};
 use crate::store::error::{Cause, StoreError};
 use crate::store::imports::{ImportBatch, ImportProgress, ImportedAccount, column};
-use crate::store::record::{self, import_columns, user_columns};
+use crate::store::record::{self, import_columns};
 use crate::store::rules::{sorted_roles, storable};
 
 impl Sqlite {
