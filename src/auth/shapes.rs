@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
-use super::accounts::{Challenged, Enrolled};
+use super::accounts::{Challenged, Enrolled, UserData};
 use super::policy::Policy;
 use crate::config::CharacterClass;
 use crate::model::{ApiKey, Factor, FactorKind, Session, SessionId, StoredEvent, User};
@@ -143,25 +143,60 @@ pub fn sessions(sessions: &[Session], current: SessionId) -> Value {
     json!({ "sessions": sessions.iter().map(shown).collect::<Vec<_>>() })
 }
 
+/// A session of a user as it is kept, whether or not it runs.
+pub fn kept_session(session: &Session) -> Value {
+    json!({
+        "id": session.id,
+        "created_at": time(session.created_at),
+        "last_seen_at": time(session.last_seen_at),
+        "expires_at": time(session.expires_at),
+        "address": session.address,
+        "user_agent": session.user_agent,
+        "amr": session.methods,
+        "ended_at": optional_time(session.ended.map(|(at, _)| at)),
+        "ended_reason": session.ended.map(|(_, reason)| reason.as_str()),
+    })
+}
+
+/// An API key of a user as it is kept, whether or not it is accepted.
+pub fn kept_api_key(key: &ApiKey) -> Value {
+    let mut shown = api_key(key);
+    shown["revoked_at"] = optional_time(key.revoked_at).into();
+    shown
+}
+
+/// An event of a user.
+pub fn event(stored: &StoredEvent) -> Value {
+    let event = &stored.event;
+    json!({
+        "id": event.id,
+        "time": time(event.at),
+        "kind": event.kind.as_str(),
+        "outcome": event.outcome.as_str(),
+        "reason": event.reason,
+        "actor": event.actor,
+        "email": event.email,
+        "session_id": event.session_id,
+        "address": event.address,
+        "user_agent": event.user_agent,
+        "request_id": event.request_id,
+    })
+}
+
 /// A page of a user's events, newest first, and where the next page begins.
 pub fn events(events: &[StoredEvent], next: Option<&str>) -> Value {
-    let shown = |stored: &StoredEvent| {
-        let event = &stored.event;
-        json!({
-            "id": event.id,
-            "time": time(event.at),
-            "kind": event.kind.as_str(),
-            "outcome": event.outcome.as_str(),
-            "reason": event.reason,
-            "actor": event.actor,
-            "email": event.email,
-            "session_id": event.session_id,
-            "address": event.address,
-            "user_agent": event.user_agent,
-            "request_id": event.request_id,
-        })
-    };
-    json!({ "events": events.iter().map(shown).collect::<Vec<_>>(), "next": next })
+    json!({ "events": events.iter().map(event).collect::<Vec<_>>(), "next": next })
+}
+
+/// What is stored of a user, and where its older events begin.
+pub fn user_data(data: &UserData, audience: &str, now: Timestamp, next: Option<&str>) -> Value {
+    json!({
+        "user": user(&data.user, audience, now),
+        "sessions": data.sessions.iter().map(kept_session).collect::<Vec<_>>(),
+        "api_keys": data.api_keys.iter().map(kept_api_key).collect::<Vec<_>>(),
+        "events": data.events.iter().map(event).collect::<Vec<_>>(),
+        "next": next,
+    })
 }
 
 /// What a client may know before anyone has logged in.

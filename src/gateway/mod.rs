@@ -59,6 +59,9 @@ const COSTLY: u64 = 4;
 /// How often the kinds of stored passwords are read: an import may bring slower ones.
 const READ_CLASSES: Duration = Duration::from_secs(5);
 
+/// How often deleted accounts are looked for in the events.
+const ERASE: Duration = Duration::from_secs(5);
+
 /// How often what is over is deleted from the database.
 const PRUNE: Duration = Duration::from_mins(10);
 
@@ -303,6 +306,7 @@ impl Gateway {
             tokio::spawn(Arc::clone(self).follow_keys(config.tokens.clone())),
             tokio::spawn(Arc::clone(self).follow_passwords()),
             tokio::spawn(Arc::clone(self).prune()),
+            tokio::spawn(Arc::clone(self).erase()),
             tokio::spawn(writing),
             tokio::spawn(outbox.run()),
         ];
@@ -592,6 +596,15 @@ impl Gateway {
         while self.pause(PRUNE).await {
             if let Err(error) = self.store.prune(self.clock.now()).await {
                 tracing::debug!(error = chain(&error), "what is over was not deleted");
+            }
+        }
+    }
+
+    /// Also what other processes deleted: the command line, a gateway that stopped.
+    async fn erase(self: Arc<Self>) {
+        while self.pause(ERASE).await {
+            if let Err(error) = self.store.erase(self.clock.now()).await {
+                tracing::debug!(error = chain(&error), "deleted accounts are still in events");
             }
         }
     }

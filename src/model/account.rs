@@ -162,6 +162,9 @@ pub struct User {
     pub updated_at: Timestamp,
     /// Second factors, oldest first.
     pub factors: Vec<Factor>,
+    /// When the account was deleted but for its id. Then nothing of its owner is left here, and
+    /// [`User::email`] is no address.
+    pub deleted_at: Option<Timestamp>,
 }
 
 impl User {
@@ -181,6 +184,7 @@ impl User {
             created_at: now,
             updated_at: now,
             factors: Vec::new(),
+            deleted_at: None,
         }
     }
 

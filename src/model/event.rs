@@ -141,10 +141,14 @@ words! {
         UserCreated = "user_created",
         /// An account was deleted.
         UserDeleted = "user_deleted",
+        /// The data of an account was handed out.
+        UserDataExported = "user_data_exported",
         /// An account was disabled.
         UserDisabled = "user_disabled",
         /// An account was enabled again.
         UserEnabled = "user_enabled",
+        /// An account was deleted but for its id.
+        UserSoftDeleted = "user_soft_deleted",
         /// The user changed the own metadata.
         UserUpdated = "user_updated",
         /// An administrator exported all accounts, with their password hashes.

@@ -34,12 +34,12 @@ pub struct Lane {
 impl Lane {
     /// The lane of logins from where the account is not known.
     pub fn of_strangers(email: &Email) -> Self {
-        Self { account: account_digest(email), network: None }
+        Self { account: account_digest(email.key()), network: None }
     }
 
     /// The lane of logins from the network of `address`, in which the account is known.
     pub fn at_home(email: &Email, address: IpAddr) -> Self {
-        Self { account: account_digest(email), network: Some(network_of(address)) }
+        Self { account: account_digest(email.key()), network: Some(network_of(address)) }
     }
 
     /// What the account is known by here: a network as `192.0.2.0/24`, or `*`.
@@ -51,9 +51,10 @@ impl Lane {
 /// The [`Lane::name`] of all networks in which an account is not known.
 pub(super) const STRANGERS: &str = "*";
 
-fn account_digest(email: &Email) -> [u8; 32] {
+/// What stands for the account with this [`Email::key`].
+pub(super) fn account_digest(key: &str) -> [u8; 32] {
     let mut bytes = [0; 32];
-    bytes.copy_from_slice(digest(&SHA256, email.key().as_bytes()).as_ref());
+    bytes.copy_from_slice(digest(&SHA256, key.as_bytes()).as_ref());
     bytes
 }
 
@@ -124,14 +125,14 @@ impl Store {
 
     /// The account's lanes that have failed logins, by name.
     pub async fn guards_of(&self, email: &Email) -> Result<Vec<Guard>, StoreError> {
-        let account = account_digest(email);
+        let account = account_digest(email.key());
         either!(self, backend => backend.guards_of(account).await)
     }
 
     /// Forgets the account's failed logins. The event is stored when there were any. Returns the
     /// number of lanes.
     pub async fn clear_guards(&self, email: &Email, event: &Event) -> Result<u64, StoreError> {
-        let account = account_digest(email);
+        let account = account_digest(email.key());
         either!(self, backend => backend.clear_guards(account, event).await)
     }
 }

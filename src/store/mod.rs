@@ -8,13 +8,14 @@
 //! ```text
 //! Store ─┬─ Postgres   pool of connections, row locks          postgres/
 //!        └─ Sqlite     one writing thread, a few that read     sqlite/
-//!              └─ cases, api_keys, factors, guards, imports, keys, links, outbox, passwords, seals (in, out)
-//!                 rules (decisions) · record (rows)
-//!                 migrate · url
+//!              └─ api_keys, cases, erasure, factors, guards, imports, keys, links, outbox, passwords,
+//!                 seals (in, out)
+//!                 rules (decisions) · record (rows) · migrate · url
 //! ```
 
 mod api_keys;
 mod cases;
+mod erasure;
 mod error;
 mod factors;
 mod guards;
@@ -280,16 +281,6 @@ impl Store {
         event: &Event,
     ) -> Result<Option<User>, StoreError> {
         either!(self, backend => backend.enable(user, now, event).await)
-    }
-
-    /// Deletes the account with its sessions; its events stay. `None` = no such user.
-    pub async fn delete_user(
-        &self,
-        user: &UserId,
-        now: Timestamp,
-        event: &Event,
-    ) -> Result<Option<Vec<EndedSession>>, StoreError> {
-        either!(self, backend => backend.delete_user(user, now, event).await)
     }
 }
 

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::api_keys::ChangedApiKey;
 use super::cases::KnownToken;
+use super::erasure::Erasure;
 use super::error::StoreError;
 use super::guards::{FoundState, Guard};
 use super::imports::ImportProgress;
@@ -32,12 +33,13 @@ use crate::secrets;
 macro_rules! own_columns_of_user {
     () => {
         "u.id, u.email, u.email_confirmed_at, u.roles, u.app_metadata, u.user_metadata, \
-         u.last_sign_in_at, u.disabled_until, u.created_at, u.updated_at, u.new_email, u.invited_at"
+         u.last_sign_in_at, u.disabled_until, u.created_at, u.updated_at, u.new_email, u.invited_at, \
+         u.deleted_at"
     };
 }
 
 /// How many columns [`user`] reads.
-pub(super) const USER_WIDTH: usize = 13;
+pub(super) const USER_WIDTH: usize = 14;
 
 /// Columns of [`session`], from the table under the name `s`.
 macro_rules! session_columns {
@@ -264,7 +266,8 @@ pub(super) fn user<R: Record>(record: &R, c: usize) -> Result<User, StoreError> 
         updated_at: r.must(c + 9, R::time)?,
         new_email: r.maybe(c + 10, R::text)?,
         invited_at: r.maybe(c + 11, R::time)?,
-        factors: factors(&r, c + 12)?,
+        deleted_at: r.maybe(c + 12, R::time)?,
+        factors: factors(&r, c + 13)?,
     })
 }
 
@@ -422,6 +425,31 @@ pub(super) fn guard<R: Record>(record: &R) -> Result<Guard, StoreError> {
 /// Reads the failures that a lane has had.
 pub(super) fn failures<R: Record>(record: &R) -> Result<i64, StoreError> {
     Reader::keyed_by_text(record, "login_guards", 0).must(0, R::number)
+}
+
+/// Reads `pseudonym`, `user_id`, `email`, `requested_at`.
+pub(super) fn erasure<R: Record>(record: &R) -> Result<Erasure, StoreError> {
+    let r = Reader::keyed_by_text(record, "erasures", 0);
+    Ok(Erasure {
+        pseudonym: r.must(0, R::text)?,
+        user_id: r.must(1, R::text)?,
+        email: r.must(2, R::text)?,
+        requested_at: r.must(3, R::time)?,
+    })
+}
+
+/// Reads `email` and `email_key`.
+pub(super) fn address_and_key<R: Record>(record: &R) -> Result<(String, String), StoreError> {
+    let r = Reader::keyed_by_text(record, "users", 0);
+    Ok((r.must(0, R::text)?, r.must(1, R::text)?))
+}
+
+/// Reads the place of an event in its table, and its address.
+pub(super) fn place_and_address<R: Record>(
+    record: &R,
+) -> Result<(i64, Option<IpAddr>), StoreError> {
+    let r = Reader::keyed_by_text(record, "auth_events", 0);
+    Ok((r.must(0, R::number)?, r.maybe(1, R::address)?))
 }
 
 /// Reads a text that is not null.

@@ -211,9 +211,20 @@ async fn what_is_done_to_an_account_reaches_the_running_program() {
         .expect_problem(401, "invalid_credentials");
     program.run(&["users", "show", "u-1"]).await.expect(1);
 
-    let listed =
-        program.run(&["events", "list", "--user", "u-1", "--limit", "100", "--json"]).await;
+    // The running program forgets whose they were.
+    let list = ["events", "list", "--user", "u-1", "--limit", "100", "--json"];
+    patiently("a pseudonym", async {
+        while !program.run(&list).await.expect(0).json_lines().is_empty() {
+            pause().await;
+        }
+    })
+    .await;
+    let listed = program.run(&["events", "list", "--limit", "100", "--json"]).await;
     let events = listed.expect(0).json_lines();
+    // What was tried with the address after the deletion is of whoever has it next.
+    let named = events.iter().filter(|event| event["email"] == "ann@example.com");
+    assert!(named.clone().all(|event| event["user_id"].is_null()), "{events:#?}");
+    assert_eq!(named.count(), 1, "{events:#?}");
     for kind in [
         "user_created",
         "login",
@@ -230,6 +241,48 @@ async fn what_is_done_to_an_account_reaches_the_running_program() {
         let by_cli = !kind.starts_with("login");
         assert_eq!(event["actor"], if by_cli { json!("cli") } else { Value::Null }, "{event}");
     }
+}
+
+#[tokio::test]
+async fn the_data_of_an_account_is_printed() {
+    let (_upstream, program) = program("").await;
+    create(&program, &["ann@example.com", "--id", "u-1", "--role", "staff"]).await;
+    create(&program, &["bob@example.com", "--id", "u-2"]).await;
+    let running = program.serve().await;
+    let ann = log_in(&program, "ann@example.com", PASSWORD).await;
+    log_in(&program, "bob@example.com", PASSWORD).await;
+    drop(running);
+    let told = program.run(&["users", "data", "ann@example.com"]).await.expect(0);
+    let data: Value = serde_json::from_str(&told.stdout).expect("JSON");
+    assert_eq!((&data["user"]["id"], &data["user"]["email"]), (&json!("u-1"), &json!(ann.email)));
+    assert_eq!(data["user"]["app_metadata"]["roles"], json!(["staff"]));
+    assert_eq!(data["sessions"].as_array().map(Vec::len), Some(1), "{data}");
+    let kinds: Vec<_> = data["events"].as_array().expect("events").iter().collect();
+    assert_eq!(kinds[0]["kind"], "login");
+    assert_eq!((kinds.len(), &kinds[1]["kind"]), (2, &json!("user_created")), "{data}");
+    for secret in ["bob", "$argon2", "u-2"] {
+        assert!(!told.stdout.contains(secret), "{secret}");
+    }
+    let told = program.run(&["events", "list", "--kind", "user_data_exported", "--json"]).await;
+    assert_eq!(only(&told.expect(0))["user_id"], "u-1");
+    program.run(&["users", "data", "nobody"]).await.expect(1);
+}
+
+#[tokio::test]
+async fn a_soft_deletion_leaves_a_row_with_an_id() {
+    let (_upstream, program) = program("").await;
+    create(&program, &["ann@example.com", "--id", "u-1"]).await;
+    program.run(&["users", "delete", "u-1", "--soft", "--yes"]).await.expect(0);
+    let left = show(&program, "u-1").await;
+    assert!(left["deleted_at"].is_string(), "{left}");
+    assert!(!left.to_string().contains("ann"), "{left}");
+    let shown = program.run(&["users", "show", "u-1"]).await.expect(0);
+    assert!(shown.stdout.contains("deleted"), "{shown}");
+    program.run(&["users", "show", "ann@example.com"]).await.expect(1);
+    program.run(&["users", "delete", "u-1", "--soft", "--yes"]).await.expect(1);
+    let again = ["users", "create", "ann@example.com", "--id", "u-1"];
+    program.run_with(&again, PASSWORD).await.expect(1);
+    create(&program, &["ann@example.com", "--id", "u-2"]).await;
 }
 
 #[tokio::test]

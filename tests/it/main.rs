@@ -44,6 +44,7 @@ mod real_clients;
 mod refresh;
 mod reload;
 mod schemathesis;
+mod sessions;
 mod store;
 mod supabase_clients;
 mod throttling;

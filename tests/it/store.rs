@@ -4,6 +4,7 @@
 
 mod accounts;
 mod api_keys;
+mod erasure;
 mod events;
 mod factors;
 mod guards;

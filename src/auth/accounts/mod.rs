@@ -10,6 +10,7 @@
 //! them into a task of their own.
 
 mod api_keys;
+mod data;
 mod delivery;
 mod factors;
 mod hook;
@@ -43,6 +44,7 @@ use crate::model::{
 };
 use crate::store::{Store, StoreError};
 
+pub use data::UserData;
 pub use delivery::Delivery;
 pub(crate) use delivery::{letter_event, word_of};
 pub use factors::{Challenged, Enrolled, Enrolment};

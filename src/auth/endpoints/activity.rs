@@ -1,4 +1,4 @@
-//! The own sessions and events.
+//! The own sessions and events, and all that is stored of the own account.
 
 use http::StatusCode;
 
@@ -6,6 +6,8 @@ use super::place::Place;
 use super::{Auth, AuthAnswer, AuthRequest, Endpoint, Seen};
 use crate::auth::error::AuthError;
 use crate::auth::shapes;
+use crate::identity::caller::OURS;
+use crate::limit::Caller;
 
 /// Events on a page when the client names no number, and at most.
 const DEFAULT_PAGE: u32 = 50;
@@ -15,6 +17,9 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint::new("GET", "/sessions", |auth, request, seen| Box::pin(auth.sessions(request, seen))),
     Endpoint::new("DELETE", "/sessions/{id}", |auth, request, seen| {
         Box::pin(auth.end_session(request, seen))
+    }),
+    Endpoint::new("GET", "/user/data", |auth, request, seen| {
+        Box::pin(auth.user_data(request, seen))
     }),
     Endpoint::new("GET", "/events", |auth, request, seen| Box::pin(auth.events(request, seen))),
 ];
@@ -39,6 +44,26 @@ impl Auth {
         let id = request.segment(1).parse().map_err(|_| AuthError::UnknownSession)?;
         self.accounts.end_session(&bearer, id, &request.origin()).await?;
         Ok(AuthAnswer::no_content())
+    }
+
+    async fn user_data(
+        &self,
+        request: AuthRequest,
+        seen: &mut Seen,
+    ) -> Result<AuthAnswer, AuthError> {
+        let bearer = self.bearer(&request.headers, seen)?;
+        let caller = Caller {
+            user: Some((OURS, bearer.user_id.as_str())),
+            ..Caller::anonymous(request.client, &request.path)
+        };
+        let rules = self.rules.load_full();
+        self.count(&[rules.limit("user_data")], caller, seen).await?;
+        let data = self.accounts.user_data(&bearer, &request.origin()).await?;
+        let next = data.events.last().filter(|_| data.there_is_more);
+        let next = next.map(|last| Place::of(last).to_text());
+        let now = self.accounts.clock.now();
+        let body = shapes::user_data(&data, self.audience(), now, next.as_deref());
+        Ok(AuthAnswer::json(StatusCode::OK, &body))
     }
 
     async fn events(&self, request: AuthRequest, seen: &mut Seen) -> Result<AuthAnswer, AuthError> {

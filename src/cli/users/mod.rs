@@ -2,6 +2,7 @@
 //! running gateway within a second.
 
 mod create;
+mod data;
 mod export;
 mod factors;
 mod import;
@@ -18,6 +19,7 @@ use super::{Admin, Context, Failure, table, when};
 use crate::model::{Email, EventKind, UserId};
 
 use create::create;
+use data::data;
 use factors::factors;
 use roles::set_roles;
 use show::print;
@@ -116,10 +118,18 @@ enum Action {
         /// Id or e-mail address
         user: String,
     },
-    /// Delete the account and end all sessions; its events stay
+    /// Print what is stored of the account, as JSON
+    Data {
+        /// Id or e-mail address
+        user: String,
+    },
+    /// Delete the account and end all sessions; its events stay under a pseudonym
     Delete {
         /// Id or e-mail address
         user: String,
+        /// Keep the id taken, so that nobody is ever given it again
+        #[arg(long)]
+        soft: bool,
         /// Do not ask
         #[arg(long)]
         yes: bool,
@@ -168,13 +178,20 @@ pub(super) fn run(context: &Context, args: Args) -> Result<(), Failure> {
             println!("enabled {}", user.id);
             Ok(())
         }
-        Action::Delete { user, yes } => {
+        Action::Data { user } => data(&admin, &user).await,
+        Action::Delete { user, soft, yes } => {
             let user = admin.find_user(&user).await?;
             if !yes && !confirmed(&format!("Delete {} ({})?", user.id, user.email))? {
                 return Err(Failure::refused("nothing was deleted"));
             }
-            let event = admin.event(EventKind::UserDeleted, Some(&user.id));
-            let ended = found(admin.store.delete_user(&user.id, event.at, &event).await?)?;
+            let ended = if soft {
+                let event = admin.event(EventKind::UserSoftDeleted, Some(&user.id));
+                admin.store.soft_delete_user(&user.id, event.at, &event).await?
+            } else {
+                let event = admin.event(EventKind::UserDeleted, Some(&user.id));
+                admin.store.delete_user(&user.id, event.at, &event).await?
+            };
+            let ended = found(ended)?;
             println!("deleted {} and ended {} sessions", user.id, ended.len());
             Ok(())
         }

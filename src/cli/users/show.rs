@@ -18,6 +18,7 @@ pub(super) fn print(users: &[User], json: bool) {
                 "disabled_until": user.disabled_until,
                 "created_at": user.created_at,
                 "updated_at": user.updated_at,
+                "deleted_at": user.deleted_at,
             })
         }));
         return;
@@ -27,6 +28,7 @@ pub(super) fn print(users: &[User], json: bool) {
         .iter()
         .map(|user| {
             let state = match (user.is_disabled(now), user.email_confirmed_at) {
+                _ if user.deleted_at.is_some() => "deleted",
                 (true, _) => "disabled",
                 (false, Some(_)) => "confirmed",
                 (false, None) => "unconfirmed",

@@ -24,7 +24,8 @@ impl Limits {
 
     /// The limits that exist without being written: sign-up, login, refused refreshes, letters and
     /// their links, OAuth endpoints per address; login per network; login, letters and their codes per
-    /// account; refreshes per session; the making of API keys, second factors per user.
+    /// account; refreshes per session; exports of the own data, the making of API keys, second factors
+    /// per user.
     pub fn built_in() -> Vec<(&'static str, Limit)> {
         let limit = |n, seconds, by| Limit { rate: Rate::new(n, seconds), by, on_outage: None };
         vec![
@@ -38,6 +39,7 @@ impl Limits {
             ("mail_account", limit(4, 3600, LimitBy::Account)),
             ("verify", limit(30, 60, LimitBy::Ip)),
             ("verify_account", limit(10, 3600, LimitBy::Account)),
+            ("user_data", limit(10, 3600, LimitBy::User)),
             ("oauth", limit(60, 60, LimitBy::Ip)),
             ("api_keys", limit(30, 3600, LimitBy::User)),
             ("factor", limit(10, 60, LimitBy::User)),

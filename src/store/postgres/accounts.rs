@@ -329,27 +329,6 @@ impl Postgres {
         })
         .await
     }
-
-    pub(in crate::store) async fn delete_user(
-        &self,
-        user: &UserId,
-        now: Timestamp,
-        event: &Event,
-    ) -> Result<Option<Vec<EndedSession>>, StoreError> {
-        self.in_tx("delete_user", |db| async move {
-            if !db.lock_user(user).await? {
-                return Ok(None);
-            }
-            let now = whole_micros(now);
-            let ended = db.end_sessions(user, Sessions::All, EndReason::Deleted, now).await?;
-            // Sessions and their tokens go with the row; revocations and events stay.
-            let sql = "-- delete_user\nDELETE FROM users WHERE id = $1";
-            db.run(sql, &[&user.as_str()]).await?;
-            db.record(std::slice::from_ref(event)).await?;
-            Ok(Some(ended))
-        })
-        .await
-    }
 }
 
 impl Db {

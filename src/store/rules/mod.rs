@@ -1,5 +1,6 @@
 //! What the use cases decide, without SQL: both backends ask here, so that they cannot disagree.
 
+mod erasure;
 mod factors;
 mod guards;
 mod links;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::Value;
 
+pub(super) use erasure::{ERASE_BATCH, KEEP_ERASURE, LATE, no_address, pseudonym, reduced};
 pub(super) use factors::{
     FoundChallenge, FoundFactor, KEEP_UNVERIFIED, factor_notice, failed_event, lacks_proof,
     may_add, may_remove, may_verify, pause_after_wrong, raised, used_step, verified_events,

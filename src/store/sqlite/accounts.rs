@@ -293,26 +293,6 @@ impl Sqlite {
         })
         .await
     }
-
-    pub(in crate::store) async fn delete_user(
-        &self,
-        user: &UserId,
-        now: Timestamp,
-        event: &Event,
-    ) -> Result<Option<Vec<EndedSession>>, StoreError> {
-        let (user, event) = (user.clone(), event.clone());
-        self.in_tx("delete_user", move |db| {
-            let ended = db.end_sessions(&user, Sessions::All, EndReason::Deleted, now)?;
-            // Sessions and their tokens go with the row; revocations and events stay.
-            let sql = "-- delete_user\nDELETE FROM users WHERE id = ?1";
-            if db.run(sql, [user.as_str()])? == 0 {
-                return Ok(None);
-            }
-            db.record(&[event])?;
-            Ok(Some(ended))
-        })
-        .await
-    }
 }
 
 impl Db<'_> {

@@ -26,7 +26,7 @@ on_both![
     pruning_deletes_keys_long_over,
 ];
 
-fn key(user: &UserId, second: i64) -> ApiKey {
+pub(super) fn key(user: &UserId, second: i64) -> ApiKey {
     let id = Uuid::from_bytes(portcullis::clock::random_bytes());
     ApiKey {
         id,
@@ -44,7 +44,7 @@ fn key(user: &UserId, second: i64) -> ApiKey {
     }
 }
 
-async fn add(home: &Home, key: &ApiKey) {
+pub(super) async fn add(home: &Home, key: &ApiKey) {
     assert_eq!(try_to_add(home, key, 100).await, AddApiKey::Added);
 }
 

@@ -89,7 +89,7 @@ impl Home {
 
     /// A user with a verified factor, and the session that has shown it; its refresh token is the
     /// new one.
-    async fn protected(&self, name: &str) -> (UserId, NewLogin, Factor) {
+    pub(super) async fn protected(&self, name: &str) -> (UserId, NewLogin, Factor) {
         let (user, mut login) = self.user(name).await;
         let factor = self.added(&login, "phone", 1).await;
         let challenge = self.challenged(&login, factor.id, 1).await;
