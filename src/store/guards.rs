@@ -20,7 +20,7 @@ use jiff::Timestamp;
 
 use super::error::StoreError;
 use super::{Store, either};
-use crate::model::{Account, Email, Event, network_of};
+use crate::model::{Account, Email, Event, PasswordHash, network_of};
 
 /// Where failed logins to one account are counted together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +67,9 @@ pub struct LoginState {
     pub lane: Lane,
     /// No try before this time; may have passed.
     pub blocked_until: Option<Timestamp>,
+    /// The password of a sign-up with this address, from the same network, that waits for the proof
+    /// of the address. It logs nobody in.
+    pub signed_up: Option<PasswordHash>,
 }
 
 /// Failed logins in one lane of an account.
@@ -82,14 +85,15 @@ pub struct Guard {
     pub blocked_until: Timestamp,
 }
 
-/// A row of either backend: the account, whether it is known in the network, and until when the
-/// network's lane and that of strangers are blocked.
+/// A row of either backend: the account, whether it is known in the network, until when the network's
+/// lane and that of strangers are blocked, and the password of a sign-up from the network.
 #[derive(Default)]
 pub(super) struct FoundState {
     pub(super) account: Option<Account>,
     pub(super) is_known: bool,
     pub(super) at_home: Option<Timestamp>,
     pub(super) strangers: Option<Timestamp>,
+    pub(super) signed_up: Option<PasswordHash>,
 }
 
 impl FoundState {
@@ -99,7 +103,7 @@ impl FoundState {
         } else {
             (Lane::of_strangers(email), self.strangers)
         };
-        LoginState { account: self.account, lane, blocked_until }
+        LoginState { account: self.account, lane, blocked_until, signed_up: self.signed_up }
     }
 }
 

@@ -14,6 +14,7 @@
 //! ```
 
 mod api_keys;
+mod attempts;
 mod cases;
 mod erasure;
 mod error;
@@ -37,6 +38,7 @@ use secrecy::ExposeSecret as _;
 use uuid::Uuid;
 
 pub use api_keys::{AddApiKey, ApiKeyCursor, ApiKeyNews, ChangedApiKey, KeyName, RotateApiKey};
+pub use attempts::SignUpAttempt;
 pub use cases::{
     EventCursor, EventFilter, KnownToken, LogIn, Migrated, NewAccount, NewLogin, PoolStatus,
     Refresh, RevocationCursor, Rotation, Sessions, SignUp, UpdateUser, UserUpdate,
@@ -153,8 +155,9 @@ impl Store {
     /// used refresh tokens 30 days after their end, API keys as well, links that have expired (those of
     /// sign-ups a week later), accounts that a letter made a week ago, that nobody proved and that have
     /// nothing of their own, challenges that have expired, factors that were not verified in time,
-    /// parcels 30 days after they were given up, failed logins after a quiet day, how far imports have
-    /// come after 30 days. In many small transactions. Returns the number of rows.
+    /// parcels 30 days after they were given up, failed logins after a quiet day, sign-ups whose letter
+    /// has expired, how far imports have come after 30 days. In many small transactions. Returns the
+    /// number of rows.
     pub async fn prune(&self, now: Timestamp) -> Result<u64, StoreError> {
         either!(self, backend => backend.prune(now).await)
     }

@@ -367,8 +367,8 @@ pub(super) fn password_hash<R: Record>(
     Reader::keyed_by_text(record, "users", key).maybe(c, R::text)
 }
 
-/// Reads an account whose user may be null, a text for whether it is known in a network, and until
-/// when that network's lane and the lane of strangers are blocked.
+/// Reads an account whose user may be null, a text for whether it is known in a network, until when
+/// that network's lane and the lane of strangers are blocked, and the password of a sign-up.
 pub(super) fn found_state<R: Record>(record: &R) -> Result<FoundState, StoreError> {
     let r = Reader::keyed_by_text(record, "users", 0);
     let account = match r.maybe(0, R::text)? {
@@ -383,6 +383,7 @@ pub(super) fn found_state<R: Record>(record: &R) -> Result<FoundState, StoreErro
         is_known: r.maybe(USER_WIDTH + 1, R::text)?.is_some(),
         at_home: r.maybe(USER_WIDTH + 2, R::time)?,
         strangers: r.maybe(USER_WIDTH + 3, R::time)?,
+        signed_up: r.maybe(USER_WIDTH + 4, R::text)?.map(PasswordHash),
     })
 }
 

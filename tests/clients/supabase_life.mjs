@@ -254,7 +254,7 @@ async function confirming() {
   assert.equal(made.session, null);
   assert.deepEqual([made.user.email, made.user.identities.length], [email, 1]);
   await letter(email, "confirmation");
-  refused(await client.signInWithPassword({ email, password }), 401, "invalid_credentials");
+  refused(await client.signInWithPassword({ email, password }), 400, "email_not_confirmed");
   await passTime(120);
   good(await client.resend({ type: "signup", email }));
   const { token_hash } = await letter(email, "confirmation");

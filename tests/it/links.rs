@@ -274,9 +274,11 @@ async fn a_sign_up_waits_for_the_proof_of_its_address() {
     assert_eq!(new["email"], "ann@example.com");
     assert!(new.get("access_token").is_none());
     let letter = post.letter("ann@example.com", "confirmation").await;
-    let early = post.gateway.log_in("ann@example.com", PASSWORD).await;
     // The password takes effect with the link.
-    early.expect_problem(401, "invalid_credentials");
+    let early = post.gateway.log_in("ann@example.com", PASSWORD).await;
+    early.expect_problem(400, "email_not_confirmed");
+    let wrong = post.gateway.log_in("ann@example.com", NEW_PASSWORD).await;
+    wrong.expect_problem(401, "invalid_credentials");
     let session = post.show("signup", &letter).await.expect(200).json();
     assert_eq!(session["user"]["user_metadata"], json!({ "name": PASSWORD }));
     assert!(session["user"]["email_confirmed_at"].is_string());
@@ -292,8 +294,83 @@ async fn a_sign_up_waits_for_the_proof_of_its_address() {
     assert_ne!(taken["id"], session["user"]["id"]);
     let told = post.letter("ann@example.com", "already_registered").await;
     assert_eq!((&*told.token, &*told.code), ("", ""));
+    // Nor does the login tell whoever asks that the address is taken.
     let tried = post.gateway.log_in("ann@example.com", NEW_PASSWORD).await;
-    tried.expect_problem(401, "invalid_credentials");
+    tried.expect_problem(400, "email_not_confirmed");
+    post.gateway.log_in("ann@example.com", PASSWORD).await.expect(200);
+}
+
+#[tokio::test]
+async fn who_signed_up_is_told_to_prove_the_address_and_nobody_elsewhere() {
+    const WAITS: &str = "email_not_confirmed";
+    const REFUSED: &str = "invalid_credentials";
+    const OWN: &str = "Owners-Plover-42";
+    const STRANGERS: &str = "Strangers-Plover-42";
+    let post =
+        Post::start("[server]\ntrusted_proxies = [\"127.0.0.0/8\"]\n[links]\nlifetime = \"1h\"")
+            .await;
+    post.confirmed("bob").await;
+    post.gateway.configure("[signup]\nconfirm_email = true");
+    post.gateway.reload().await.expect(200);
+    let ask = async |target: &str, address: &str, email: &str, password: &str| {
+        let body = json!({ "email": email, "password": password });
+        post.gateway.post(target).header("X-Forwarded-For", address).json(&body).send().await
+    };
+    let log_in = async |address: &str, email: &str, password: &str| {
+        let answer = ask("/auth/login", address, email, password).await;
+        match answer.status {
+            200 => "in".to_owned(),
+            _ => answer.json()["code"].as_str().expect("a code").to_owned(),
+        }
+    };
+    let checks = async || {
+        let metrics = post.gateway.admin_get("/metrics").await.expect(200).text();
+        let counts = metrics.lines().filter(|l| l.starts_with("portcullis_password_checks_total{"));
+        let count = |line: &str| -> u64 {
+            line.rsplit_once(' ').and_then(|(_, count)| count.parse().ok()).expect("a count")
+        };
+        counts.map(count).sum::<u64>()
+    };
+    let (home, neighbour, elsewhere) = ("192.0.2.1", "192.0.2.200", "198.51.100.1");
+    // An address that is free, one that is taken: nobody can tell which is which.
+    let mut letters = Vec::new();
+    for (email, kind, second) in [
+        ("ann@example.com", "confirmation", None),
+        ("bob@example.com", "already_registered", Some("already_registered")),
+    ] {
+        ask("/auth/signup", home, email, OWN).await.expect(200);
+        letters.push(post.letter(email, kind).await);
+        ask("/auth/signup", elsewhere, email, STRANGERS).await.expect(200);
+        match second {
+            Some(kind) => drop(post.letter(email, kind).await),
+            None => assert_eq!(post.unsent(1).await, ["too_soon"]),
+        }
+        for (address, password, expected) in [
+            (home, OWN, WAITS),
+            (neighbour, OWN, WAITS),
+            (elsewhere, STRANGERS, WAITS),
+            (elsewhere, NEW_PASSWORD, REFUSED),
+            (home, STRANGERS, REFUSED),
+            // Where nobody signed up, no password is right.
+            ("203.0.113.1", STRANGERS, REFUSED),
+        ] {
+            let before = checks().await;
+            assert_eq!(log_in(address, email, password).await, expected, "{email} {address}");
+            assert_eq!(checks().await - before, 2, "{email} {address}");
+        }
+    }
+    // Both wanted the address: none of the passwords counts, and who has proved it at home is not
+    // told there to do so again. Elsewhere all is as it was.
+    let proof = json!({ "type": "signup", "token_hash": letters[0].token });
+    let proof = post.gateway.post("/auth/verify").header("X-Forwarded-For", home).json(&proof);
+    proof.send().await.expect(200);
+    assert_eq!(log_in(home, "ann@example.com", OWN).await, REFUSED);
+    assert_eq!(log_in(elsewhere, "ann@example.com", STRANGERS).await, WAITS);
+    // As long as the link of the letter is good.
+    post.gateway.advance(Duration::from_hours(1));
+    for email in ["ann@example.com", "bob@example.com"] {
+        assert_eq!(log_in(elsewhere, email, STRANGERS).await, REFUSED, "{email}");
+    }
 }
 
 #[tokio::test]

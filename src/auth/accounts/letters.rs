@@ -13,7 +13,7 @@ use super::{Accounts, failed};
 use crate::auth::error::AuthError;
 use crate::config::{Config, MailTransport, Notice};
 use crate::model::Event;
-use crate::store::{NewParcel, OutboxState};
+use crate::store::{NewParcel, OutboxState, SignUpAttempt};
 
 /// Letters to users, as far as those who ask for them are concerned.
 pub struct Letters {
@@ -74,6 +74,13 @@ impl Letters {
         let _ = self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
+    /// Takes note of letters that were stored, and wakes the sender.
+    fn posted(&self, count: usize) {
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        self.waiting.fetch_add(count, Ordering::Relaxed);
+        self.ring();
+    }
+
     /// Says that there may be something to send.
     pub(super) fn ring(&self) {
         self.bell.notify_one();
@@ -109,9 +116,19 @@ impl Accounts {
         events: &[Event],
     ) -> Result<(), AuthError> {
         self.store.post(parcels, events).await.map_err(failed)?;
-        let count = u64::try_from(parcels.len()).unwrap_or(u64::MAX);
-        self.letters.waiting.fetch_add(count, Ordering::Relaxed);
-        self.letters.ring();
+        self.letters.posted(parcels.len());
+        Ok(())
+    }
+
+    /// As [`post`](Self::post), of a sign-up that waits for the proof of its address.
+    pub(super) async fn post_sign_up(
+        &self,
+        parcel: &NewParcel,
+        attempt: &SignUpAttempt,
+        event: &Event,
+    ) -> Result<(), AuthError> {
+        self.store.post_sign_up(parcel, attempt, event).await.map_err(failed)?;
+        self.letters.posted(1);
         Ok(())
     }
 }

@@ -4,6 +4,7 @@
 
 use jiff::Timestamp;
 
+use super::session::later;
 use super::{Accounts, Bearer, MAX_EMAIL, Origin, failed};
 use crate::auth::error::AuthError;
 use crate::auth::input::{self, InputError};
@@ -12,7 +13,7 @@ use crate::model::{
     Challenge, Email, Event, EventKind, JsonObject, Letter, LetterKind, Outcome, PasswordHash,
     Purpose, User, UserId, clean_text, uuid_v7,
 };
-use crate::store::{NewParcel, Parcel};
+use crate::store::{NewParcel, Parcel, SignUpAttempt};
 
 /// The role of administrators.
 const ADMIN: &str = "admin";
@@ -43,7 +44,12 @@ impl Accounts {
         event: EventKind,
         origin: &Origin,
     ) -> Result<(), AuthError> {
-        self.ask_with(wish, None, event, origin).await
+        self.letters_leave()?;
+        let now = self.clock.now();
+        let event = asked(&wish, event, origin, now);
+        let parcels: Vec<_> =
+            wish.kinds.iter().map(|&kind| self.parcel(&wish, kind, None, origin, now)).collect();
+        self.post(&parcels, &[event]).await
     }
 
     /// Stores a sign-up. Its account begins when the link in the letter is used. The user that is
@@ -70,38 +76,32 @@ impl Accounts {
             redirect_to: redirect_to.map(str::to_owned),
             challenge,
         };
-        let event = EventKind::ConfirmationRequested;
-        self.ask_with(wish, Some(password), event, origin).await?;
+        let event = asked(&wish, EventKind::ConfirmationRequested, origin, now);
+        let until = later(now, self.links.lifetime.0);
+        let attempt = SignUpAttempt::new(&wish.email, origin.address, password.clone(), until);
+        let parcel = self.parcel(&wish, LetterKind::Confirmation, Some(password), origin, now);
+        self.post_sign_up(&parcel, &attempt, &event).await?;
         Ok(user)
     }
 
-    async fn ask_with(
+    /// A letter that is wished for.
+    fn parcel(
         &self,
-        wish: Wish,
+        wish: &Wish,
+        kind: LetterKind,
         password: Option<PasswordHash>,
-        event: EventKind,
         origin: &Origin,
-    ) -> Result<(), AuthError> {
-        self.letters_leave()?;
-        let now = self.clock.now();
-        let event = Event {
-            email: Some(clean_text(wish.email.address().as_bytes(), MAX_EMAIL)),
-            ..origin.event(event, Outcome::Success, now)
+        now: Timestamp,
+    ) -> NewParcel {
+        let letter = Letter {
+            may_create: wish.account.is_some(),
+            redirect_to: Some(self.redirects.choose(wish.redirect_to.as_deref()).into()),
+            challenge: wish.challenge.clone(),
+            password,
+            user_metadata: wish.account.clone(),
+            ..Letter::new(kind, wish.email.clone(), origin.asked_by())
         };
-        let redirect_to: String = self.redirects.choose(wish.redirect_to.as_deref()).into();
-        let parcel = |&kind| {
-            let letter = Letter {
-                may_create: wish.account.is_some(),
-                redirect_to: Some(redirect_to.clone()),
-                challenge: wish.challenge.clone(),
-                password: password.clone(),
-                user_metadata: wish.account.clone(),
-                ..Letter::new(kind, wish.email.clone(), origin.asked_by())
-            };
-            NewParcel { id: uuid_v7(now), parcel: Parcel::Mail(letter), at: now }
-        };
-        let parcels: Vec<_> = wish.kinds.iter().map(parcel).collect();
-        self.post(&parcels, &[event]).await
+        NewParcel { id: uuid_v7(now), parcel: Parcel::Mail(letter), at: now }
     }
 
     /// Has an administrator invite the owner of an address. The user that is returned is the account
@@ -230,6 +230,14 @@ impl Accounts {
         let code = otp::code_mac(Purpose::Reauthentication, email, digits);
         let (user, session) = (&bearer.user_id, &bearer.session_id);
         self.store.check_nonce(user, session, code, self.clock.now()).await.map_err(failed)
+    }
+}
+
+/// The event of a wish.
+fn asked(wish: &Wish, kind: EventKind, origin: &Origin, now: Timestamp) -> Event {
+    Event {
+        email: Some(clean_text(wish.email.address().as_bytes(), MAX_EMAIL)),
+        ..origin.event(kind, Outcome::Success, now)
     }
 }
 

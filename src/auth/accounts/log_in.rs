@@ -64,9 +64,9 @@ impl Accounts {
     ///
     /// # Errors
     /// [`AuthError::InvalidCredentials`] for an unknown address, a wrong password and a disabled
-    /// account alike, after one hash in each case; [`AuthError::EmailNotConfirmed`] after the right
-    /// password; [`AuthError::Unavailable`] when the earlier system does not say whether it is
-    /// right; and what hashing and storing may meet.
+    /// account alike, after as many hashes in each case; [`AuthError::EmailNotConfirmed`] after the
+    /// right password, be it that of a sign-up; [`AuthError::Unavailable`] when the earlier system does
+    /// not say whether it is right; and what hashing and storing may meet.
     pub async fn log_in(
         &self,
         tried: input::LogIn,
@@ -75,7 +75,7 @@ impl Accounts {
         origin: &Origin,
     ) -> Result<Issued, AuthError> {
         let input::LogIn { email, password } = tried;
-        let LoginState { account, lane, .. } = state;
+        let LoginState { account, lane, signed_up, .. } = state;
         let stored = account.as_ref().and_then(|account| account.password_hash.clone());
         let is_disabled =
             account.as_ref().is_some_and(|account| account.user.is_disabled(self.clock.now()));
@@ -113,6 +113,15 @@ impl Accounts {
             Some(Err(error)) => return self.hook_is_away(event, error).await,
             Some(Ok(Told::Wrong)) | None => {}
         }
+        let is_right = matches!(verdict, Verdict::Right { .. }) && !is_disabled;
+        // One hash more for every login that fails, whether or not anybody signed up or has the
+        // address, or the time would tell.
+        if !is_right
+            && unproved == Unproved::Waits
+            && matches!(self.hasher.verify(signed_up, password).await?, Verdict::Right { .. })
+        {
+            return self.refuse_unproved(event).await;
+        }
         let (user_id, checked, rehash) = match (account, stored, verdict) {
             (None, ..) => return self.refuse_login(&lane, event, "unknown_user").await,
             (Some(Account { user, .. }), Some(checked), Verdict::Right { rehash }) => {
@@ -120,10 +129,7 @@ impl Accounts {
                     return self.refuse_login(&lane, event, "user_disabled").await;
                 }
                 if user.email_confirmed_at.is_none() && unproved == Unproved::Waits {
-                    // The password was right: no guess.
-                    let event = failed_login(event, "email_not_confirmed");
-                    self.store.record(&[event]).await.map_err(failed)?;
-                    return Err(AuthError::EmailNotConfirmed);
+                    return self.refuse_unproved(event).await;
                 }
                 (user.id, checked, rehash)
             }
@@ -161,11 +167,7 @@ impl Accounts {
             return self.refuse_login(&lane, event, "address_unproved_elsewhere").await;
         }
         if !profile.email_confirmed && unproved == Unproved::Waits {
-            self.store
-                .record(&[failed_login(event, "email_not_confirmed")])
-                .await
-                .map_err(failed)?;
-            return Err(AuthError::EmailNotConfirmed);
+            return self.refuse_unproved(event).await;
         }
         let hash = self.hasher.hash(password.clone()).await?;
         let now = self.clock.now();
@@ -209,7 +211,7 @@ impl Accounts {
                 // By another login at this moment, most likely: the password is known here now.
                 let account = self.store.account_by_email(&new.email).await.map_err(failed)?;
                 let tried = input::LogIn { email: new.email, password };
-                let state = LoginState { account, lane, blocked_until: None };
+                let state = LoginState { account, lane, blocked_until: None, signed_up: None };
                 Box::pin(self.log_in(tried, state, unproved, origin)).await
             }
             store::SignUp::IdTaken => Err(AuthError::Internal(
@@ -223,6 +225,13 @@ impl Accounts {
         let event = failed_login(event, "login_hook_unavailable");
         self.store.record(&[event]).await.map_err(failed)?;
         Err(AuthError::Unavailable { retry_after: RETRY_AFTER, source: error.into() })
+    }
+
+    /// The password was right, and no guess: it does not count as a failure.
+    async fn refuse_unproved<T>(&self, event: Event) -> Result<T, AuthError> {
+        let event = failed_login(event, "email_not_confirmed");
+        self.store.record(&[event]).await.map_err(failed)?;
+        Err(AuthError::EmailNotConfirmed)
     }
 
     /// Each failure counts alike, that of a disabled account with the right password too, or the

@@ -198,8 +198,11 @@ impl Db {
             DELETE FROM outbox
             WHERE payload ->> 'user_id' = $1 OR lower(payload ->> 'email') = lower($2)";
         self.run(sql, &[&user.as_str(), &email]).await?;
+        let account = account_digest(&key);
         let sql = "-- forget: login_guards\nDELETE FROM login_guards WHERE account = $1";
-        self.run(sql, &[&&account_digest(&key)[..]]).await?;
+        self.run(sql, &[&&account[..]]).await?;
+        let sql = "-- forget: sign_up_attempts\nDELETE FROM sign_up_attempts WHERE account = $1";
+        self.run(sql, &[&&account[..]]).await?;
         let sql = "-- forget: later
             INSERT INTO erasures (pseudonym, user_id, email, requested_at) VALUES ($1, $2, $3, $4)";
         self.run(sql, &[&pseudonym, &user.as_str(), &email, &now]).await?;

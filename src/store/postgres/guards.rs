@@ -40,10 +40,13 @@ impl Postgres {
                  (SELECT g.blocked_until FROM login_guards AS g
                      WHERE g.account = $4 AND g.lane = $2),
                  (SELECT g.blocked_until FROM login_guards AS g
-                     WHERE g.account = $4 AND g.lane = '*')
+                     WHERE g.account = $4 AND g.lane = '*'),
+                 (SELECT a.password_hash FROM sign_up_attempts AS a
+                     WHERE a.account = $4 AND a.network = $2 AND a.expires_at > $5)
                  FROM (SELECT) AS one LEFT JOIN users AS u ON u.email_key = $1"
             );
-            let params: &[super::Param<'_>] = &[&email.key(), network, known_since, &account];
+            let now = whole_micros(now);
+            let params: &[super::Param<'_>] = &[&email.key(), network, known_since, &account, &now];
             let found = db.one(sql, params, record::found_state).await?;
             Ok(found.unwrap_or_default())
         })

@@ -559,6 +559,7 @@ impl Db {
         mut ended: Vec<EndedSession>,
         change: Option<EventKind>,
     ) -> Result<UseLink, Fault> {
+        self.forget_sign_up(&link.email_key, link_use.session.address).await?;
         let (event, purpose) = (&link_use.event, link.purpose);
         let mut events: Vec<_> =
             change.map(|kind| change_event(event, kind, &user.id)).into_iter().collect();

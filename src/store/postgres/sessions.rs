@@ -265,6 +265,13 @@ impl Postgres {
                 unverified,
             ),
             (
+                "-- prune: sign_up_attempts
+                 DELETE FROM sign_up_attempts WHERE (account, network) IN (
+                     SELECT account, network FROM sign_up_attempts
+                     WHERE expires_at < $1 LIMIT $2)",
+                whole_micros(now),
+            ),
+            (
                 // Last, when their links are gone.
                 "-- prune: accounts made by letters
                  DELETE FROM users WHERE id IN (

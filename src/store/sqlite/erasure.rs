@@ -154,7 +154,10 @@ impl Db<'_> {
             WHERE payload ->> 'user_id' = ?1 OR lower(payload ->> 'email') = lower(?2)";
         self.run(sql, params![user.as_str(), email])?;
         let sql = "-- forget: login_guards\nDELETE FROM login_guards WHERE account = ?1";
-        self.run(sql, [account_digest(&key)])?;
+        let account = account_digest(&key);
+        self.run(sql, [account])?;
+        let sql = "-- forget: sign_up_attempts\nDELETE FROM sign_up_attempts WHERE account = ?1";
+        self.run(sql, [account])?;
         let sql = "-- forget: later
             INSERT INTO erasures (pseudonym, user_id, email, requested_at) VALUES (?1, ?2, ?3, ?4)";
         self.run(sql, params![pseudonym, user.as_str(), email, micros(now)])?;

@@ -39,12 +39,15 @@ impl Sqlite {
                  (SELECT g.blocked_until FROM login_guards AS g
                      WHERE g.account = ?4 AND g.lane = ?2),
                  (SELECT g.blocked_until FROM login_guards AS g
-                     WHERE g.account = ?4 AND g.lane = '*')
+                     WHERE g.account = ?4 AND g.lane = '*'),
+                 (SELECT a.password_hash FROM sign_up_attempts AS a
+                     WHERE a.account = ?4 AND a.network = ?2 AND a.expires_at > ?5)
                  FROM (SELECT 1) AS one LEFT JOIN users AS u ON u.email_key = ?1"
             );
-            let found = db.one(sql, params![key, network, known_since, account], |row| {
-                record::found_state(row)
-            })?;
+            let found =
+                db.one(sql, params![key, network, known_since, account, micros(now)], |row| {
+                    record::found_state(row)
+                })?;
             Ok(found.unwrap_or_default())
         })
         .await

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use portcullis::model::{
     Aal, AuthMethod, Challenge, ChallengeMethod, Email, EndReason, Event, EventKind, LetterKind,
-    Outcome, PasswordHash, Proof, Purpose, TokenDigest, User, UserId,
+    Outcome, PasswordHash, Proof, Purpose, TokenDigest, User, UserId, uuid_v7,
 };
 use portcullis::store::{
     CodeMac, Consent, EventFilter, LinkOwner, LinkUse, NewEmail, NewLink, NewParcel, NewSession,
-    Parcel, ParcelKind, PkceCode, PutLink, Refresh, Shown, TradePkce, UpdateUser, UseLink,
-    UserUpdate,
+    Parcel, ParcelKind, PkceCode, PutLink, Refresh, Shown, SignUpAttempt, TradePkce, UpdateUser,
+    UseLink, UserUpdate,
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -58,6 +58,8 @@ on_both![
     links_go_with_their_account,
     what_has_expired_is_pruned,
     accounts_that_nobody_came_for_are_pruned,
+    a_sign_up_is_known_in_its_network_until_its_letter_has_expired,
+    who_proves_the_address_has_its_sign_up_forgotten_there,
 ];
 
 /// What is shown of a link.
@@ -1158,4 +1160,65 @@ async fn accounts_that_nobody_came_for_are_pruned(home: Home) {
     let (_, own) = sign_up(&home, "signup@example.com", "own", 9 * DAY).await;
     let (user, _) = logged_in(home.use_sent(own, Purpose::Signup, 9 * DAY).await);
     assert_eq!(home.password(&user.id).await, Some(hash("own")));
+}
+
+impl Home {
+    async fn sign_up_from(&self, network: &str, password: &str, second: i64) {
+        let parcel = letter(LetterKind::Confirmation, "ann@example.com");
+        let parcel = NewParcel { id: uuid_v7(at(second)), parcel, at: at(second) };
+        let (ann, from) = (email("ANN@example.com"), network.parse().unwrap());
+        let attempt = SignUpAttempt::new(&ann, from, hash(password), at(second + HOUR));
+        let asked = event(EventKind::ConfirmationRequested, second);
+        self.store.post_sign_up(&parcel, &attempt, &asked).await.unwrap();
+    }
+
+    async fn signed_up(&self, address: &str, second: i64) -> Option<PasswordHash> {
+        let (ann, from) = (email("ann@example.com"), address.parse().unwrap());
+        self.store.login_state(&ann, from, at(second)).await.unwrap().signed_up
+    }
+}
+
+async fn a_sign_up_is_known_in_its_network_until_its_letter_has_expired(home: Home) {
+    // Without an account and with one: it is the same.
+    for second in [0, 2 * HOUR] {
+        home.sign_up_from("2001:db8::1", "one", second).await;
+        home.sign_up_from("192.0.2.1", "other", second).await;
+        home.sign_up_from("2001:db8:0:9::9", "two", second + 1).await;
+        for (address, after, expected) in [
+            ("2001:db8::2", 2, Some("two")),
+            ("2001:db8::2", HOUR, Some("two")),
+            ("2001:db8::2", HOUR + 1, None),
+            ("192.0.2.99", 2, Some("other")),
+            ("203.0.113.1", 2, None),
+        ] {
+            let found = home.signed_up(address, second + after).await;
+            assert_eq!(found, expected.map(hash), "{address} {after}");
+        }
+        assert_eq!(home.store.prune(at(second + HOUR + 1)).await.unwrap(), 1);
+        assert_eq!(home.store.prune(at(second + HOUR + 2)).await.unwrap(), 1);
+        if second == 0 {
+            home.user("ann").await;
+        }
+    }
+    let kinds = home.kinds().await;
+    let asked = kinds.iter().filter(|kind| **kind == EventKind::ConfirmationRequested);
+    assert_eq!(asked.count(), 6);
+    assert_eq!(home.store.outbox_state().await.unwrap()[0].waiting, 6);
+}
+
+async fn who_proves_the_address_has_its_sign_up_forgotten_there(home: Home) {
+    home.sign_up_from("192.0.2.1", "own", 0).await;
+    home.sign_up_from("203.0.113.1", "strangers", 0).await;
+    let (_, sent) = sign_up(&home, "ann@example.com", "own", 1).await;
+    assert_eq!(
+        home.use_sent(Sent { token: digest(), ..sent }, Purpose::Signup, 2).await,
+        UseLink::Refused
+    );
+    assert_eq!(home.signed_up("192.0.2.1", 2).await, Some(hash("own")));
+    let (user, _) = logged_in(home.use_sent(sent, Purpose::Signup, 2).await);
+    assert_eq!(home.signed_up("192.0.2.1", 2).await, None);
+    assert_eq!(home.signed_up("203.0.113.1", 2).await, Some(hash("strangers")));
+    let deleted = event(EventKind::UserDeleted, 3);
+    home.store.delete_user(&user.id, at(3), &deleted).await.unwrap().unwrap();
+    assert_eq!(home.signed_up("203.0.113.1", 3).await, None, "nothing of a deleted account");
 }
