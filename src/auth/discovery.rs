@@ -52,7 +52,7 @@ impl Discovery {
 fn server(config: &Config) -> Value {
     let issuer = &config.tokens.issuer;
     let base = issuer.trim_end_matches('/');
-    json!({
+    let mut document = json!({
         // RFC 8414 §3.3: byte for byte what is in `iss`.
         "issuer": issuer,
         "jwks_uri": format!("{base}/.well-known/jwks.json"),
@@ -71,7 +71,17 @@ fn server(config: &Config) -> Value {
             "role", "app_metadata", "user_metadata", "aal", "mfa_pending", "amr",
             "is_anonymous",
         ],
-    })
+    });
+    if config.api_keys.enabled {
+        // Who shows an API key is a client.
+        let by_key = json!(["client_secret_basic", "client_secret_post"]);
+        document["token_endpoint"] = format!("{base}/oauth/token").into();
+        document["grant_types_supported"] = json!(["client_credentials"]);
+        document["token_endpoint_auth_methods_supported"] = by_key.clone();
+        document["introspection_endpoint"] = format!("{base}/oauth/introspect").into();
+        document["introspection_endpoint_auth_methods_supported"] = by_key;
+    }
+    document
 }
 
 fn text(document: &Value) -> Bytes {

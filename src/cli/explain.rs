@@ -13,7 +13,7 @@ use crate::config::{Config, Loaded, Problem};
 use crate::gateway::Live;
 use crate::gateway::issuers::RemoteIssuer;
 use crate::identity::api_keys::is_api_key;
-use crate::identity::{ApiKeys, Credential, Identity, IssuerSet, KeySet, Rejection, Verifier};
+use crate::identity::{ApiKeys, Credential, Identity, KeySet, Rejection, Verifier};
 use crate::proxy::decide::{Decision, decide, imagined, status_of};
 use crate::proxy::route::Route;
 use crate::proxy::trace::Recording;
@@ -120,8 +120,18 @@ fn limit_names(live: &Live, route: &Route) -> Vec<String> {
 enum Caller {
     Nobody,
     Imagined(Arc<Identity>),
-    Key { token: String, keys: ApiKeys, now: Timestamp },
-    Bearer { token: String, verifier: Verifier, ended: Vec<uuid::Uuid>, now: i64 },
+    Key {
+        token: String,
+        keys: ApiKeys,
+        now: Timestamp,
+    },
+    Bearer {
+        token: String,
+        verifier: Box<Verifier>,
+        ended: Vec<uuid::Uuid>,
+        keys: ApiKeys,
+        now: Timestamp,
+    },
 }
 
 impl Caller {
@@ -138,11 +148,11 @@ impl Caller {
         super::runtime()?.block_on(async {
             let store = Store::open(&config.storage, &config.secrets)?;
             store.check_schema().await?;
+            let api_keys = ApiKeys::default();
+            let news = store.changed_api_keys(&mut ApiKeyCursor::default()).await?;
+            api_keys.take(news.keys, news.all);
             if is_api_key(token.as_bytes()) {
-                let keys = ApiKeys::default();
-                let news = store.changed_api_keys(&mut ApiKeyCursor::default()).await?;
-                keys.take(news.keys, news.all);
-                return Ok(Self::Key { token, keys, now: clock.now() });
+                return Ok(Self::Key { token, keys: api_keys, now: clock.now() });
             }
             let keys = store.signing_keys(clock.now()).await?;
             let ended = store.ended_sessions(&mut RevocationCursor::default(), clock.now()).await?;
@@ -152,7 +162,8 @@ impl Caller {
                 .map_err(|problems| wrong(&problems))?;
             let verifier = with_keys_for(&token, verifier, config).await?;
             let ended = ended.into_iter().map(|session| session.id).collect();
-            Ok(Self::Bearer { token, verifier, ended, now: clock.now().as_second() })
+            let verifier = Box::new(verifier);
+            Ok(Self::Bearer { token, verifier, ended, keys: api_keys, now: clock.now() })
         })
     }
 
@@ -164,8 +175,17 @@ impl Caller {
                 Ok(identity) => Credential::Verified(identity),
                 Err(rejection) => Credential::Rejected(rejection),
             },
-            Self::Bearer { token, verifier, ended, now } => {
-                let verify = |token: &[u8]| verify(verifier, ended, token, route.issuers, *now);
+            Self::Bearer { token, verifier, ended, keys, now } => {
+                let verify = |token: &[u8]| {
+                    let identity = verifier.verify(token, route.issuers, now.as_second())?;
+                    if identity.revoked_by().is_some_and(|id| ended.contains(&id)) {
+                        return Err(Rejection::SessionEnded);
+                    }
+                    if !keys.stand_behind(&identity, *now) {
+                        return Err(Rejection::UnknownApiKey);
+                    }
+                    Ok(Arc::new(identity))
+                };
                 let line = format!("Bearer {token}");
                 let lines = || std::iter::once(line.as_bytes());
                 match Credential::of(lines(), None, verify) {
@@ -202,18 +222,4 @@ async fn with_keys_for(
 fn wrong(problems: &[Problem]) -> Failure {
     let lines: Vec<_> = problems.iter().map(|p| format!("{}: {}", p.key, p.message)).collect();
     Failure::usage(lines.join("\n"))
-}
-
-fn verify(
-    verifier: &Verifier,
-    ended: &[uuid::Uuid],
-    token: &[u8],
-    accepted: IssuerSet,
-    now: i64,
-) -> Result<Arc<Identity>, Rejection> {
-    let identity = verifier.verify(token, accepted, now)?;
-    match identity.session {
-        Some(session) if ended.contains(&session) => Err(Rejection::SessionEnded),
-        _ => Ok(Arc::new(identity)),
-    }
 }

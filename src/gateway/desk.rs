@@ -30,7 +30,7 @@ use crate::cors;
 use crate::identity::address::Resolved;
 use crate::identity::api_keys::is_api_key;
 use crate::identity::credential::CarrierError;
-use crate::identity::{Credential, IssuerIndex, TokenCache, Verifier};
+use crate::identity::{Credential, IssuerIndex, Rejection, TokenCache, Verifier};
 use crate::limit::{Caller, Decision as LimitDecision, Rule, rate_limit_fields};
 use crate::message::{FieldSink, HeadError, Known, RequestHead};
 use crate::model::{self, Event, EventKind, Outcome, SessionId};
@@ -435,7 +435,7 @@ impl Desk {
         local: &Local,
         head: &RequestHead,
         route: &Route,
-        now: Timestamp,
+        at: Timestamp,
     ) -> Credential {
         let fields = head.fields();
         let accepted = route.issuers;
@@ -449,14 +449,17 @@ impl Desk {
         };
         Credential::of(fields.all(Known::Authorization), subprotocol, |token| {
             if is_api_key(token) {
-                return self.gateway.api_keys.verify(token, now);
+                return self.gateway.api_keys.verify(token, at);
             }
-            let now = now.as_second();
+            let now = at.as_second();
             let mut verifier = local.verifier.borrow_mut();
             let verifier = verifier.load();
             let revocations = &self.gateway.revocations;
             let identity =
                 self.tokens.borrow_mut().verify(token, accepted, verifier, revocations, now)?;
+            if !self.gateway.api_keys.stand_behind(&identity, at) {
+                return Err(Rejection::UnknownApiKey);
+            }
             if let Some(session) = identity.session {
                 let mut seen = self.seen.borrow_mut();
                 if seen.len() < MAX_NOTED_SESSIONS {

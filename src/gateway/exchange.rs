@@ -182,9 +182,8 @@ impl<C: Client> Words<C> for Wording<'_, '_, '_> {
         let may_go_on = move || {
             let Some(identity) = identity.as_ref().filter(|_| !outlives) else { return true };
             let now = gateway.clock.now();
-            let alive = identity.session.is_none_or(|id| !gateway.revocations.contains(&id));
-            let machine_key = identity.machine.as_ref().and_then(|machine| machine.key_id);
-            let has_key = machine_key.is_none_or(|id| gateway.api_keys.is_good(id, now));
+            let alive = identity.revoked_by().is_none_or(|id| !gateway.revocations.contains(&id));
+            let has_key = gateway.api_keys.stand_behind(identity, now);
             // A signing key may have been ended in an emergency since.
             let keys = Arc::clone(gateway.verifier.load().keys());
             let second = now.as_second();

@@ -175,8 +175,12 @@ impl ApiKeys {
         Ok(identity)
     }
 
-    /// Whether a key that was believed before still is.
-    pub fn is_good(&self, id: Uuid, now: Timestamp) -> bool {
+    /// Whether somebody who was believed still is, as far as keys go: of a program, whether its key
+    /// is good.
+    pub fn stand_behind(&self, identity: &Identity, now: Timestamp) -> bool {
+        let Some(id) = identity.machine.as_ref().and_then(|machine| machine.key_id) else {
+            return true;
+        };
         let keys = self.read();
         let key = keys.digests.get(&id).and_then(|digest| keys.by_digest.get(digest));
         key.is_some_and(|key| key.verify(now).is_ok())
@@ -285,6 +289,7 @@ impl Key {
     fn new(key: &ApiKey, user: &User) -> Result<Self, Rejection> {
         let machine = Machine {
             key_id: Some(key.id),
+            token: None,
             client: key.prefix.as_str().into(),
             scopes: key.scopes.clone(),
         };
@@ -316,6 +321,7 @@ impl Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::caller::{IssuerIndex, OURS};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -406,9 +412,11 @@ mod tests {
         }
         assert!(verify(&keys, 1, 99).is_ok());
         assert_eq!(verify(&keys, 1, 100).err(), Some(Rejection::ApiKeyExpired));
-        assert!(keys.is_good(Uuid::from_u128(1), at(99)));
-        assert!(!keys.is_good(Uuid::from_u128(1), at(100)));
-        assert!(!keys.is_good(Uuid::from_u128(2), at(0)));
+        let one = verify(&keys, 1, 0).unwrap();
+        assert!(keys.stand_behind(&one, at(99)) && !keys.stand_behind(&one, at(100)));
+        assert!(!holding(2).stand_behind(&one, at(0)));
+        let ann = Identity::synthetic("u-1", &[], IssuerIndex::OURS, OURS.into()).unwrap();
+        assert!(keys.stand_behind(&ann, at(0)), "a user is no program");
 
         let (key, user) = key(1);
         let user = User { disabled_until: Some(at(50)), ..user };

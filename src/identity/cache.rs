@@ -142,13 +142,13 @@ impl TokenCache {
 
 impl Entry {
     fn is_alive(&self, revocations: &Revocations) -> bool {
-        let Some(session) = &self.identity.session else { return true };
+        let Some(id) = &self.identity.revoked_by() else { return true };
         // Before looking, see `revocation`: what is added meanwhile moves the version once more.
         let version = revocations.version();
         if self.alive_at.get() == version {
             return true;
         }
-        let alive = !revocations.contains(session);
+        let alive = !revocations.contains(id);
         if alive {
             self.alive_at.set(version);
         }

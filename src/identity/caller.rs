@@ -32,7 +32,7 @@ pub struct Identity {
     pub roles: Vec<String>,
     /// How well its user was authenticated.
     pub assurance: Assurance,
-    /// The login that the token belongs to; our own tokens always have one.
+    /// The login that the token belongs to; our own tokens have one, but for those of programs.
     pub session: Option<SessionId>,
     /// `iat`, in Unix seconds.
     pub issued_at: Option<i64>,
@@ -55,8 +55,10 @@ pub struct Identity {
 /// A program that acts for a user: by an API key, or by a token that it got for one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
-    /// The key itself, when it was shown.
+    /// The key, which must be good for as long as it acts; `None` in an imagined call.
     pub key_id: Option<Uuid>,
+    /// The token that it got for the key, when that was shown: `jti`, by which it is given up.
+    pub token: Option<Uuid>,
     /// The key's prefix, by which everybody knows it.
     pub client: Box<str>,
     /// What it may do; sorted.
@@ -205,6 +207,12 @@ impl Identity {
     /// Whether the token that proved it is good at `now`, in Unix seconds.
     pub fn is_current(&self, now: i64) -> bool {
         self.good_from <= now && now < self.good_until
+    }
+
+    /// Under which id its token is given up before its time: the session's, or the own of a
+    /// program's token.
+    pub fn revoked_by(&self) -> Option<Uuid> {
+        self.session.or_else(|| self.machine.as_ref()?.token)
     }
 
     /// Whether it has one of `roles`.

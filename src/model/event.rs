@@ -20,7 +20,8 @@ pub struct Event {
     pub outcome: Outcome,
     /// Why, as a stable `snake_case` word.
     pub reason: Option<String>,
-    /// Who did it, when it is not the user: `cli`, or another user's id.
+    /// Who did it, when it is not the user: `cli`, another user's id, or an API key as
+    /// `key:` and its prefix.
     pub actor: Option<String>,
     /// Whose account, when known.
     pub user_id: Option<UserId>,
@@ -57,6 +58,12 @@ words! {
         ApiKeyRevoked = "api_key_revoked",
         /// An API key got a successor, and an end.
         ApiKeyRotated = "api_key_rotated",
+        /// A program got a token for its API key.
+        ClientTokenIssued = "client_token_issued",
+        /// A program was refused a token.
+        ClientTokenRefused = "client_token_refused",
+        /// A program's token was given up.
+        ClientTokenRevoked = "client_token_revoked",
         /// A mail to confirm an address was asked for.
         ConfirmationRequested = "confirmation_requested",
         /// A change of address was refused.

@@ -217,7 +217,7 @@ pub fn imagined(
     }
     let client = "an imagined API key".into();
     identity
-        .with_machine(Machine { key_id: None, client, scopes: scopes.to_vec() })
+        .with_machine(Machine { key_id: None, token: None, client, scopes: scopes.to_vec() })
         .map_err(|error| format!("no API key could have these: {error}"))
 }
 

@@ -325,6 +325,16 @@ impl Store {
         either!(self, backend => backend.end_sessions(user, which, reason, now, event).await)
     }
 
+    /// Makes every gateway refuse one token that belongs to no session, by its own id. The event is
+    /// stored unless the token was refused already; returns whether it was not.
+    pub async fn revoke_token(
+        &self,
+        token: EndedSession,
+        event: &Event,
+    ) -> Result<bool, StoreError> {
+        either!(self, backend => backend.revoke_token(token, event).await)
+    }
+
     /// The session with this id, ended ones too.
     pub async fn session(&self, id: &SessionId) -> Result<Option<Session>, StoreError> {
         either!(self, backend => backend.session(id).await)

@@ -1,11 +1,13 @@
 //! Ending sessions.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use super::{Accounts, Bearer, Origin, failed};
 use crate::auth::error::AuthError;
-use crate::identity::IssuerSet;
 use crate::identity::refresh::RefreshToken;
+use crate::identity::{Identity, IssuerSet};
 use crate::model::{EndReason, EndedSession, Event, EventKind, Outcome, SessionId};
 use crate::store;
 
@@ -36,6 +38,15 @@ impl LogoutScope {
     }
 }
 
+/// Whose a token is.
+enum Holder {
+    Nobody,
+    /// A user's session.
+    Session(Bearer),
+    /// A program, by its key or by a token that it got for that.
+    Client(Arc<Identity>),
+}
+
 impl Accounts {
     /// Ends sessions of the bearer. When this returns, no worker accepts their tokens.
     ///
@@ -60,13 +71,21 @@ impl Accounts {
     }
 
     /// Ends the session of a refresh or access token, on the word of whoever has the token: refresh
-    /// tokens belong to clients that have no other credential (RFC 7009 §2.1). When this returns,
-    /// no worker accepts the session's tokens. `None`: the token is nobody's, or of no use any more.
+    /// tokens belong to clients that have no other credential (RFC 7009 §2.1). A program's token or
+    /// API key, which belongs to no session, is ended itself. When this returns, no worker accepts
+    /// what was ended. `None`: it was no session.
     ///
     /// # Errors
     /// What storing may meet.
     pub async fn revoke(&self, token: &str, origin: &Origin) -> Result<Option<Bearer>, AuthError> {
-        let Some(bearer) = self.bearer_of(token).await? else { return Ok(None) };
+        let bearer = match self.holder_of(token).await? {
+            Holder::Session(bearer) => bearer,
+            Holder::Client(identity) => {
+                self.revoke_client(&identity, origin).await?;
+                return Ok(None);
+            }
+            Holder::Nobody => return Ok(None),
+        };
         let id = bearer.session_id;
         let which = store::Sessions::One(id);
         self.end(&bearer, which, id, Some("revoked_by_token"), origin).await?;
@@ -74,25 +93,29 @@ impl Accounts {
         Ok(Some(bearer))
     }
 
-    /// Whose session a refresh or access token belongs to.
-    async fn bearer_of(&self, token: &str) -> Result<Option<Bearer>, AuthError> {
+    async fn holder_of(&self, token: &str) -> Result<Holder, AuthError> {
         if let Some(token) = RefreshToken::parse(token) {
             let known = self.store.refresh_token(token.digest()).await.map_err(failed)?;
-            return Ok(known.map(|store::KnownToken { session, .. }| Bearer {
-                aal: session.aal(),
-                user_id: session.user_id,
-                session_id: session.id,
+            return Ok(known.map_or(Holder::Nobody, |store::KnownToken { session, .. }| {
+                let aal = session.aal();
+                let (user_id, session_id) = (session.user_id, session.id);
+                Holder::Session(Bearer { user_id, session_id, aal })
             }));
         }
+        if let Some(identity) = self.client_by_key(token) {
+            return Ok(Holder::Client(identity));
+        }
         let now = self.clock.now().as_second();
-        let verifier = self.verifier.load();
-        let Ok(identity) = verifier.verify(token.as_bytes(), IssuerSet::OURS, now) else {
-            return Ok(None);
-        };
-        let user_id = identity.subject.parse().ok();
-        let named = user_id.zip(identity.session);
+        let verified = self.verifier.load().verify(token.as_bytes(), IssuerSet::OURS, now);
+        let Ok(identity) = verified else { return Ok(Holder::Nobody) };
+        if identity.machine.is_some() {
+            return Ok(Holder::Client(Arc::new(identity)));
+        }
         let aal = identity.assurance.aal;
-        Ok(named.map(|(user_id, session_id)| Bearer { user_id, session_id, aal }))
+        let named = identity.subject.parse().ok().zip(identity.session);
+        Ok(named.map_or(Holder::Nobody, |(user_id, session_id)| {
+            Holder::Session(Bearer { user_id, session_id, aal })
+        }))
     }
 
     /// Another gateway may have ended the session a moment ago, so that nothing was left to end here

@@ -10,6 +10,7 @@
 //! them into a task of their own.
 
 mod api_keys;
+mod clients;
 mod data;
 mod delivery;
 mod factors;
@@ -44,6 +45,7 @@ use crate::model::{
 };
 use crate::store::{Store, StoreError};
 
+pub use clients::{Active, ClientToken};
 pub use data::UserData;
 pub use delivery::Delivery;
 pub(crate) use delivery::{letter_event, word_of};

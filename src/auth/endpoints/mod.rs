@@ -255,6 +255,9 @@ impl Auth {
         let now = self.accounts.clock.now().as_second();
         let verifier = self.accounts.verifier.load();
         let identity = verifier.verify(token, IssuerSet::OURS, now).map_err(AuthError::BadJwt)?;
+        if identity.machine.is_some() {
+            return Err(AuthError::ApiKeyNotAccepted);
+        }
         let user_id = identity.subject.parse();
         let user_id = user_id.map_err(|_| AuthError::BadJwt(Rejection::Claim("sub")))?;
         let session_id = identity.session;

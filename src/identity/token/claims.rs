@@ -5,10 +5,12 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::Issuer;
-use crate::identity::caller::{Assurance, HeaderValues, Identity, is_subject, sorted_roles};
+use crate::identity::caller::{
+    Assurance, HeaderValues, Identity, Machine, is_subject, sorted_roles,
+};
 use crate::identity::jws::parse_object;
 use crate::identity::rejection::Rejection;
-use crate::model::{Aal, JsonObject, SessionId, is_role_name};
+use crate::model::{Aal, JsonObject, is_role_name};
 
 /// A token's claims; to be believed only after its signature was checked.
 pub(super) struct Claims(JsonObject);
@@ -67,10 +69,11 @@ impl Claims {
         if !is_subject(subject, issuer.index) {
             return Err(Rejection::Claim("sub"));
         }
-        let session = if ours {
+        let machine = if ours { self.machine()? } else { None };
+        let session = if ours && machine.is_none() {
             // RFC 7519 §4.1.7. Nothing is looked up by it; a token of ours without one is none.
             self.text("jti")?.filter(|jti| !jti.is_empty()).ok_or(Rejection::Claim("jti"))?;
-            Some(self.session()?)
+            Some(self.uuid("session_id")?)
         } else {
             None
         };
@@ -81,7 +84,7 @@ impl Claims {
         let confirmed = email.filter(|_| email_verified);
         let issuer_header = issuer.header.clone();
         let headers = HeaderValues::new(issuer_header, subject, confirmed, &roles, session)?;
-        Ok(Identity {
+        let identity = Identity {
             issuer: issuer.index,
             issuer_name: issuer.name.clone(),
             subject: subject.into(),
@@ -98,7 +101,25 @@ impl Claims {
             headers,
             good_from,
             good_until: expires_at + rules.leeway,
-        })
+        };
+        match machine {
+            Some(machine) => identity.with_machine(machine),
+            None => Ok(identity),
+        }
+    }
+
+    /// The program that a token of ours was given to (RFC 9068 §2.2: `client_id`, `scope`). Such a
+    /// token belongs to an API key and to no session, so that it opens nothing that asks for one.
+    fn machine(&self) -> Result<Option<Machine>, Rejection> {
+        let Some(client) = self.text("client_id")? else { return Ok(None) };
+        let scope = self.text("scope")?.unwrap_or_default();
+        let scopes = scope.split(' ').filter(|scope| !scope.is_empty()).map(str::to_owned);
+        Ok(Some(Machine {
+            key_id: Some(self.uuid("key_id")?),
+            token: Some(self.uuid("jti")?),
+            client: client.into(),
+            scopes: scopes.collect(),
+        }))
     }
 
     /// A string, or nothing.
@@ -151,9 +172,9 @@ impl Claims {
         }
     }
 
-    fn session(&self) -> Result<SessionId, Rejection> {
-        let refused = Rejection::Claim("session_id");
-        let text = self.text("session_id")?.ok_or(refused)?;
+    fn uuid(&self, name: &'static str) -> Result<Uuid, Rejection> {
+        let refused = Rejection::Claim(name);
+        let text = self.text(name)?.ok_or(refused)?;
         let id = Uuid::try_parse(text).map_err(|_| refused)?;
         // One spelling, as we wrote it.
         (id.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text)

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::identity::caller::Identity;
 use crate::identity::jws::MAX_TOKEN_BYTES;
 use crate::identity::keys::{KeyError, Signer};
 use crate::model::{Aal, JsonObject, Proof, Session, SessionId, User};
@@ -82,6 +83,28 @@ struct Claims<'a> {
     is_anonymous: bool,
 }
 
+#[derive(Serialize)]
+struct ClientClaims<'a> {
+    iss: &'a str,
+    sub: &'a str,
+    aud: &'a str,
+    exp: i64,
+    iat: i64,
+    jti: Uuid,
+    client_id: &'a str,
+    key_id: Option<Uuid>,
+    scope: String,
+    email: Option<&'a str>,
+    email_verified: bool,
+    role: &'a str,
+    app_metadata: Roles<'a>,
+}
+
+#[derive(Serialize)]
+struct Roles<'a> {
+    roles: &'a [String],
+}
+
 /// Signs a token for `user` in `session`, good from `now`.
 ///
 /// # Errors
@@ -96,7 +119,6 @@ pub fn issue(
     let issued_at = now.as_second();
     let lifetime = i64::try_from(options.lifetime.as_secs()).unwrap_or(i64::MAX);
     let expires_at = issued_at.saturating_add(lifetime);
-    let header = Header { alg: signer.algorithm().name(), kid: signer.kid(), typ: "JWT" };
     let claims = Claims {
         iss: options.issuer,
         sub: user.id.as_str(),
@@ -115,10 +137,50 @@ pub fn issue(
         amr: &session.methods,
         is_anonymous: false,
     };
+    Ok(IssuedToken { token: sign(signer, "JWT", &claims)?, expires_at })
+}
+
+/// Signs a token for a program that has shown its API key, with some of the key's scopes (RFC 9068).
+/// It names no session and has no metadata: nobody has logged in.
+///
+/// # Errors
+/// [`IssueError`].
+pub fn issue_to_client(
+    signer: &Signer,
+    key: &Identity,
+    scopes: &[String],
+    options: &IssueOptions<'_>,
+    now: Timestamp,
+) -> Result<IssuedToken, IssueError> {
+    let issued_at = now.as_second();
+    let lifetime = i64::try_from(options.lifetime.as_secs()).unwrap_or(i64::MAX);
+    // Never longer than the key.
+    let expires_at = issued_at.saturating_add(lifetime).min(key.expires_at);
+    let machine = key.machine.as_deref();
+    let claims = ClientClaims {
+        iss: options.issuer,
+        sub: &key.subject,
+        aud: options.audience,
+        exp: expires_at,
+        iat: issued_at,
+        jti: options.jti,
+        client_id: machine.map_or("", |machine| &machine.client),
+        key_id: machine.and_then(|machine| machine.key_id),
+        scope: scopes.join(" "),
+        email: key.email.as_deref(),
+        email_verified: key.email_verified,
+        role: "authenticated",
+        app_metadata: Roles { roles: &key.roles },
+    };
+    Ok(IssuedToken { token: sign(signer, "at+jwt", &claims)?, expires_at })
+}
+
+fn sign(signer: &Signer, typ: &str, claims: &impl Serialize) -> Result<String, IssueError> {
+    let header = Header { alg: signer.algorithm().name(), kid: signer.kid(), typ };
     let mut token = String::with_capacity(1024);
     encode(&header, &mut token);
     token.push('.');
-    encode(&claims, &mut token);
+    encode(claims, &mut token);
     // The signature only makes it longer; RSA is not worth the trouble for a token that is refused.
     if token.len() > MAX_TOKEN_BYTES {
         return Err(IssueError::TooLong);
@@ -129,7 +191,7 @@ pub fn issue(
     if token.len() > MAX_TOKEN_BYTES {
         return Err(IssueError::TooLong);
     }
-    Ok(IssuedToken { token, expires_at })
+    Ok(token)
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::config::Interval;
+use crate::identity::Machine;
 use crate::identity::caller::Assurance;
 use crate::identity::jws::MAX_TOKEN_BYTES;
 use crate::identity::keys::{Signer, generate};
@@ -222,6 +223,88 @@ fn good_tokens_are_believed() {
         ("longest subject", world.legacy(|_, c| c["sub"] = "s".repeat(255).into())),
     ] {
         assert_eq!(world.verify(&token).map(|_| ()), Ok(()), "{name}");
+    }
+}
+
+/// Who shows an API key that ends at `NOW + ends`.
+fn program(ends: i64) -> Identity {
+    let roles = ["staff".to_owned()];
+    let machine = Machine {
+        key_id: Some(Uuid::from_u128(7)),
+        token: None,
+        client: "pck_00000007".into(),
+        scopes: ["read", "write"].map(str::to_owned).to_vec(),
+    };
+    let ann = Identity::synthetic("u-1001", &roles, IssuerIndex::OURS, OURS.into()).unwrap();
+    let ann = Identity { expires_at: NOW + ends, ..ann };
+    Identity { email: Some("ann@example.com".to_owned()), email_verified: true, ..ann }
+        .with_machine(machine)
+        .unwrap()
+}
+
+fn options(lifetime: u64) -> IssueOptions<'static> {
+    IssueOptions {
+        issuer: "https://gate.example/auth",
+        audience: "authenticated",
+        lifetime: Duration::from_secs(lifetime),
+        jti: Uuid::from_u128(9),
+    }
+}
+
+#[test]
+fn a_programs_token_belongs_to_its_key_and_to_no_session() {
+    let world = World::new();
+    let issued = |ends, scopes: &[&str]| {
+        let scopes: Vec<_> = scopes.iter().map(|&scope| scope.to_owned()).collect();
+        issue_to_client(world.signer(), &program(ends), &scopes, &options(600), at(NOW)).unwrap()
+    };
+    let token = issued(9999, &["read"]);
+    assert_eq!(token.expires_at, NOW + 600);
+    let found = world.verify(&token.token).unwrap();
+    let machine = found.machine.as_deref().unwrap();
+    assert_eq!(machine.key_id, Some(Uuid::from_u128(7)));
+    assert_eq!(machine.token, Some(Uuid::from_u128(9)));
+    assert_eq!((&*machine.client, &*machine.scopes), ("pck_00000007", &["read".to_owned()][..]));
+    assert_eq!((&*found.subject, &*found.roles), ("u-1001", &["staff".to_owned()][..]));
+    assert_eq!((found.session, found.revoked_by()), (None, Some(Uuid::from_u128(9))));
+    assert_eq!(found.headers.scopes.as_ref().unwrap(), "read");
+    assert_eq!(found.headers.email.as_ref().unwrap(), "ann@example.com");
+
+    let brief = issued(60, &[]);
+    assert_eq!(brief.expires_at, NOW + 60, "not longer than the key");
+    let found = world.verify(&brief.token).unwrap();
+    assert_eq!(found.machine.unwrap().scopes, [""; 0]);
+    assert_eq!(found.headers.scopes.as_ref().unwrap(), "", "it tells that a program calls");
+}
+
+#[test]
+fn a_programs_token_must_name_its_key() {
+    let world = World::new();
+    let (key, jti) = (Uuid::from_u128(7).to_string(), Uuid::from_u128(9).to_string());
+    let token = |change: &dyn Fn(&mut Value)| {
+        world.own(|claims| {
+            claims["client_id"] = "pck_00000007".into();
+            claims["key_id"] = key.as_str().into();
+            claims["jti"] = jti.as_str().into();
+            claims["scope"] = "read".into();
+            change(claims);
+        })
+    };
+    let found = world.verify(&token(&|_| {})).unwrap();
+    assert_eq!(found.session, None, "whatever it says of one");
+    for (name, value) in [
+        ("client_id", json!(7)),
+        ("client_id", Value::Null),
+        ("key_id", Value::Null),
+        ("key_id", json!("7")),
+        ("key_id", json!("00000000-0000-0000-0000-00000000000A")),
+        ("jti", json!("j-1")),
+        ("scope", json!(["read"])),
+        ("scope", json!("READ")),
+        ("scope", json!("read\twrite")),
+    ] {
+        let refused = world.verify(&token(&|claims| claims[name] = value.clone()));
+        assert_eq!(refused.err(), Some(Claim(name)), "{name} {value}");
     }
 }
 

@@ -109,7 +109,7 @@ fn caller(subject: &str, roles: &[String], issuer: &str) -> Credential {
 fn key(subject: &str, roles: &[&str], scopes: &[&str]) -> Credential {
     let Credential::Verified(user) = with_roles(subject, roles) else { unreachable!() };
     let scopes = scopes.iter().map(|&scope| scope.to_owned()).collect();
-    let machine = Machine { key_id: None, client: "pck_x".into(), scopes };
+    let machine = Machine { key_id: None, token: None, client: "pck_x".into(), scopes };
     let identity = (*user).clone().with_machine(machine).unwrap();
     Credential::Verified(Arc::new(identity))
 }

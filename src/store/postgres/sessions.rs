@@ -105,6 +105,23 @@ impl Postgres {
         .await
     }
 
+    pub(in crate::store) async fn revoke_token(
+        &self,
+        token: EndedSession,
+        event: &Event,
+    ) -> Result<bool, StoreError> {
+        self.in_tx("revoke_token", |db| async move {
+            let sql = "-- revoke_token
+                INSERT INTO revocations (session_id, until) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+            if db.run(sql, &[&token.id, &whole_micros(token.until)]).await? == 0 {
+                return Ok(false);
+            }
+            db.record(std::slice::from_ref(event)).await?;
+            Ok(true)
+        })
+        .await
+    }
+
     pub(in crate::store) async fn session(
         &self,
         id: &SessionId,

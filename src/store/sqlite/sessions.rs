@@ -103,6 +103,24 @@ impl Sqlite {
         .await
     }
 
+    pub(in crate::store) async fn revoke_token(
+        &self,
+        token: EndedSession,
+        event: &Event,
+    ) -> Result<bool, StoreError> {
+        let event = event.clone();
+        self.in_tx("revoke_token", move |db| {
+            let sql = "-- revoke_token
+                INSERT INTO revocations (session_id, until) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+            if db.run(sql, params![token.id, micros(token.until)])? == 0 {
+                return Ok(false);
+            }
+            db.record(&[event])?;
+            Ok(true)
+        })
+        .await
+    }
+
     pub(in crate::store) async fn session(
         &self,
         id: &SessionId,

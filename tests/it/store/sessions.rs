@@ -2,8 +2,11 @@
 
 use std::num::NonZeroU32;
 
-use portcullis::model::{AuthMethod, EndReason, EventKind, Outcome, Proof, TokenDigest, UserId};
+use portcullis::model::{
+    AuthMethod, EndReason, EndedSession, EventKind, Outcome, Proof, TokenDigest, UserId,
+};
 use portcullis::store::{LogIn, NewLogin, Refresh, RevocationCursor, Rotation, Sessions};
+use uuid::Uuid;
 
 use super::{DAY, HOUR, Home, at, event, given, hash, login, on_both, rotation};
 
@@ -16,6 +19,7 @@ on_both![
     refresh_is_refused_when_the_session_is_over,
     sessions_end_by_choice,
     ended_sessions_reach_other_gateways,
+    a_token_of_no_session_is_revoked_by_itself,
     a_rotation_and_an_end_at_once_agree,
     living_sessions_are_listed_and_touched,
     sessions_from_before_there_were_links_began_with_a_password,
@@ -290,6 +294,20 @@ async fn logins_at_once_leave_the_most_sessions(home: Home) {
     assert_eq!(home.revoked(20).await.len(), 10);
 }
 
+async fn a_token_of_no_session_is_revoked_by_itself(home: Home) {
+    let gateway = home.another();
+    let mut cursor = RevocationCursor::default();
+    gateway.ended_sessions(&mut cursor, at(0)).await.unwrap();
+    let token = EndedSession { id: Uuid::from_u128(9), until: at(HOUR) };
+    for (second, news) in [(1, true), (2, false)] {
+        let told = event(EventKind::ClientTokenRevoked, second);
+        assert_eq!(home.store.revoke_token(token, &told).await.unwrap(), news);
+    }
+    assert_eq!(gateway.ended_sessions(&mut cursor, at(3)).await.unwrap(), [token]);
+    let told = home.kinds().await.into_iter().filter(|k| *k == EventKind::ClientTokenRevoked);
+    assert_eq!(told.count(), 1);
+}
+
 async fn a_rotation_and_an_end_at_once_agree(home: Home) {
     for round in 0..20 {
         let (user, first) = home.user(&format!("user{round}")).await;
@@ -333,7 +351,7 @@ async fn living_sessions_are_listed_and_touched(home: Home) {
     assert_eq!(ids(30 * DAY).await, [second.session.id], "the other reached its limit");
 
     let (one, two) = (first.session.id, second.session.id);
-    let unknown = uuid::Uuid::nil();
+    let unknown = Uuid::nil();
     home.store
         .touch_sessions(&[(one, at(50)), (one, at(70)), (two, at(5)), (unknown, at(5))])
         .await
