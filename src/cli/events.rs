@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use clap::Subcommand;
-use serde_json::json;
 
 use super::serve::Signals;
 use super::{Admin, Context, Failure, table};
@@ -67,7 +66,7 @@ pub(super) fn run(context: &Context, args: Args) -> Result<(), Failure> {
                 EventFilter { kind, user_id: user, email, since, ..EventFilter::default() };
             let events = admin.store.events(&filter, limit, None).await?;
             if json {
-                table::print_json(events.iter().map(as_json));
+                table::print_json(events.iter().map(StoredEvent::to_json));
             } else {
                 table::print(HEADINGS, &events.iter().map(as_row).collect::<Vec<_>>());
             }
@@ -82,7 +81,7 @@ async fn tail(admin: &Admin, last: u32, json: bool) -> Result<(), Failure> {
     let mut cursor = EventCursor::with_last(last);
     loop {
         match admin.store.new_events(&mut cursor).await {
-            Ok(events) if json => table::print_json(events.iter().map(as_json)),
+            Ok(events) if json => table::print_json(events.iter().map(StoredEvent::to_json)),
             Ok(events) => {
                 for event in &events {
                     println!(
@@ -117,24 +116,4 @@ fn as_row(stored: &StoredEvent) -> [String; 7] {
         or_dash(event.address.map(|address| address.to_string())),
         or_dash(event.request_id.clone()),
     ]
-}
-
-fn as_json(stored: &StoredEvent) -> serde_json::Value {
-    let event = &stored.event;
-    json!({
-        "id": event.id,
-        "time": event.at,
-        "kind": event.kind.as_str(),
-        "outcome": event.outcome.as_str(),
-        "reason": event.reason,
-        "actor": event.actor,
-        "user_id": event.user_id.as_ref().map(UserId::as_str),
-        "email": event.email,
-        "session_id": event.session_id,
-        "address": event.address,
-        "user_agent": event.user_agent,
-        "request_id": event.request_id,
-        "writer": stored.writer,
-        "number": stored.number,
-    })
 }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use jiff::Timestamp;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{SessionId, UserId, words};
@@ -47,6 +48,30 @@ pub struct StoredEvent {
     /// The event.
     pub event: Event,
 }
+
+impl StoredEvent {
+    /// As programs get it: the command line prints such objects, exports and webhooks have them.
+    pub fn to_json(&self) -> Value {
+        let event = &self.event;
+        json!({
+            "id": event.id,
+            "time": event.at,
+            "kind": event.kind.as_str(),
+            "outcome": event.outcome.as_str(),
+            "reason": event.reason,
+            "actor": event.actor,
+            "user_id": event.user_id.as_ref().map(UserId::as_str),
+            "email": event.email,
+            "session_id": event.session_id,
+            "address": event.address,
+            "user_agent": event.user_agent,
+            "request_id": event.request_id,
+            "writer": self.writer,
+            "number": self.number,
+        })
+    }
+}
+
 words! {
     /// Kinds of events.
     EventKind {
@@ -72,6 +97,10 @@ words! {
         EmailChangeRequested = "email_change_requested",
         /// The address was changed.
         EmailChanged = "email_changed",
+        /// Events were exported by an administrator.
+        EventsExported = "events_exported",
+        /// Events older than the retention were removed; the reason says how many.
+        EventsPruned = "events_pruned",
         /// A second factor was enrolled; it counts when it is verified.
         FactorEnrolled = "factor_enrolled",
         /// A code of a second factor was refused.

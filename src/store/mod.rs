@@ -9,7 +9,7 @@
 //! Store ─┬─ Postgres   pool of connections, row locks          postgres/
 //!        └─ Sqlite     one writing thread, a few that read     sqlite/
 //!              └─ api_keys, cases, erasure, factors, guards, imports, keys, links, outbox, passwords,
-//!                 seals (in, out)
+//!                 retention, seals, trail (in, out)
 //!                 rules (decisions) · record (rows) · migrate · url
 //! ```
 
@@ -28,9 +28,11 @@ mod outbox;
 mod passwords;
 mod postgres;
 mod record;
+mod retention;
 mod rules;
 mod seals;
 mod sqlite;
+mod trail;
 mod url;
 
 use jiff::Timestamp;
@@ -58,8 +60,10 @@ pub use links::{
 pub use outbox::{Claimed, NewParcel, OutboxState, Parcel, ParcelKind, Stored};
 pub use passwords::{Classified, Unclassified};
 pub use postgres::Postgres;
+pub use retention::Removed;
 pub use seals::{Reencrypted, SealedColumn, SealedRow};
 pub use sqlite::Sqlite;
+pub use trail::{EventPage, EventSelection, Trail};
 
 use crate::config;
 use crate::model::{
@@ -101,12 +105,9 @@ impl Store {
         let keyring = Keyring::new(secrets).map_err(StoreError::Keyring)?;
         let writer = uuid::Builder::from_random_bytes(crate::clock::random_bytes()).into_uuid();
         Ok(match url::Target::parse(storage.url.expose_secret())? {
-            url::Target::Postgres(target) => Self::Postgres(Box::new(Postgres::open(
-                *target,
-                storage.max_connections,
-                writer,
-                keyring,
-            )?)),
+            url::Target::Postgres(target) => {
+                Self::Postgres(Box::new(Postgres::open(*target, storage, writer, keyring)?))
+            }
             url::Target::Sqlite(file) => Self::Sqlite(Sqlite::open(file, writer, keyring)?),
         })
     }
@@ -429,6 +430,9 @@ mod tests {
             is_send(store.ended_sessions(&mut RevocationCursor::default(), now));
             is_send(store.new_events(&mut EventCursor::default()));
             is_send(store.prune(now));
+            is_send(store.make_event_partitions(now));
+            is_send(store.prune_events(now, now));
+            is_send(store.check_events(1));
             is_send(store.trade_pkce(r.shown, "", session, now, event));
             is_send(store.claim(ParcelKind::Mail, now, r.idle, 1));
         }

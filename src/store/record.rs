@@ -1,6 +1,8 @@
 //! Rows to values, for both backends: the one place that knows the order of the columns. A value
 //! that the schema does not allow is [`StoreError::Corrupt`], never a default.
 
+mod trail;
+
 use std::net::IpAddr;
 
 use jiff::Timestamp;
@@ -133,6 +135,7 @@ macro_rules! import_columns {
     };
 }
 
+pub(super) use trail::{missing, missing_sql, numbered, place_of_event, trail, trails_sql};
 pub(super) use {
     api_key_columns, columns_of_owner, factor_columns, import_columns, link_columns, parcel_columns,
 };

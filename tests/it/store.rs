@@ -14,9 +14,12 @@ mod links;
 mod on_postgres;
 mod on_sqlite;
 mod outbox;
+mod partitions;
 mod passwords;
+mod retention;
 mod schema;
 mod sessions;
+mod trail;
 
 use std::time::Duration;
 

@@ -26,11 +26,12 @@ impl Postgres {
         before: Option<(Timestamp, Uuid)>,
     ) -> Result<Vec<StoredEvent>, StoreError> {
         self.at_once("events_of_user", |db| async move {
+            // The time by itself, too: partitions are chosen by it, and not by the pair.
             let sql = concat!(
                 "-- events_of_user\nSELECT ",
                 event_columns!(),
                 " FROM auth_events AS e
-                 WHERE e.user_id = $1 AND (e.at, e.id) < ($2, $3)
+                 WHERE e.user_id = $1 AND e.at <= $2 AND (e.at, e.id) < ($2, $3)
                  ORDER BY e.at DESC, e.id DESC LIMIT $4"
             );
             let (at, id) = place_before(before);
@@ -56,7 +57,7 @@ impl Postgres {
                    AND ($4::text IS NULL OR e.outcome = $4)
                    AND ($5::timestamptz IS NULL OR e.at >= $5)
                    AND ($6::timestamptz IS NULL OR e.at < $6)
-                   AND (e.at, e.id) < ($7, $8)
+                   AND e.at <= $7 AND (e.at, e.id) < ($7, $8)
                  ORDER BY e.at DESC, e.id DESC LIMIT $9"
             );
             let (at, id) = place_before(before);

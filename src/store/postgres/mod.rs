@@ -15,12 +15,15 @@ mod imports;
 mod keys;
 mod links;
 mod outbox;
+mod partitions;
 mod passwords;
 mod record;
+mod retention;
 mod schema;
 mod seals;
 mod sessions;
 mod tls;
+mod trail;
 
 use std::error::Error as _;
 use std::sync::Arc;
@@ -38,10 +41,14 @@ use uuid::Uuid;
 use super::cases::PoolStatus;
 use super::error::StoreError;
 use super::url::{self, PostgresTarget};
+use crate::config;
 use crate::secrets::Keyring;
 
 /// The longest that a call may take: below the two seconds in which the gateway answers 503.
 const DEADLINE: Duration = Duration::from_millis(1800);
+
+/// The longest that work may take which nobody waits for, such as a look at all events.
+const LONG_DEADLINE: Duration = Duration::from_mins(30);
 
 /// How often a transaction is tried that the server asks to repeat (deadlock, stale plan).
 const ATTEMPTS: u32 = 4;
@@ -54,13 +61,15 @@ pub struct Postgres {
     tls: MakeRustlsConnect,
     writer: Uuid,
     keyring: Keyring,
+    /// Whether this program may change the schema while it runs.
+    may_alter: bool,
 }
 
 impl Postgres {
     /// Prepares the pool; connects to nothing.
     pub(super) fn open(
         target: PostgresTarget,
-        max_connections: usize,
+        storage: &config::Storage,
         writer: Uuid,
         keyring: Keyring,
     ) -> Result<Self, StoreError> {
@@ -73,14 +82,15 @@ impl Postgres {
         );
         // deadpool has no limits of its own: without these an exhausted pool waits for ever.
         let pool = Pool::builder(manager)
-            .max_size(max_connections.max(1))
+            .max_size(storage.max_connections.max(1))
             .wait_timeout(Some(Duration::from_secs(1)))
             .create_timeout(Some(Duration::from_millis(1500)))
             .recycle_timeout(Some(Duration::from_millis(500)))
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| StoreError::unavailable("open", error))?;
-        Ok(Self { pool, config, tls, writer, keyring })
+        let may_alter = storage.migrate;
+        Ok(Self { pool, config, tls, writer, keyring, may_alter })
     }
 
     pub(super) fn keyring(&self) -> &Keyring {
@@ -124,6 +134,50 @@ impl Postgres {
         self.attempts(operation, Some(begin), body).await
     }
 
+    /// Runs `body` in one transaction that may take as long as [`LONG_DEADLINE`]. It waits no longer
+    /// than a second for a lock: others, who only read and write rows, would wait behind it.
+    async fn in_long_tx<T, F>(
+        &self,
+        operation: &'static str,
+        body: impl Fn(Db) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
+        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED;
+            SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '1s'";
+        self.at_leisure(operation, begin, body).await
+    }
+
+    /// As [`Postgres::on_snapshot`], for as long as [`LONG_DEADLINE`].
+    async fn on_long_snapshot<T, F>(
+        &self,
+        operation: &'static str,
+        body: impl Fn(Db) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+            SET LOCAL statement_timeout = 0";
+        self.at_leisure(operation, begin, body).await
+    }
+
+    async fn at_leisure<T, F>(
+        &self,
+        operation: &'static str,
+        begin: &'static str,
+        body: impl Fn(Db) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
+        match tokio::time::timeout(LONG_DEADLINE, self.attempt(Some(begin), &body)).await {
+            Ok(result) => result.map_err(|fault| fault.into_error(operation)),
+            Err(_) => Err(StoreError::unavailable(operation, NoAnswer(LONG_DEADLINE))),
+        }
+    }
+
     /// Runs `body`, which is a single statement and so a transaction by itself.
     async fn at_once<T, F>(
         &self,
@@ -161,7 +215,7 @@ impl Postgres {
             // the way to it that hangs. Idle connections share that fate: with them gone, the
             // first call after recovery works.
             self.pool.retain(|_, _| false);
-            Err(StoreError::unavailable(operation, NoAnswer))
+            Err(StoreError::unavailable(operation, NoAnswer(DEADLINE)))
         }
     }
 
@@ -216,8 +270,8 @@ impl Postgres {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("no answer within {} ms", DEADLINE.as_millis())]
-struct NoAnswer;
+#[error("no answer within {} ms", .0.as_millis())]
+struct NoAnswer(Duration);
 
 /// A connection that is closed, not given back, unless somebody says that it is in order. So a call
 /// that is cancelled in mid-transaction leaves nothing behind.

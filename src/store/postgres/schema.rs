@@ -11,7 +11,7 @@ use crate::store::error::StoreError;
 use crate::store::migrate;
 
 /// Key of the advisory lock that migrating processes hold; any number nobody else uses.
-const MIGRATION_LOCK: i64 = 0x706f_7274_6375_6c6c;
+pub(super) const MIGRATION_LOCK: i64 = 0x706f_7274_6375_6c6c;
 
 /// How long a migration waits for another process's.
 const LOCK_WAIT: Duration = Duration::from_mins(1);
@@ -48,7 +48,7 @@ impl Postgres {
         let connecting = tokio::time::timeout(DEADLINE, config.connect(self.tls.clone()));
         let (mut client, connection) = connecting
             .await
-            .map_err(|_| StoreError::unavailable(operation, super::NoAnswer))?
+            .map_err(|_| StoreError::unavailable(operation, super::NoAnswer(DEADLINE)))?
             .map_err(|error| StoreError::unavailable(operation, error))?;
         let connection = tokio::spawn(connection);
         let result = bring_up_to_date(&mut client).await;

@@ -1,6 +1,7 @@
 //! What the use cases decide, without SQL: both backends ask here, so that they cannot disagree.
 
 mod erasure;
+mod events;
 mod factors;
 mod guards;
 mod links;
@@ -12,6 +13,9 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 pub(super) use erasure::{ERASE_BATCH, KEEP_ERASURE, LATE, no_address, pseudonym, reduced};
+pub(super) use events::{
+    Month, REMOVE_BATCH, end_of_partition, first_time, months_from, removed_event, start_of_day,
+};
 pub(super) use factors::{
     FoundChallenge, FoundFactor, KEEP_UNVERIFIED, factor_notice, failed_event, lacks_proof,
     may_add, may_remove, may_verify, pause_after_wrong, raised, used_step, verified_events,

@@ -18,10 +18,12 @@ mod links;
 mod outbox;
 mod passwords;
 mod record;
+mod retention;
 mod schema;
 mod seals;
 mod sessions;
 mod threads;
+mod trail;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -109,6 +111,19 @@ impl Sqlite {
     ) -> Result<T, StoreError> {
         let writer = self.writer;
         self.threads.read(operation, move |connection| body(Db { connection, writer })).await
+    }
+}
+
+impl Sqlite {
+    /// As [`Sqlite::read`], however long it takes.
+    async fn read_at_leisure<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        body: impl FnOnce(Db<'_>) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let writer = self.writer;
+        let body = move |connection: &Connection| body(Db { connection, writer });
+        self.threads.read_at_leisure(operation, body).await
     }
 }
 

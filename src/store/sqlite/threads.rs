@@ -161,6 +161,22 @@ impl Threads {
         .await
     }
 
+    /// Runs `body` on a reader, which is nobody else's for as long as that takes.
+    pub(super) async fn read_at_leisure<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        body: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (caller, answer) = oneshot::channel();
+        let job: Alone = Box::new(move |connection| {
+            let result = on_snapshot(connection, body);
+            let _ = caller.send(result.map_err(|fault| fault.into_error(operation)));
+        });
+        send(self.reads.as_ref(), job)
+            .map_err(|refused| StoreError::unavailable(operation, refused))?;
+        answer.await.map_err(|_| StoreError::unavailable(operation, Refused::Stopped))?
+    }
+
     async fn call<T>(
         &self,
         operation: &'static str,

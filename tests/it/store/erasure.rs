@@ -34,7 +34,8 @@ fn full(kind: EventKind, second: i64, user: Option<&str>, email: Option<&str>) -
 }
 
 impl Home {
-    async fn all_events(&self) -> Vec<StoredEvent> {
+    /// Oldest first.
+    pub(super) async fn all_events(&self) -> Vec<StoredEvent> {
         let mut all = self.store.events(&EventFilter::default(), 10_000, None).await.unwrap();
         all.reverse();
         all

@@ -1,0 +1,43 @@
+//! The long life of events: tables for the coming months, and the end of those that are too old.
+//!
+//! Events are removed by time, while a gap shows in the numbers; so each removal notes, in its own
+//! transaction, how many of each writer's numbers it took ([`Store::check_events`] reckons with it).
+
+use jiff::Timestamp;
+
+use super::error::StoreError;
+use super::{Store, either};
+
+/// What a removal of old events did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Events that are gone.
+    pub events: u64,
+}
+
+/// Retention of events.
+#[expect(clippy::missing_errors_doc, reason = "the same for all methods: see Store")]
+impl Store {
+    /// Makes partitions of the events of this month and the next two where there are none, and moves
+    /// there what lay in the default one. Safe when several processes do so at once. Returns the
+    /// names of those that were made; on SQLite, which has one table, none. May take long: not for
+    /// requests.
+    pub async fn make_event_partitions(&self, now: Timestamp) -> Result<Vec<String>, StoreError> {
+        match self {
+            Self::Postgres(backend) => backend.make_event_partitions(now).await,
+            Self::Sqlite(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Removes the events of the days (UTC) before `before`; an event tells of it, when there were
+    /// any. PostgreSQL drops the partitions that are over as a whole, if this program may change the
+    /// schema (`storage.migrate`); else, and of the others, rows go in many small transactions. May
+    /// take long: not for requests.
+    pub async fn prune_events(
+        &self,
+        before: Timestamp,
+        now: Timestamp,
+    ) -> Result<Removed, StoreError> {
+        either!(self, backend => backend.prune_events(before, now).await)
+    }
+}

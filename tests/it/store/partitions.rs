@@ -1,0 +1,224 @@
+//! Events on PostgreSQL by month.
+
+use jiff::Timestamp;
+use portcullis::config::{Secrets, Storage};
+use portcullis::model::{Event, EventKind};
+use portcullis::store::{EventCursor, EventFilter, Store};
+use refinery::{Runner, Target, load_sql_migrations};
+use uuid::Uuid;
+
+use super::retention::{mid, month};
+use super::{Home, at, event};
+use crate::harness::postgres::{self, Database, empty_database};
+
+/// An event at a time.
+fn when(time: Timestamp) -> Event {
+    Event { at: time, ..event(EventKind::Login, 0) }
+}
+
+/// The tables that events lie in, with how many there are in each; empty ones too.
+async fn partitions(url: &str) -> Vec<(String, i64)> {
+    let client = postgres::client(url).await;
+    let sql =
+        "SELECT c.relname::text FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'auth_events'::regclass ORDER BY c.relname";
+    let mut found = Vec::new();
+    for row in client.query(sql, &[]).await.unwrap() {
+        let name: String = row.get(0);
+        let count = client.query_one(&format!("SELECT count(*) FROM {name}"), &[]).await.unwrap();
+        found.push((name, count.get(0)));
+    }
+    found
+}
+
+fn url(home: &Home) -> &str {
+    use secrecy::ExposeSecret as _;
+    home.storage.url.expose_secret()
+}
+
+/// How many events lie in a month's partition; none, when there is no such partition.
+async fn count_in(home: &Home, name: &str) -> Option<i64> {
+    let found = partitions(url(home)).await;
+    found.into_iter().find(|(known, _)| known == name).map(|(_, count)| count)
+}
+
+/// A database as version 11 left it.
+async fn database_of_v11() -> Database {
+    let database = empty_database().await;
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/postgres");
+    let migrations = load_sql_migrations(folder).unwrap();
+    let (mut client, connection) =
+        tokio_postgres::connect(&database.url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let runner = Runner::new(&migrations).set_target(Target::Version(11));
+    runner.run_async(&mut client).await.unwrap();
+    database
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_of_before_stay_whole_in_one_partition_and_late_ones_do_not_hold_it_up() {
+    let database = database_of_v11().await;
+    let (writer, now) = (Uuid::from_u128(7), portcullis::clock::Clock::system().now());
+    let this_month = now.to_zoned(jiff::tz::TimeZone::UTC).date().first_of_month();
+    let start = |months: i64| -> Timestamp {
+        let day = this_month.checked_add(jiff::Span::new().months(months)).unwrap();
+        day.to_zoned(jiff::tz::TimeZone::UTC).unwrap().timestamp()
+    };
+    // Two years back, the last moment of the month, and then what a wrong clock wrote.
+    let times = [start(-24), start(-1), start(1) - jiff::Span::new().microseconds(1), start(1)];
+    let far: Timestamp = "2099-07-01T00:00:00Z".parse().unwrap();
+    let client = postgres::client(&database.url).await;
+    for (number, time) in (1_i64..).zip(times.iter().chain([&far])) {
+        let sql = "INSERT INTO auth_events (at, id, writer, number, kind, outcome, user_id)
+            VALUES ($1, $2, $3, $4, 'login', 'success', 'u-1')";
+        let id = Uuid::from_u128(u128::try_from(number).unwrap());
+        client.execute(sql, &[time, &id, &writer, &number]).await.unwrap();
+    }
+    let sql = "INSERT INTO event_writers (id, first_event_at, last_number) VALUES ($1, $2, 5)";
+    client.execute(sql, &[&writer, &times[0]]).await.unwrap();
+    let marks = "SELECT array_agg(xid::text ORDER BY number) FROM auth_events";
+    let before: Vec<String> = client.query_one(marks, &[]).await.unwrap().get(0);
+
+    let home = Home::on(database);
+    let migrated = home.store.migrate().await.unwrap();
+    assert_eq!(migrated.from, Some(11));
+    let events = home.all_events().await;
+    let numbers: Vec<_> = events.iter().map(|stored| stored.number).collect();
+    assert_eq!(numbers, [1, 2, 3, 4, 5]);
+    assert!(home.store.check_events(10).await.unwrap()[0].is_whole());
+    let after: Vec<String> = client.query_one(marks, &[]).await.unwrap().get(0);
+    assert_eq!(before, after, "who follows the events goes by these");
+
+    let name = |time: Timestamp| time.strftime("%Y_%m").to_string();
+    let old = format!("auth_events_before_{}", name(start(1)));
+    let [next, one_more] = [start(1), start(2)].map(|time| format!("auth_events_{}", name(time)));
+    let mut expected =
+        [(next, 1), (one_more, 0), (old.clone(), 3), ("auth_events_default".into(), 1)];
+    expected.sort();
+    assert_eq!(partitions(url(&home)).await, expected);
+    // This month's go there, too, and are found as all others.
+    home.store.record(&[when(now)]).await.unwrap();
+    assert_eq!(count_in(&home, &old).await, Some(4));
+    let user = "u-1".parse().unwrap();
+    assert_eq!(home.store.events_of_user(&user, 10, None).await.unwrap().len(), 5);
+    // It goes when all of it is over, and row by row until then.
+    let removed = home.store.prune_events(start(0), now).await.unwrap();
+    assert_eq!(removed.events, 2);
+    let removed = home.store.prune_events(start(1), start(1)).await.unwrap();
+    assert_eq!((removed.events, count_in(&home, &old).await), (3, None));
+    assert!(
+        home.store.check_events(10).await.unwrap().iter().all(portcullis::store::Trail::is_whole)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_database_begins_with_three_months() {
+    let home = Home::postgres().await;
+    let months = partitions(url(&home)).await;
+    assert_eq!(months.len(), 4, "{months:?}");
+    assert!(months.iter().all(|(name, count)| *count == 0 && !name.contains("before")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn months_are_made_ahead_by_one_of_many_and_take_what_lay_in_the_default_one() {
+    let home = Home::postgres().await;
+    // Nobody has come by for years; events are stored all the same, and a reader follows them.
+    let now = mid(60);
+    let later = mid(61) + std::time::Duration::from_secs(1);
+    let events: Vec<_> = [mid(59), mid(60), mid(61), later, mid(63)].map(when).into();
+    home.store.record(&events).await.unwrap();
+    assert_eq!(count_in(&home, "auth_events_default").await, Some(5));
+    let mut tail = EventCursor::default();
+    home.store.new_events(&mut tail).await.unwrap();
+
+    let others: Vec<_> = (0..4).map(|_| home.another()).collect();
+    let making = others.iter().map(|store| store.make_event_partitions(now));
+    let mut made: Vec<String> = Vec::new();
+    for names in futures_util::future::join_all(making).await {
+        // One that had to wait for the others for long tries again later.
+        made.extend(names.unwrap_or_default());
+    }
+    made.sort();
+    assert_eq!(made, ["auth_events_2032_01", "auth_events_2032_02", "auth_events_2032_03"]);
+    assert!(home.store.make_event_partitions(now).await.unwrap().is_empty());
+    for (name, count) in [
+        ("auth_events_2032_01", Some(1)),
+        ("auth_events_2032_02", Some(2)),
+        ("auth_events_2032_03", Some(0)),
+        ("auth_events_default", Some(2)),
+    ] {
+        assert_eq!(count_in(&home, name).await, count, "{name}");
+    }
+    assert!(home.store.new_events(&mut tail).await.unwrap().is_empty(), "none is new by moving");
+    home.store.record(&[when(mid(62))]).await.unwrap();
+    assert_eq!(count_in(&home, "auth_events_2032_03").await, Some(1));
+    assert_eq!(home.store.new_events(&mut tail).await.unwrap().len(), 1);
+    let numbers: Vec<_> = home.all_events().await.iter().map(|stored| stored.number).collect();
+    assert_eq!(numbers, [1, 2, 3, 4, 6, 5]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_month_that_is_over_goes_as_a_whole_and_without_rights_row_by_row() {
+    for may_alter in [true, false] {
+        let home = Home::postgres().await;
+        for distance in [0, 3, 6] {
+            home.store.make_event_partitions(mid(distance)).await.unwrap();
+        }
+        let events: Vec<_> = (-1..8).map(|distance| when(mid(distance))).collect();
+        home.store.record(&events).await.unwrap();
+        let storage = Storage { migrate: may_alter, ..home.storage.clone() };
+        let store = Store::open(&storage, &Secrets::default()).unwrap();
+        let limit = mid(3);
+        assert_eq!(store.prune_events(limit, mid(8)).await.unwrap().events, 4);
+        let march = count_in(&home, "auth_events_2027_03").await;
+        assert_eq!(march, (!may_alter).then_some(0));
+        assert_eq!(count_in(&home, "auth_events_2027_04").await, Some(1), "its day is not over");
+        let trails = home.store.check_events(10).await.unwrap();
+        assert!(trails.iter().all(portcullis::store::Trail::is_whole), "{trails:?}");
+        let first = &trails.iter().find(|trail| trail.last_number == 9).unwrap();
+        assert_eq!((first.removed, first.removed_up_to), (4, 4));
+        assert!(month(3) < limit);
+    }
+}
+
+/// Whoever reads or writes holds up a change of the tables, and nobody else for longer than a second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_does_not_end_makes_a_removal_wait_for_the_next_time() {
+    let home = Home::postgres().await;
+    home.store.make_event_partitions(mid(0)).await.unwrap();
+    home.store.record(&[when(mid(0)), when(mid(4))]).await.unwrap();
+    let mut client = postgres::client(url(&home)).await;
+    let reading = client.transaction().await.unwrap();
+    reading.query("SELECT count(*) FROM auth_events", &[]).await.unwrap();
+    let (removing, recorded) = tokio::join!(home.store.prune_events(mid(3), mid(4)), async {
+        home.another().record(&[event(EventKind::Login, 7)]).await
+    });
+    assert!(removing.is_err_and(|error| error.is_unavailable()));
+    recorded.unwrap();
+    assert_eq!(home.store.events(&EventFilter::default(), 10, None).await.unwrap().len(), 3);
+    reading.commit().await.unwrap();
+    assert_eq!(home.store.prune_events(mid(3), mid(4)).await.unwrap().events, 2);
+    assert!(at(7) < mid(3), "what was recorded meanwhile went along");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_account_is_replaced_in_all_months() {
+    let home = Home::postgres().await;
+    let (ann, _) = home.user("ann").await;
+    for distance in [0, 3] {
+        home.store.make_event_partitions(mid(distance)).await.unwrap();
+    }
+    let events = [-40, 0, 1, 2].map(|distance| Event {
+        user_id: Some(ann.clone()),
+        email: Some("ann@example.com".to_owned()),
+        ..when(mid(distance))
+    });
+    home.store.record(&events).await.unwrap();
+    let deleted =
+        Event { user_id: Some(ann.clone()), kind: EventKind::UserDeleted, ..when(mid(3)) };
+    home.store.delete_user(&ann, mid(3), &deleted).await.unwrap().unwrap();
+    assert_eq!(home.store.erase(mid(3)).await.unwrap(), 5);
+    assert!(home.store.events_of_user(&ann, 10, None).await.unwrap().is_empty());
+    let all = home.all_events().await;
+    assert!(all.iter().all(|stored| stored.event.email.is_none()), "{all:?}");
+}

@@ -1,0 +1,100 @@
+//! The end of events that are too old.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use portcullis::model::{Event, EventKind};
+
+use super::{DAY, Home, at, event, on_both};
+
+on_both![
+    events_before_the_day_are_removed_and_no_others,
+    what_was_removed_is_no_gap_and_what_was_lost_beside_it_is,
+    many_are_removed_in_batches_by_several_at_once,
+];
+
+/// Noon of a day, `at(0)` being on day 0.
+fn noon(day: i64) -> i64 {
+    // 2027-01-15T08:00:00Z.
+    day * DAY + 4 * 3600
+}
+
+fn on(days: &[i64]) -> Vec<Event> {
+    days.iter().map(|day| event(EventKind::Login, noon(*day))).collect()
+}
+
+async fn events_before_the_day_are_removed_and_no_others(home: Home) {
+    let events = on(&[-70, -40, -10, -2, -1, 0]);
+    home.store.record(&events).await.unwrap();
+    let (now, limit) = (at(noon(0) + 1), at(noon(-1)));
+    let removed = home.store.prune_events(limit, now).await.unwrap();
+    assert_eq!(removed.events, 4);
+    let left = home.all_events().await;
+    let ids: Vec<_> = left.iter().map(|stored| stored.event.id).collect();
+    assert_eq!(ids[..2], [events[4].id, events[5].id], "the rest of that day stays");
+    let told = &left[2].event;
+    assert_eq!((left.len(), told.kind, told.at), (3, EventKind::EventsPruned, now));
+    assert_eq!(told.reason.as_deref(), Some("4 before 2027-01-14T00:00:00Z"));
+    assert_eq!(told.actor.as_deref(), Some("gateway"));
+
+    // Nothing more to remove, nothing more to tell.
+    assert_eq!(home.store.prune_events(limit, now).await.unwrap().events, 0);
+    assert_eq!(home.all_events().await.len(), 3);
+    // What is written later, dated by a clock that is wrong, goes too.
+    home.store.record(&on(&[-500, 1])).await.unwrap();
+    assert_eq!(home.store.prune_events(limit, now).await.unwrap().events, 1);
+}
+
+async fn what_was_removed_is_no_gap_and_what_was_lost_beside_it_is(home: Home) {
+    // Numbers follow the commits, removal the times: 3 is older than 2.
+    home.store.record(&on(&[-40, -1, -30, 0, 0])).await.unwrap();
+    home.store.prune_events(at(noon(-9)), at(noon(0))).await.unwrap();
+    let trails = home.another().check_events(10).await.unwrap();
+    assert_eq!(trails.len(), 1);
+    let trail = &trails[0];
+    assert_eq!((trail.last_number, trail.stored, trail.span), (6, 4, Some((2, 6))), "{trail:?}");
+    assert_eq!((trail.removed, trail.removed_up_to), (2, 3));
+    assert!(trail.is_whole() && trail.lost() == 0, "{trail:?}");
+
+    home.sql("DELETE FROM auth_events WHERE number = 2").await;
+    let trail = &home.store.check_events(10).await.unwrap()[0];
+    assert!(!trail.is_whole() && trail.lost() == 1 && trail.missing.is_empty(), "{trail:?}");
+    // Removed later, one after the other: the sum counts.
+    home.store.prune_events(at(noon(0)), at(noon(1))).await.unwrap();
+    let trail = &home.store.check_events(10).await.unwrap()[0];
+    assert_eq!((trail.lost(), trail.removed), (1, 2), "the other one was gone already: {trail:?}");
+}
+
+async fn many_are_removed_in_batches_by_several_at_once(home: Home) {
+    let other = home.another();
+    for store in [&home.store, &other] {
+        for n in 0..5 {
+            let some: Vec<_> =
+                (0..500).map(|m| event(EventKind::TokenRefreshed, n * 500 + m)).collect();
+            store.record(&some).await.unwrap();
+        }
+    }
+    home.store.record(&on(&[40])).await.unwrap();
+    let (limit, now) = (at(noon(30)), at(noon(40)));
+    let (one, two) =
+        tokio::join!(home.store.prune_events(limit, now), other.prune_events(limit, now));
+    assert_eq!(one.unwrap().events + two.unwrap().events, 5_000);
+    let left = home.all_events().await;
+    assert!(left.iter().all(|stored| stored.event.at >= limit), "{left:?}");
+    let trails = home.store.check_events(10).await.unwrap();
+    assert_eq!(trails.iter().map(|trail| trail.removed).sum::<i64>(), 5_000);
+    assert!(trails.iter().all(portcullis::store::Trail::is_whole), "{trails:?}");
+}
+
+/// The start of the month of `at(0)`, and of others by their distance from it.
+pub(super) fn month(distance: i64) -> Timestamp {
+    let first: jiff::civil::Date = "2027-01-01".parse().unwrap();
+    let span = jiff::Span::new().months(distance);
+    let start = first.checked_add(span).unwrap().to_zoned(jiff::tz::TimeZone::UTC).unwrap();
+    start.timestamp()
+}
+
+/// Its middle.
+pub(super) fn mid(distance: i64) -> Timestamp {
+    month(distance) + Duration::from_hours(14 * 24)
+}
