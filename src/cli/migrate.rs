@@ -1,6 +1,7 @@
 //! `portcullis migrate`: brings the database schema up to date.
 
 use super::{Context, Failure};
+use crate::clock::Clock;
 use crate::store::Store;
 
 pub(super) fn run(context: &Context) -> Result<(), Failure> {
@@ -8,8 +9,12 @@ pub(super) fn run(context: &Context) -> Result<(), Failure> {
     super::runtime()?.block_on(async {
         let store = Store::open(&loaded.config.storage, &loaded.config.secrets)?;
         let migrated = store.migrate().await?;
+        let made = store.make_event_partitions(Clock::system().now()).await?;
         for name in &migrated.applied {
             println!("applied {name}");
+        }
+        for name in &made {
+            println!("made {name}");
         }
         println!("{}: schema version {}", store.describe(), migrated.to);
         Ok(())

@@ -6,6 +6,7 @@
 //! takes a snapshot and keeps it to its end.
 
 pub(crate) mod desk;
+mod events;
 mod exchange;
 pub(crate) mod issuers;
 pub mod live;
@@ -24,6 +25,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::desk::{Connection, Desk};
+use self::events::Keeper;
 use self::issuers::{RemoteIssuer, compile_issuers, first_fetches};
 pub use self::live::Live;
 use self::live::keep;
@@ -34,7 +36,7 @@ use crate::auth::password::Settings;
 use crate::auth::{Accounts, Auth, Hasher, Policy, Rules};
 use crate::clock::Clock;
 use crate::config::{Algorithm, Config, Problem, Tokens};
-use crate::events::{self, EventNotes};
+use crate::events::{EventNotes, EventQueue, queue};
 use crate::identity::keys::{self, KeyError, RemoteKeys, life};
 use crate::identity::{ApiKeys, KeySet, Revocations, Verifier};
 use crate::limit::{LimitError, Limiter};
@@ -108,6 +110,8 @@ pub struct Gateway {
     tasks: Mutex<Vec<JoinHandle<()>>>,
     /// Writes and sends letters; a reload reads its files again.
     mailer: Arc<ArcSwap<Mailer>>,
+    /// Looks after the events that are stored.
+    keeper: Arc<Keeper>,
 }
 
 /// Why a gateway does not start.
@@ -195,7 +199,9 @@ impl Gateway {
         };
         let rules = Rules::compile(config).map_err(StartError::Config)?;
         let auth = Auth::new(accounts, Arc::clone(&limiter), rules);
-        let (notes, queue) = events::queue();
+        let (notes, queue) = queue();
+        let stopping = CancellationToken::new();
+        let keeper = Keeper::new(config, Arc::clone(&store), clock.clone(), stopping.clone());
         let gateway = Arc::new(Self {
             clock,
             live: Arc::new(ArcSwap::new(live)),
@@ -214,9 +220,10 @@ impl Gateway {
             draining: AtomicBool::new(false),
             warned_of_header: AtomicBool::new(false),
             max_staleness: config.tokens.max_staleness.map(|interval| interval.0),
-            stopping: CancellationToken::new(),
+            stopping,
             tasks: Mutex::default(),
             mailer,
+            keeper: Arc::new(keeper),
         });
         gateway.spawn_tasks(config, cursor, key_cursor, queue);
         gateway.follow_issuers();
@@ -277,6 +284,7 @@ impl Gateway {
         self.auth.reload(rules);
         self.mailer.store(Arc::new(mailer));
         self.auth.accounts().login_hook.store(login_hook.map(Arc::new));
+        self.keeper.reload(&config.events);
         before.iter().for_each(|issuer| issuer.stop());
         self.follow_issuers();
         Ok(())
@@ -287,7 +295,7 @@ impl Gateway {
         config: &Config,
         cursor: RevocationCursor,
         key_cursor: ApiKeyCursor,
-        queue: events::EventQueue,
+        queue: EventQueue,
     ) {
         let store = Arc::clone(&self.store);
         let writing = queue.write(move |batch| {
@@ -307,6 +315,7 @@ impl Gateway {
             tokio::spawn(Arc::clone(self).follow_passwords()),
             tokio::spawn(Arc::clone(self).prune()),
             tokio::spawn(Arc::clone(self).erase()),
+            tokio::spawn(Arc::clone(&self.keeper).run()),
             tokio::spawn(writing),
             tokio::spawn(outbox.run()),
         ];

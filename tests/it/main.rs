@@ -9,6 +9,7 @@ mod cli;
 mod cors;
 mod crash;
 mod differential;
+mod event_life;
 mod events;
 mod factors;
 mod formats;

@@ -8,6 +8,7 @@
 mod admin;
 mod api_keys;
 mod discovery;
+mod events;
 mod expectations;
 mod factors;
 mod headers;
@@ -35,6 +36,7 @@ use url::Url;
 pub use admin::*;
 pub use api_keys::*;
 pub use discovery::*;
+pub use events::*;
 pub use expectations::*;
 pub use factors::*;
 pub use headers::*;
@@ -87,6 +89,8 @@ pub struct Config {
     pub mail: Mail,
     /// How programs act as a user.
     pub api_keys: ApiKeys,
+    /// How long events are kept.
+    pub events: Events,
     /// Documents by which clients find the endpoints.
     pub discovery: Discovery,
     /// Named rate limits.

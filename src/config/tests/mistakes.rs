@@ -276,6 +276,7 @@ fn each_mistake_is_named_with_its_line_and_column() {
              previous = [\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"]",
             "3:13: secrets.previous[0]: is there twice",
         ),
+        ("[events]\nretention = \"23h\"", "2:1: events.retention: must be at least 1d"),
         ("[factors]\nmax = 0", "2:1: factors.max: must be from 1 to 100"),
         (
             "[factors]\nchallenge_lifetime = \"5s\"",

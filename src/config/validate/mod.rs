@@ -43,6 +43,10 @@ pub fn problems(config: &Config) -> Vec<Problem> {
     factors(config, &mut found);
     mail::links(config, &mut found);
     mail::mail(config, &mut found);
+    // They go by whole days.
+    if config.events.retention.is_some_and(|time| time < Interval::hours(24)) {
+        found.add("events.retention", "must be at least 1d; without it events are kept for ever");
+    }
     for name in config.limits.0.keys().filter(|name| !is_limit_name(name)) {
         found.add(format!("limits.{name}"), "a limit's name is made of a-z, 0-9, `_` and `-`");
     }

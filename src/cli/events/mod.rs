@@ -1,4 +1,7 @@
-//! `portcullis events`: sees authentication events.
+//! `portcullis events`: sees authentication events, hands them to an archive, looks for gaps.
+
+mod export;
+mod verify;
 
 use std::time::Duration;
 
@@ -50,6 +53,15 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Write events to an archive, oldest first, one JSON object a line
+    Export(export::Args),
+    /// Say whether every event is there that the retention has not removed
+    #[command(after_help = "Exit code: 0 all are there, 1 some were lost.")]
+    Verify {
+        /// One JSON object a line for each writer
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn kind(word: &str) -> Result<EventKind, String> {
@@ -73,6 +85,8 @@ pub(super) fn run(context: &Context, args: Args) -> Result<(), Failure> {
             Ok(())
         }
         Action::Tail { last, json } => tail(&admin, last, json).await,
+        Action::Export(args) => export::run(&admin, args).await,
+        Action::Verify { json } => verify::run(&admin, json).await,
     })
 }
 
