@@ -50,6 +50,12 @@ pub enum AuthError {
     /// A challenge that is unknown, was answered, or is too old.
     #[error("the challenge of the second factor is not open")]
     ChallengeExpired,
+    /// A session in cookies, of which there are none.
+    #[error("sessions are not kept in cookies")]
+    CookiesDisabled,
+    /// A page of another site, or one that is not named, that would act by a cookie or set some.
+    #[error("a page of another site would act by a cookie")]
+    CrossSite,
     /// A new password with a wrong old one.
     #[error("the current password is wrong")]
     CurrentPasswordInvalid,
@@ -92,7 +98,7 @@ pub enum AuthError {
     /// Unknown user, disabled user or wrong password: never told apart.
     #[error("the credentials are wrong")]
     InvalidCredentials,
-    /// `Authorization` that is no single bearer token.
+    /// Not one bearer token, in `Authorization` or a cookie.
     #[error("the authorization header is malformed")]
     MalformedCredential,
     /// A known endpoint, but not with this method.
@@ -132,6 +138,9 @@ pub enum AuthError {
     /// A refresh token that was used, and whose session has been ended for it.
     #[error("the refresh token was used before")]
     RefreshTokenAlreadyUsed,
+    /// One refresh token in the body and one in a cookie.
+    #[error("there are two refresh tokens")]
+    TwoRefreshTokens,
     /// A refresh token that nobody was given.
     #[error("the refresh token is unknown")]
     RefreshTokenNotFound,
@@ -199,6 +208,8 @@ impl AuthError {
         "bad_json",
         "bad_jwt",
         "body_too_large",
+        "cookies_disabled",
+        "cross_site_request",
         "current_password_invalid",
         "current_password_required",
         "email_exists",
@@ -270,6 +281,14 @@ impl AuthError {
         )
     }
 
+    /// Whether the session of a refresh token is over, or was never there.
+    pub fn ends_refreshing(&self) -> bool {
+        matches!(
+            self,
+            Self::RefreshTokenAlreadyUsed | Self::RefreshTokenNotFound | Self::SessionExpired
+        )
+    }
+
     /// The stable word for programs.
     ///
     /// A session that refreshes too often is told to come back later (503), not that it is over a
@@ -286,6 +305,8 @@ impl AuthError {
             Self::BodyTooLarge => "body_too_large",
             Self::Busy { .. } | Self::Unavailable { .. } => "unavailable",
             Self::ChallengeExpired => "mfa_challenge_expired",
+            Self::CookiesDisabled => "cookies_disabled",
+            Self::CrossSite => "cross_site_request",
             Self::CurrentPasswordInvalid => "current_password_invalid",
             Self::CurrentPasswordRequired => "current_password_required",
             Self::EmailExists => "email_exists",
@@ -302,7 +323,7 @@ impl AuthError {
             Self::InsufficientAal => "insufficient_aal",
             Self::Internal(_) => "unexpected_failure",
             Self::InvalidCredentials => "invalid_credentials",
-            Self::MalformedCredential => "invalid_request",
+            Self::MalformedCredential | Self::TwoRefreshTokens => "invalid_request",
             Self::MethodNotAllowed { .. } => "method_not_allowed",
             Self::NoAuthorization => "no_authorization",
             Self::NotAdmin => "not_admin",

@@ -40,6 +40,14 @@ pub fn session(tokens: &Tokens, user: &User, audience: &str, now: Timestamp) -> 
     })
 }
 
+/// The same for a page whose browser has got the tokens.
+pub fn without_tokens(mut session: Value) -> Value {
+    if let Some(fields) = session.as_object_mut() {
+        fields.retain(|name, _| !matches!(name.as_str(), "access_token" | "refresh_token"));
+    }
+    session
+}
+
 /// A user, as shown to that user.
 pub fn user(user: &User, audience: &str, now: Timestamp) -> Value {
     let confirmed_at = optional_time(user.email_confirmed_at);

@@ -13,6 +13,7 @@ use crate::config::{Config, Loaded, Problem};
 use crate::gateway::Live;
 use crate::gateway::issuers::RemoteIssuer;
 use crate::identity::api_keys::is_api_key;
+use crate::identity::credential::Elsewhere;
 use crate::identity::{ApiKeys, Credential, Identity, KeySet, Rejection, Verifier};
 use crate::proxy::decide::{Decision, decide, imagined, status_of};
 use crate::proxy::route::Route;
@@ -188,7 +189,7 @@ impl Caller {
                 };
                 let line = format!("Bearer {token}");
                 let lines = || std::iter::once(line.as_bytes());
-                match Credential::of(lines(), None, verify) {
+                match Credential::of(lines(), Elsewhere::default(), verify) {
                     Credential::Malformed(_) if token.is_empty() => {
                         Credential::Rejected(Rejection::Malformed)
                     }

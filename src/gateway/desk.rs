@@ -29,8 +29,10 @@ use crate::config::Mode;
 use crate::cors;
 use crate::identity::address::Resolved;
 use crate::identity::api_keys::is_api_key;
-use crate::identity::credential::CarrierError;
-use crate::identity::{Credential, IssuerIndex, Rejection, TokenCache, Verifier};
+use crate::identity::cookies;
+use crate::identity::credential::{CarrierError, Elsewhere};
+use crate::identity::site::Arrival;
+use crate::identity::{Credential, IssuerIndex, Page, Rejection, TokenCache, Verifier};
 use crate::limit::{Caller, Decision as LimitDecision, Rule, rate_limit_fields};
 use crate::message::{FieldSink, HeadError, Known, RequestHead};
 use crate::model::{self, Event, EventKind, Outcome, SessionId};
@@ -352,6 +354,10 @@ impl Desk {
             let answer = live.cors.answer_preflight(fields.first(Known::Origin));
             return Ok(Answered::Own(answer.map(|()| Bytes::new())));
         }
+        let arrival = Arrival {
+            over_tls: connection.is_over_tls(),
+            peer_is_trusted: resolved.peer_is_trusted,
+        };
         let decision = if let Some(permit) = preflight_permit {
             Decision::Permit(permit)
         } else {
@@ -363,7 +369,7 @@ impl Desk {
                     &head.method,
                     head.path(),
                     certificate,
-                    |route| self.credential(local, head, route, time),
+                    |route| self.credential(local, head, arrival, route, time),
                     time.as_second(),
                 )
             };
@@ -380,7 +386,7 @@ impl Desk {
                 (record.decision, record.reason) = ("own", "account");
                 record.route = Label::clone(&self.labels.own);
                 // Boxed: the state of account requests must not make that of all others larger.
-                return Box::pin(self.answer_account(live, client, record)).await;
+                return Box::pin(self.answer_account(live, client, arrival, record)).await;
             }
             Decision::Permit(permit) => permit,
             Decision::Refuse(refused) => {
@@ -434,6 +440,7 @@ impl Desk {
         &self,
         local: &Local,
         head: &RequestHead,
+        arrival: Arrival,
         route: &Route,
         at: Timestamp,
     ) -> Credential {
@@ -447,8 +454,26 @@ impl Desk {
         } else {
             None
         };
-        Credential::of(fields.all(Known::Authorization), subprotocol, |token| {
+        let cookie = if route.cookies && fields.has(Known::Cookie) {
+            match cookies::sole(fields.all(Known::Cookie), cookies::ACCESS) {
+                Ok(token) => token,
+                Err(cookies::Several) => return Credential::Malformed(CarrierError::Repeated),
+            }
+        } else {
+            None
+        };
+        // A WebSocket's handshake is a GET, but what follows acts.
+        let acts = || !head.method.is_safe() || head.websocket;
+        if cookie.is_some() && acts() && local.live.sites.page(fields, arrival) == Page::Foreign {
+            return Credential::CrossSite;
+        }
+        let elsewhere = Elsewhere { subprotocol, cookie };
+        Credential::of(fields.all(Known::Authorization), elsewhere, |token| {
             if is_api_key(token) {
+                // Programs have no cookies.
+                if cookie.is_some() {
+                    return Err(Rejection::Malformed);
+                }
                 return self.gateway.api_keys.verify(token, at);
             }
             let now = at.as_second();
@@ -519,6 +544,7 @@ impl Desk {
             | Refusal::OriginDenied
             | Refusal::StepUp(_) => EventKind::AccessDenied,
             Refusal::BadPath(_)
+            | Refusal::CrossSite
             | Refusal::MalformedCredential
             | Refusal::MethodNotAllowed { .. }
             | Refusal::NoClientCertificate

@@ -17,12 +17,13 @@ use super::record::Record;
 use crate::auth::input::MAX_BODY_BYTES;
 use crate::auth::{AuthError, AuthRequest, OverLimit};
 use crate::identity::address::Resolved;
+use crate::identity::site::Arrival;
 use crate::message::{BodyLength, FieldSink, Known, Piece, RequestHead};
 use crate::model::{EventKind, clean_text};
 use crate::problem::Error;
 use crate::proxy::authorize::Permit;
 use crate::proxy::forward::{Ended, ForwardError, Outbound, TunnelTerms, Words, forward};
-use crate::proxy::headers::{Hop, write_response};
+use crate::proxy::headers::{Hop, is_known_by_cookie, keep_private, write_response};
 use crate::proxy::origin::Answer;
 use crate::proxy::pool::{Ask, Server};
 use crate::proxy::relay::Limits;
@@ -146,6 +147,9 @@ impl<C: Client> Words<C> for Wording<'_, '_, '_> {
         record.status = answer.status;
         let out = client.begin_answer(answer.status);
         write_response(answer.fields, |known| live.cors.replaces(known), out);
+        if is_known_by_cookie(record.head.fields(), self.passing.permit) {
+            keep_private(answer.fields, out);
+        }
         for (name, value) in self.limited {
             out.field(name.as_str().as_bytes(), value.as_bytes());
         }
@@ -227,6 +231,7 @@ impl Desk {
         &self,
         live: &Live,
         client: &mut C,
+        arrival: Arrival,
         record: &mut Record<'_>,
     ) -> Result<Answered, Failed> {
         let head = record.head;
@@ -242,6 +247,7 @@ impl Desk {
             headers: head.fields().to_header_map(),
             body,
             client: record.client,
+            page: live.sites.page(head.fields(), arrival),
             request_id: record.request_id().to_owned(),
         };
         let auth = Arc::clone(&self.gateway.auth);

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 
 use crate::config::{Config, HostHeader, Problem};
 use crate::cors::Cors;
-use crate::identity::{TrustedProxies, Verifier};
+use crate::identity::{Sites, TrustedProxies, Verifier};
 use crate::limit::Rule;
 use crate::proxy::headers::HeaderPolicy;
 use crate::proxy::pool::UpstreamState;
@@ -26,6 +26,8 @@ pub struct Live {
     pub headers: HeaderPolicy,
     /// Cross-origin requests.
     pub cors: Cors,
+    /// Which pages may act by a cookie.
+    pub sites: Sites,
     /// Judges tokens; swapped when keys rotate. It is part of the snapshot because routes name
     /// issuers by place: with the issuers of another configuration, they would accept the tokens
     /// of somebody else. Until the gateway puts one in, it believes no token.
@@ -91,6 +93,7 @@ impl Live {
             ),
             headers,
             cors,
+            sites: Sites::compile(config),
             verifier: Arc::new(ArcSwap::from_pointee(Verifier::believes_nothing())),
             auth_prefix: config.server.auth_prefix.clone(),
             upstreams,

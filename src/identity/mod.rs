@@ -4,6 +4,7 @@
 //! ```text
 //! peer + forwarding header ──address──▶ ClientAddr
 //! Authorization ──credential──▶ token ──cache──▶ token (jws, claims, keys) ──▶ Identity
+//! Cookie ──cookies, site──┘      │
 //!                                │       └─▶ revocation: was its session ended?
 //!                                └─▶ api_keys ─────────────────────────────▶ Identity
 //! ```
@@ -15,6 +16,7 @@ pub mod address;
 pub mod api_keys;
 pub mod cache;
 pub mod caller;
+pub mod cookies;
 pub mod credential;
 pub mod jws;
 pub mod keys;
@@ -22,6 +24,7 @@ pub mod opaque;
 pub mod refresh;
 pub mod rejection;
 pub mod revocation;
+pub mod site;
 pub mod token;
 
 pub use address::{ClientAddr, TrustedProxies};
@@ -33,4 +36,5 @@ pub use keys::KeySet;
 pub use opaque::OpaqueToken;
 pub use rejection::Rejection;
 pub use revocation::Revocations;
+pub use site::{Page, Sites};
 pub use token::Verifier;

@@ -28,6 +28,8 @@ pub enum Known {
     ContentLength,
     /// `Content-Type`
     ContentType,
+    /// `Cookie`
+    Cookie,
     /// `Date`
     Date,
     /// `Expect`
@@ -40,8 +42,12 @@ pub enum Known {
     Origin,
     /// `Access-Control-Request-Method`
     RequestMethod,
+    /// `Sec-Fetch-Site`
+    SecFetchSite,
     /// `Sec-WebSocket-Protocol`
     WebSocketProtocol,
+    /// `Set-Cookie`
+    SetCookie,
     /// `TE`
     Te,
     /// `Trailer`
@@ -83,17 +89,20 @@ impl Known {
             b"te" => Self::Te,
             b"date" => Self::Date,
             b"host" => Self::Host,
+            b"cookie" => Self::Cookie,
             b"expect" => Self::Expect,
             b"origin" => Self::Origin,
             b"trailer" => Self::Trailer,
             b"upgrade" => Self::Upgrade,
             b"forwarded" => Self::Forwarded,
             b"connection" => Self::Connection,
+            b"set-cookie" => Self::SetCookie,
             b"user-agent" => Self::UserAgent,
             b"content-type" => Self::ContentType,
             b"x-request-id" => Self::XRequestId,
             b"authorization" => Self::Authorization,
             b"content-length" => Self::ContentLength,
+            b"sec-fetch-site" => Self::SecFetchSite,
             b"x-forwarded-for" => Self::XForwardedFor,
             b"x-forwarded-host" => Self::XForwardedHost,
             b"transfer-encoding" => Self::TransferEncoding,
@@ -408,7 +417,8 @@ mod tests {
                      content-type x-request-id authorization content-length x-forwarded-for \
                      x-forwarded-host transfer-encoding x-forwarded-proto sec-websocket-protocol \
                      x-supabase-api-version access-control-allow-origin \
-                     access-control-request-method access-control-allow-credentials";
+                     access-control-request-method access-control-allow-credentials \
+                     cookie set-cookie sec-fetch-site";
         let mut bits = 0;
         for name in names.split_whitespace() {
             let known = Known::of(name.to_ascii_uppercase().as_bytes());

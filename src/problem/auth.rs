@@ -4,8 +4,8 @@ use http::StatusCode;
 use serde_json::json;
 
 use super::common::{
-    api_key_not_accepted, bad_jwt, malformed_credential, method_not_allowed, no_authorization,
-    no_route, step_up, too_many, unavailable, unexpected,
+    api_key_not_accepted, bad_jwt, cross_site, malformed_credential, method_not_allowed,
+    no_authorization, no_route, step_up, too_many, unavailable, unexpected,
 };
 use super::{Error, Problem};
 use crate::auth::AuthError;
@@ -40,6 +40,11 @@ pub(super) fn auth_problem(error: &AuthError) -> Problem {
             StatusCode::UNPROCESSABLE_ENTITY,
             "The challenge is not known, was answered, or has expired. Ask for another.",
         ),
+        AuthError::CookiesDisabled => refused(
+            StatusCode::BAD_REQUEST,
+            "Sessions are not kept in cookies here. Ask without cookies=true.",
+        ),
+        AuthError::CrossSite => cross_site(),
         AuthError::CurrentPasswordInvalid => {
             refused(StatusCode::BAD_REQUEST, "The current password is wrong.")
         }
@@ -132,6 +137,10 @@ pub(super) fn auth_problem(error: &AuthError) -> Problem {
             refused(StatusCode::TOO_MANY_REQUESTS, "Too many wrong codes. Try again later.")
                 .retry_after(*retry_after)
         }
+        AuthError::TwoRefreshTokens => refused(
+            StatusCode::BAD_REQUEST,
+            "There is one refresh token in the body and one in a cookie. Send one of them.",
+        ),
         AuthError::UnknownSession => {
             refused(StatusCode::NOT_FOUND, "There is no such session of this user.")
         }

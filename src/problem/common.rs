@@ -54,9 +54,20 @@ pub(super) fn no_authorization() -> Problem {
 }
 
 pub(super) fn malformed_credential() -> Problem {
-    let detail = "There must be one Authorization header with one bearer token.";
+    let detail = "There must be one access token: in one Authorization header, or where the \
+                  configuration says so in one cookie or WebSocket subprotocol.";
     Problem::new(StatusCode::BAD_REQUEST, "invalid_request", detail)
         .challenge(Some("invalid_request"))
+}
+
+/// A cookie counts only on the word of the browser that one of our pages is asking.
+pub(super) fn cross_site() -> Problem {
+    Problem::new(
+        StatusCode::FORBIDDEN,
+        "cross_site_request",
+        "With cookies this can be asked by pages of this site only. Which page asks, browsers say \
+         in Sec-Fetch-Site and Origin.",
+    )
 }
 
 /// An API key, or a token that was got for one, where only users themselves may ask.

@@ -4,8 +4,8 @@ use http::StatusCode;
 
 use super::Problem;
 use super::common::{
-    api_key_not_accepted, bad_jwt, malformed_credential, method_not_allowed, no_authorization,
-    no_route, step_up,
+    api_key_not_accepted, bad_jwt, cross_site, malformed_credential, method_not_allowed,
+    no_authorization, no_route, step_up,
 };
 use crate::proxy::authorize::Refusal;
 
@@ -17,6 +17,7 @@ pub(super) fn refusal_problem(refusal: &Refusal) -> Problem {
             format!("The path is not acceptable: {error}."),
         ),
         Refusal::BadToken(rejection) => bad_jwt(*rejection),
+        Refusal::CrossSite => cross_site(),
         Refusal::Denied => Problem::new(StatusCode::FORBIDDEN, "denied", "This path is closed."),
         Refusal::MalformedCredential => malformed_credential(),
         Refusal::MethodNotAllowed { allow } => method_not_allowed(allow),

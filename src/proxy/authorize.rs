@@ -108,9 +108,12 @@ pub enum Refusal {
     /// A token is needed and there is none.
     #[error("the request carries no bearer token")]
     NoToken,
-    /// More than one token, or an `Authorization` that is none.
+    /// More than one token, or one that is none.
     #[error("the authorization of the request is malformed")]
     MalformedCredential,
+    /// A cookie, and a page of another site that would act by it.
+    #[error("a page of another site, or one that is not named, would act by a cookie")]
+    CrossSite,
     /// The token is not accepted.
     #[error(transparent)]
     BadToken(Rejection),
@@ -154,6 +157,7 @@ impl Refusal {
             Self::NoClientCertificate => "no_client_certificate",
             Self::NoToken => "no_token",
             Self::MalformedCredential => "malformed_credential",
+            Self::CrossSite => "cross_site_request",
             Self::BadToken(rejection) => rejection.as_str(),
             Self::OwnerMismatch { .. } => "owner_mismatch",
             Self::OriginDenied => "origin_denied",
@@ -339,6 +343,8 @@ fn verified<T: Trace>(
         Credential::Absent | Credential::OtherScheme => Refusal::NoToken,
         Credential::Rejected(rejection) => Refusal::BadToken(rejection),
         Credential::Malformed(_) => Refusal::MalformedCredential,
+        // Also where nobody need be known: the page wants more than to be nobody.
+        Credential::CrossSite => Refusal::CrossSite,
     };
     trace.note(Step::Token, "refused", || refusal.to_string());
     Err(refusal)

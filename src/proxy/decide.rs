@@ -117,6 +117,7 @@ pub fn status_of(refusal: &Refusal) -> u16 {
         | Refusal::ApiKeyNotAccepted
         | Refusal::StepUp(_) => 401,
         Refusal::Denied
+        | Refusal::CrossSite
         | Refusal::MissingRole
         | Refusal::OriginDenied
         | Refusal::NoClientCertificate

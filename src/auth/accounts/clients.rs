@@ -10,7 +10,7 @@ use super::{Accounts, Origin, failed};
 use crate::auth::error::AuthError;
 use crate::identity::api_keys::is_api_key;
 use crate::identity::refresh::RefreshToken;
-use crate::identity::token::{IssueOptions, IssuedToken, issue_to_client};
+use crate::identity::token::{Extent, IssueOptions, IssuedToken, issue_to_client};
 use crate::identity::{Identity, IssuerSet};
 use crate::model::{EndedSession, Event, EventKind, Outcome};
 use crate::store::KnownToken;
@@ -86,6 +86,7 @@ impl Accounts {
             audience: &self.tokens.audience,
             lifetime: self.tokens.access_lifetime.0.min(LIFETIME),
             jti: random_uuid(),
+            extent: Extent::Whole,
         };
         let access = issue_to_client(signer, key, &scopes, &options, now)
             .map_err(|error| AuthError::Internal(error.into()))?;

@@ -162,7 +162,7 @@ impl Accounts {
             VerifyFactor::Done { user, session, ended } => {
                 self.revocations.end(ended);
                 self.letters.ring();
-                self.issued(*user, &session, &refresh_token, now)
+                self.issued(*user, &session, &refresh_token, origin, now)
             }
             VerifyFactor::Wrong => Err(AuthError::FactorVerificationFailed),
             VerifyFactor::Paused(until) => Err(too_many_wrong_codes(until, now)),

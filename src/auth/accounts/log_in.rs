@@ -142,7 +142,7 @@ impl Accounts {
         match self.store.log_in(&user_id, &checked, rehash, &login, &event).await.map_err(failed)? {
             store::LogIn::Done { user, ended } => {
                 self.revocations.end(ended);
-                self.issued(user, &login.session, &refresh_token, now)
+                self.issued(user, &login.session, &refresh_token, origin, now)
             }
             store::LogIn::Refused => {
                 let event = Event { session_id: None, ..event };
@@ -188,7 +188,7 @@ impl Accounts {
             return match moved.map_err(failed)? {
                 store::LogIn::Done { user, ended } => {
                     self.revocations.end(ended);
-                    self.issued(user, &login.session, &refresh_token, now)
+                    self.issued(user, &login.session, &refresh_token, origin, now)
                 }
                 store::LogIn::Refused => {
                     let event = Event { session_id: None, ..event };
@@ -206,7 +206,9 @@ impl Accounts {
         };
         let new = store::NewAccount { user, email, password_hash: Some(hash) };
         match self.store.sign_up(&new, Some(&login), &event).await.map_err(failed)? {
-            store::SignUp::Created => self.issued(new.user, &login.session, &refresh_token, now),
+            store::SignUp::Created => {
+                self.issued(new.user, &login.session, &refresh_token, origin, now)
+            }
             store::SignUp::EmailTaken => {
                 // By another login at this moment, most likely: the password is known here now.
                 let account = self.store.account_by_email(&new.email).await.map_err(failed)?;

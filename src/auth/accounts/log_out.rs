@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use secrecy::ExposeSecret as _;
 
 use super::{Accounts, Bearer, Origin, failed};
 use crate::auth::error::AuthError;
+use crate::auth::input;
 use crate::identity::refresh::RefreshToken;
 use crate::identity::{Identity, IssuerSet};
 use crate::model::{EndReason, EndedSession, Event, EventKind, Outcome, SessionId};
@@ -93,14 +95,30 @@ impl Accounts {
         Ok(Some(bearer))
     }
 
+    /// Whose a refresh token is, be it traded or its session over; `None` = nobody was given it.
+    ///
+    /// # Errors
+    /// What storing may meet.
+    pub async fn who_shows(&self, shown: &input::Refresh) -> Result<Option<Bearer>, AuthError> {
+        match RefreshToken::parse(shown.refresh_token.expose_secret()) {
+            Some(token) => self.bearer_of(&token).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn bearer_of(&self, token: &RefreshToken) -> Result<Option<Bearer>, AuthError> {
+        let known = self.store.refresh_token(token.digest()).await.map_err(failed)?;
+        Ok(known.map(|store::KnownToken { session, .. }| {
+            let aal = session.aal();
+            let (user_id, session_id) = (session.user_id, session.id);
+            Bearer { user_id, session_id, aal }
+        }))
+    }
+
     async fn holder_of(&self, token: &str) -> Result<Holder, AuthError> {
         if let Some(token) = RefreshToken::parse(token) {
-            let known = self.store.refresh_token(token.digest()).await.map_err(failed)?;
-            return Ok(known.map_or(Holder::Nobody, |store::KnownToken { session, .. }| {
-                let aal = session.aal();
-                let (user_id, session_id) = (session.user_id, session.id);
-                Holder::Session(Bearer { user_id, session_id, aal })
-            }));
+            let bearer = self.bearer_of(&token).await?;
+            return Ok(bearer.map_or(Holder::Nobody, Holder::Session));
         }
         if let Some(identity) = self.client_by_key(token) {
             return Ok(Holder::Client(identity));

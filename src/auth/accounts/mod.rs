@@ -55,7 +55,7 @@ pub use letters::Letters;
 pub use links::Wish;
 pub use log_in::Unproved;
 pub use log_out::LogoutScope;
-pub use origin::Origin;
+pub use origin::{Keeper, Origin};
 pub use session::Issued;
 pub use verify::Opened;
 

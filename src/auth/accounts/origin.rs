@@ -1,4 +1,4 @@
-//! Where a request came from.
+//! Where a request came from, and where its tokens are to go.
 
 use std::net::IpAddr;
 
@@ -10,9 +10,20 @@ use crate::model::{Event, EventKind, LetterOrigin, Outcome, clean_text, uuid_v7}
 const MAX_USER_AGENT: usize = 256;
 const MAX_REQUEST_ID: usize = 128;
 
+/// Who is to keep the tokens of a session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keeper {
+    /// The client itself: it reads them in the answer.
+    #[default]
+    Client,
+    /// Its browser, in cookies that no script of the page can read.
+    Browser,
+}
+
 /// Where a request came from, fit to be stored.
 #[derive(Clone, Debug)]
 pub struct Origin {
+    pub(super) keeper: Keeper,
     pub(super) address: IpAddr,
     pub(super) user_agent: Option<String>,
     request_id: String,
@@ -22,10 +33,17 @@ impl Origin {
     /// Cleans what the client says of itself.
     pub fn new(address: IpAddr, user_agent: Option<&[u8]>, request_id: &str) -> Self {
         Self {
+            keeper: Keeper::Client,
             address,
             user_agent: user_agent.map(|text| clean_text(text, MAX_USER_AGENT)),
             request_id: clean_text(request_id.as_bytes(), MAX_REQUEST_ID),
         }
+    }
+
+    /// The same, of whom another keeps the tokens.
+    #[must_use]
+    pub fn with_keeper(self, keeper: Keeper) -> Self {
+        Self { keeper, ..self }
     }
 
     /// Who asks for a letter.

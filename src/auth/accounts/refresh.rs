@@ -54,13 +54,13 @@ impl Accounts {
         };
         match self.store.refresh(&rotation).await.map_err(failed)? {
             store::Refresh::Rotated { user, session } => {
-                self.issued(user, &session, &successor, now)
+                self.issued(user, &session, &successor, origin, now)
             }
             store::Refresh::Repeated { user, session, sealed_successor } => {
                 let successor = shown.unseal(&sealed_successor).ok_or_else(|| {
                     AuthError::Internal("a sealed refresh token does not open".into())
                 })?;
-                self.issued(user, &session, &successor, now)
+                self.issued(user, &session, &successor, origin, now)
             }
             store::Refresh::NotFound => Err(AuthError::RefreshTokenNotFound),
             store::Refresh::Reused { session_id, .. } => {

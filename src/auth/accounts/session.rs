@@ -6,12 +6,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Accounts, Origin};
+use super::{Accounts, Keeper, Origin};
 use crate::auth::error::AuthError;
 use crate::auth::shapes::Tokens;
 use crate::clock::random_bytes;
 use crate::identity::refresh::RefreshToken;
-use crate::identity::token::{IssueOptions, issue};
+use crate::identity::token::{Extent, IssueOptions, issue};
 use crate::model::{AuthMethod, Proof, Session, SessionId, User, UserId};
 use crate::store;
 
@@ -26,6 +26,8 @@ pub struct Issued {
     pub session_id: SessionId,
     /// When the tokens were made.
     pub at: Timestamp,
+    /// When the refresh token is of no use any more, if it is not traded before.
+    pub refresh_ends: Timestamp,
 }
 
 impl Accounts {
@@ -75,6 +77,7 @@ impl Accounts {
         user: User,
         session: &Session,
         refresh_token: &RefreshToken,
+        origin: &Origin,
         now: Timestamp,
     ) -> Result<Issued, AuthError> {
         let verifier = self.verifier.load();
@@ -89,6 +92,10 @@ impl Accounts {
             audience: &self.tokens.audience,
             lifetime: self.tokens.access_lifetime.0,
             jti: random_uuid(),
+            extent: match origin.keeper {
+                Keeper::Client => Extent::Whole,
+                Keeper::Browser => Extent::ForCookie,
+            },
         };
         let access = issue(signer, &user, session, &options, now)
             .map_err(|error| AuthError::Internal(error.into()))?;
@@ -97,7 +104,8 @@ impl Accounts {
             expires_at: access.expires_at,
             refresh_token: refresh_token.expose(),
         };
-        Ok(Issued { tokens, user, session_id: session.id, at: now })
+        let refresh_ends = later(now, self.tokens.refresh_idle.0).min(session.expires_at);
+        Ok(Issued { tokens, user, session_id: session.id, at: now, refresh_ends })
     }
 }
 

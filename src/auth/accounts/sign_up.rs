@@ -34,7 +34,7 @@ impl Accounts {
         let account = store::NewAccount { user, email, password_hash };
         match self.store.sign_up(&account, Some(&login), &event).await.map_err(failed)? {
             store::SignUp::Created => {
-                self.issued(account.user, &login.session, &refresh_token, now)
+                self.issued(account.user, &login.session, &refresh_token, origin, now)
             }
             store::SignUp::EmailTaken => self.refuse_taken_address(&account.email, origin).await,
             store::SignUp::IdTaken => Err(AuthError::Internal("a new user id is taken".into())),

@@ -68,7 +68,7 @@ impl Accounts {
         };
         match self.use_link(shown, None, origin).await? {
             (UseLink::LoggedIn { user, session, .. }, now, refresh_token) => {
-                self.issued(user, &session, &refresh_token, now).map(Some)
+                self.issued(user, &session, &refresh_token, origin, now).map(Some)
             }
             (UseLink::HalfDone { .. }, ..) => Ok(None),
             (UseLink::EmailTaken, ..) => Err(AuthError::EmailExists),
@@ -95,7 +95,7 @@ impl Accounts {
         let place = |row: Option<&str>| self.redirects.choose(row.or(hint));
         match self.use_link(shown, Some(&code), origin).await? {
             (UseLink::LoggedIn { user, session, purpose, redirect_to, .. }, now, refresh_token) => {
-                let issued = Box::new(self.issued(user, &session, &refresh_token, now)?);
+                let issued = Box::new(self.issued(user, &session, &refresh_token, origin, now)?);
                 Ok(Opened::Session { issued, purpose, redirect_to: place(redirect_to.as_deref()) })
             }
             (UseLink::PkceCode { redirect_to, .. }, ..) => Ok(Opened::Code {
@@ -157,7 +157,7 @@ impl Accounts {
         match self.store.trade_pkce(code, verifier, &session, now, &event).await.map_err(failed)? {
             TradePkce::LoggedIn { user, session, ended } => {
                 self.revocations.end(ended);
-                self.issued(user, &session, &refresh_token, now)
+                self.issued(user, &session, &refresh_token, origin, now)
             }
             TradePkce::NotFound => Err(AuthError::FlowStateNotFound),
             TradePkce::Expired => Err(AuthError::FlowStateExpired),

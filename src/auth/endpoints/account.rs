@@ -1,16 +1,19 @@
 //! Getting, renewing and giving up a session, and the own account.
 
 use http::StatusCode;
+use http::header::AUTHORIZATION;
 
+use super::cookies::must_be_ours;
 use super::{Auth, AuthAnswer, AuthRequest, Endpoint, Seen, split};
 use crate::auth::Policy;
-use crate::auth::accounts::{Issued, LogoutScope};
+use crate::auth::accounts::{Bearer, Issued, Keeper, LogoutScope};
 use crate::auth::counted;
 use crate::auth::error::AuthError;
 use crate::auth::input::{self, Fields};
 use crate::auth::shapes;
 use crate::config::Limits;
 use crate::identity::caller::OURS;
+use crate::identity::cookies::REFRESH;
 use crate::limit::Caller;
 use crate::model::EventKind;
 
@@ -29,9 +32,10 @@ impl Auth {
         request: AuthRequest,
         seen: &mut Seen,
     ) -> Result<AuthAnswer, AuthError> {
+        let keeper = self.keeper(&request)?;
         let rules = self.rules.load_full();
         let (at_once, by_account) = split(&[rules.limit("signup")]);
-        let origin = request.origin();
+        let origin = request.origin().with_keeper(keeper);
         let caller = Caller::anonymous(request.client, &request.path);
         self.count(&at_once, caller, seen).await?;
 
@@ -64,17 +68,18 @@ impl Auth {
             return Ok(AuthAnswer::json(StatusCode::OK, &body));
         }
         let issued = self.accounts.sign_up(new, &origin).await?;
-        Ok(self.session(StatusCode::CREATED, &issued))
+        self.session(StatusCode::CREATED, &issued, keeper, seen)
     }
 
     async fn log_in(&self, request: AuthRequest, seen: &mut Seen) -> Result<AuthAnswer, AuthError> {
+        let keeper = self.keeper(&request)?;
         let rules = self.rules.load_full();
         let (at_once, by_account) = split(&[
             rules.limit("login"),
             rules.limit("login_network"),
             rules.limit("login_account"),
         ]);
-        let origin = request.origin();
+        let origin = request.origin().with_keeper(keeper);
         let caller = Caller::anonymous(request.client, &request.path);
         self.count(&at_once, caller, seen).await?;
 
@@ -92,7 +97,7 @@ impl Auth {
             .await
             .map_err(|error| error.with_email(login.email.address()))?;
         let issued = self.accounts.log_in(login, state, rules.unproved(), &origin).await?;
-        Ok(self.session(StatusCode::OK, &issued))
+        self.session(StatusCode::OK, &issued, keeper, seen)
     }
 
     async fn token(&self, request: AuthRequest, seen: &mut Seen) -> Result<AuthAnswer, AuthError> {
@@ -109,11 +114,20 @@ impl Auth {
         request: AuthRequest,
         seen: &mut Seen,
     ) -> Result<AuthAnswer, AuthError> {
+        let keeper = self.keeper(&request)?;
         let (client, path) = (request.client, request.path.clone());
-        let refused = match self.trade_refresh_token(request, seen).await {
-            Ok(issued) => return Ok(self.session(StatusCode::OK, &issued)),
+        let has_cookie = keeper == Keeper::Browser && self.cookie(&request, REFRESH)?.is_some();
+        if keeper == Keeper::Browser && !has_cookie && request.body.is_empty() {
+            // Pages cannot see whether there is a cookie, so they ask. Nothing was guessed.
+            return Err(AuthError::RefreshTokenNotFound);
+        }
+        let refused = match self.trade_refresh_token(request, keeper, seen).await {
+            Ok(issued) => return self.session(StatusCode::OK, &issued, keeper, seen),
             Err(error) => error,
         };
+        if has_cookie && refused.ends_refreshing() {
+            self.clear_cookies(seen);
+        }
         if refused.is_of_refresh_token() {
             let rules = self.rules.load_full();
             let caller = Caller::anonymous(client, &path);
@@ -130,10 +144,24 @@ impl Auth {
     async fn trade_refresh_token(
         &self,
         request: AuthRequest,
+        keeper: Keeper,
         seen: &mut Seen,
     ) -> Result<Issued, AuthError> {
-        let origin = request.origin();
-        let refresh = input::Refresh::parse(Fields::read(&request.headers, request.body)?)?;
+        let origin = request.origin().with_keeper(keeper);
+        let cookie = match keeper {
+            Keeper::Client => None,
+            Keeper::Browser => self.cookie(&request, REFRESH)?.map(input::Refresh::of_cookie),
+        };
+        let refresh = match cookie {
+            None => input::Refresh::parse(Fields::read(&request.headers, request.body)?)?,
+            Some(cookie) => {
+                let fields = Fields::read_if_any(&request.headers, request.body)?;
+                if !fields.is_blank("refresh_token") {
+                    return Err(AuthError::TwoRefreshTokens);
+                }
+                cookie
+            }
+        };
         let session = self.accounts.session_to_refresh(&refresh).await?;
         let caller = Caller {
             session: Some((OURS, session)),
@@ -149,7 +177,7 @@ impl Auth {
         request: AuthRequest,
         seen: &mut Seen,
     ) -> Result<AuthAnswer, AuthError> {
-        let bearer = self.bearer(&request.headers, seen)?;
+        let bearer = self.leaving(&request, seen).await?;
         let scope = match request.parameter("scope")? {
             None => LogoutScope::Local,
             Some(word) => LogoutScope::from_word(&word).ok_or_else(|| {
@@ -157,11 +185,43 @@ impl Auth {
             })?,
         };
         self.accounts.log_out(&bearer, scope, &request.origin()).await?;
+        if seen.by_cookie && scope != LogoutScope::Others {
+            self.clear_cookies(seen);
+        }
         Ok(AuthAnswer::no_content())
     }
 
+    /// Who logs out. A browser forgets an access token when that expires, but the session goes on
+    /// with the refresh token, so that tells as well whose it is. Cookies of a session that is over
+    /// are taken back all the same.
+    async fn leaving(&self, request: &AuthRequest, seen: &mut Seen) -> Result<Bearer, AuthError> {
+        let refused = match self.bearer(request, seen) {
+            Ok(bearer) => return Ok(bearer),
+            Err(error) => error,
+        };
+        let is_over = matches!(
+            refused,
+            AuthError::NoAuthorization | AuthError::BadJwt(_) | AuthError::SessionNotFound
+        );
+        let refresh_token = self.cookie(request, REFRESH)?;
+        let by_cookie = seen.by_cookie || refresh_token.is_some();
+        if !is_over || !by_cookie || request.headers.contains_key(AUTHORIZATION) {
+            return Err(refused);
+        }
+        must_be_ours(request)?;
+        seen.by_cookie = true;
+        if let Some(token) = refresh_token
+            && let Some(bearer) = self.accounts.who_shows(&input::Refresh::of_cookie(token)).await?
+        {
+            seen.bearer = Some(bearer.clone());
+            return Ok(bearer);
+        }
+        self.clear_cookies(seen);
+        Err(refused)
+    }
+
     async fn user(&self, request: AuthRequest, seen: &mut Seen) -> Result<AuthAnswer, AuthError> {
-        let bearer = self.bearer(&request.headers, seen)?;
+        let bearer = self.bearer(&request, seen)?;
         let user = self.accounts.user(&bearer).await?;
         let body = shapes::user(&user, self.audience(), self.accounts.clock.now());
         Ok(AuthAnswer::json(StatusCode::OK, &body))
@@ -172,7 +232,7 @@ impl Auth {
         request: AuthRequest,
         seen: &mut Seen,
     ) -> Result<AuthAnswer, AuthError> {
-        let bearer = self.bearer(&request.headers, seen)?;
+        let bearer = self.bearer(&request, seen)?;
         let origin = request.origin();
         let redirect_to = request.filled_parameter("redirect_to")?;
         let fields = Fields::read_if_any(&request.headers, request.body)?;

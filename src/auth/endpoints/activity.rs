@@ -30,7 +30,7 @@ impl Auth {
         request: AuthRequest,
         seen: &mut Seen,
     ) -> Result<AuthAnswer, AuthError> {
-        let bearer = self.bearer(&request.headers, seen)?;
+        let bearer = self.bearer(&request, seen)?;
         let sessions = self.accounts.sessions(&bearer).await?;
         Ok(AuthAnswer::json(StatusCode::OK, &shapes::sessions(&sessions, bearer.session_id)))
     }
@@ -40,7 +40,7 @@ impl Auth {
         request: AuthRequest,
         seen: &mut Seen,
     ) -> Result<AuthAnswer, AuthError> {
-        let bearer = self.bearer(&request.headers, seen)?;
+        let bearer = self.bearer(&request, seen)?;
         let id = request.segment(1).parse().map_err(|_| AuthError::UnknownSession)?;
         self.accounts.end_session(&bearer, id, &request.origin()).await?;
         Ok(AuthAnswer::no_content())
@@ -51,7 +51,7 @@ impl Auth {
         request: AuthRequest,
         seen: &mut Seen,
     ) -> Result<AuthAnswer, AuthError> {
-        let bearer = self.bearer(&request.headers, seen)?;
+        let bearer = self.bearer(&request, seen)?;
         let caller = Caller {
             user: Some((OURS, bearer.user_id.as_str())),
             ..Caller::anonymous(request.client, &request.path)
@@ -67,7 +67,7 @@ impl Auth {
     }
 
     async fn events(&self, request: AuthRequest, seen: &mut Seen) -> Result<AuthAnswer, AuthError> {
-        let bearer = self.bearer(&request.headers, seen)?;
+        let bearer = self.bearer(&request, seen)?;
         let limit = match request.filled_parameter("limit")? {
             None => DEFAULT_PAGE,
             Some(text) => text

@@ -83,7 +83,7 @@ impl Auth {
         request: &AuthRequest,
         seen: &mut Seen,
     ) -> Result<(Bearer, config::ApiKeys), AuthError> {
-        let bearer = self.bearer(&request.headers, seen)?;
+        let bearer = self.bearer(request, seen)?;
         let rules = self.rules.load().api_keys.clone();
         if rules.enabled && rules.self_service {
             Ok((bearer, rules))

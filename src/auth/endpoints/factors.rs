@@ -4,7 +4,7 @@ use http::StatusCode;
 use uuid::Uuid;
 
 use super::{Auth, AuthAnswer, AuthRequest, Endpoint, Seen};
-use crate::auth::accounts::Bearer;
+use crate::auth::accounts::{Bearer, Keeper};
 use crate::auth::error::AuthError;
 use crate::auth::input::{self, Fields};
 use crate::auth::shapes;
@@ -56,12 +56,15 @@ impl Auth {
         request: AuthRequest,
         seen: &mut Seen,
     ) -> Result<AuthAnswer, AuthError> {
+        let asked = self.keeper(&request)?;
         let bearer = self.counted_bearer(&request, seen).await?;
+        // Whoever came by a cookie gets no token to read, whatever it asks for.
+        let keeper = if seen.by_cookie { Keeper::Browser } else { asked };
         let factor = factor_named(&request)?;
-        let origin = request.origin();
+        let origin = request.origin().with_keeper(keeper);
         let shown = input::VerifyFactor::parse(Fields::read(&request.headers, request.body)?)?;
         let issued = self.accounts.verify_factor(&bearer, factor, &shown, &origin).await?;
-        Ok(self.session(StatusCode::OK, &issued))
+        self.session(StatusCode::OK, &issued, keeper, seen)
     }
 
     async fn unenrol(
@@ -69,7 +72,7 @@ impl Auth {
         request: AuthRequest,
         seen: &mut Seen,
     ) -> Result<AuthAnswer, AuthError> {
-        let bearer = self.bearer(&request.headers, seen)?;
+        let bearer = self.bearer(&request, seen)?;
         let factor = factor_named(&request)?;
         self.accounts.unenrol(&bearer, factor, &request.origin()).await?;
         Ok(AuthAnswer::json(StatusCode::OK, &shapes::unenrolled(factor)))
@@ -91,7 +94,7 @@ impl Auth {
         request: &AuthRequest,
         seen: &mut Seen,
     ) -> Result<Bearer, AuthError> {
-        let bearer = self.bearer(&request.headers, seen)?;
+        let bearer = self.bearer(request, seen)?;
         let rules = self.rules.load_full();
         let caller = Caller {
             user: Some((OURS, bearer.user_id.as_str())),

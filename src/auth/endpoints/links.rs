@@ -8,8 +8,9 @@ use serde_json::json;
 use url::Url;
 use url::form_urlencoded::Serializer;
 
+use super::cookies::must_be_ours;
 use super::{Auth, AuthAnswer, AuthRequest, Endpoint, Seen};
-use crate::auth::accounts::{Opened, Wish, word_of};
+use crate::auth::accounts::{Keeper, Opened, Wish, word_of};
 use crate::auth::error::AuthError;
 use crate::auth::forms::{Form, RepeatedParameter};
 use crate::auth::input::{
@@ -116,7 +117,7 @@ impl Auth {
     }
 
     async fn invite(&self, request: AuthRequest, seen: &mut Seen) -> Result<AuthAnswer, AuthError> {
-        let bearer = self.bearer(&request.headers, seen)?;
+        let bearer = self.bearer(&request, seen)?;
         let rules = self.rules.load_full();
         let caller = Caller::anonymous(request.client, &request.path);
         self.count(&[rules.limit("mail")], caller, seen).await?;
@@ -133,7 +134,11 @@ impl Auth {
         request: AuthRequest,
         seen: &mut Seen,
     ) -> Result<AuthAnswer, AuthError> {
-        let bearer = self.bearer(&request.headers, seen)?;
+        let bearer = self.bearer(&request, seen)?;
+        if seen.by_cookie {
+            // A GET in Supabase Auth, but it sends a letter.
+            must_be_ours(&request)?;
+        }
         let rules = self.rules.load_full();
         let caller = Caller::anonymous(request.client, &request.path);
         self.count(&[rules.limit("mail")], caller, seen).await?;
@@ -149,13 +154,18 @@ impl Auth {
 
     /// A link or code that a client shows, or the form of our page.
     async fn verify(&self, request: AuthRequest, seen: &mut Seen) -> Result<AuthAnswer, AuthError> {
+        let keeper = self.keeper(&request)?;
         let rules = self.rules.load_full();
         let caller = Caller::anonymous(request.client, &request.path);
         self.count(&[rules.limit("verify")], caller, seen).await?;
         if let Some(form) = Form::read(&request.headers, request.body.clone()) {
+            if keeper == Keeper::Browser {
+                let sentence = "`cookies` is not for the form of a link";
+                return Err(AuthError::ValidationFailed(sentence.to_owned()));
+            }
             return self.submitted(request, &form).await;
         }
-        let origin = request.origin();
+        let origin = request.origin().with_keeper(keeper);
         let shown = Verify::parse(Fields::read(&request.headers, request.body)?)?;
         if let Verify::Code { email, .. } = &shown {
             let caller = Caller { account: Some(email.key()), ..caller };
@@ -164,7 +174,7 @@ impl Auth {
                 .map_err(|error| error.with_email(email.address()))?;
         }
         match self.accounts.verify(shown, &origin).await? {
-            Some(issued) => Ok(self.session(StatusCode::OK, &issued)),
+            Some(issued) => self.session(StatusCode::OK, &issued, keeper, seen),
             None => {
                 Ok(AuthAnswer::json(StatusCode::OK, &json!({ "msg": HALF_DONE, "code": "200" })))
             }
@@ -297,8 +307,9 @@ impl Auth {
         request: AuthRequest,
         seen: &mut Seen,
     ) -> Result<AuthAnswer, AuthError> {
+        let keeper = self.keeper(&request)?;
         let rules = self.rules.load_full();
-        let origin = request.origin();
+        let origin = request.origin().with_keeper(keeper);
         self.count(
             &[rules.limit("verify")],
             Caller::anonymous(request.client, &request.path),
@@ -307,7 +318,7 @@ impl Auth {
         .await?;
         let shown = input::Pkce::parse(Fields::read(&request.headers, request.body)?)?;
         let issued = self.accounts.trade_code(&shown, &origin).await?;
-        Ok(self.session(StatusCode::OK, &issued))
+        self.session(StatusCode::OK, &issued, keeper, seen)
     }
 }
 

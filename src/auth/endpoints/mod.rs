@@ -10,6 +10,7 @@
 mod account;
 mod activity;
 mod api_keys;
+mod cookies;
 mod factors;
 mod links;
 mod oauth;
@@ -22,15 +23,16 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
-use http::header::ALLOW;
+use http::header::{ALLOW, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
-use super::accounts::{Accounts, Bearer, Issued, Origin};
+use super::accounts::{Accounts, Bearer, Issued, Keeper, Origin};
 use super::error::{AuthError, AuthFailure, OverLimit};
 use super::shapes;
 use crate::config::LimitBy;
 use crate::identity::api_keys::is_api_key;
-use crate::identity::credential::{Carried, bearer};
+use crate::identity::cookies::ACCESS;
+use crate::identity::credential::{Carried, Elsewhere, bearer};
 use crate::identity::{IssuerSet, Rejection};
 use crate::limit::{Basis, Caller, Decision, Limiter, Rule, rate_limit_fields};
 use crate::model::EventKind;
@@ -121,6 +123,10 @@ pub struct Auth {
 struct Seen {
     decisions: Vec<(Rule, Decision)>,
     bearer: Option<Bearer>,
+    /// Whether the bearer's token came in a cookie.
+    by_cookie: bool,
+    /// Lines of `Set-Cookie`.
+    cookies: Vec<HeaderValue>,
 }
 
 impl Seen {
@@ -174,6 +180,9 @@ impl Auth {
             Err(error) => Err(error),
         };
         let mut headers = seen.rate_limit_headers();
+        for cookie in seen.cookies {
+            headers.append(SET_COOKIE, cookie);
+        }
         let (user_id, session_id) =
             seen.bearer.map(|bearer| (bearer.user_id, bearer.session_id)).unzip();
         match outcome {
@@ -194,13 +203,23 @@ impl Auth {
         }
     }
 
-    fn session(&self, status: StatusCode, issued: &Issued) -> AuthAnswer {
-        let body = shapes::session(&issued.tokens, &issued.user, self.audience(), issued.at);
-        AuthAnswer {
+    fn session(
+        &self,
+        status: StatusCode,
+        issued: &Issued,
+        keeper: Keeper,
+        seen: &mut Seen,
+    ) -> Result<AuthAnswer, AuthError> {
+        let mut body = shapes::session(&issued.tokens, &issued.user, self.audience(), issued.at);
+        if keeper == Keeper::Browser {
+            self.set_cookies(issued, seen)?;
+            body = shapes::without_tokens(body);
+        }
+        Ok(AuthAnswer {
             user_id: Some(issued.user.id.clone()),
             session_id: Some(issued.session_id),
             ..AuthAnswer::json(status, &body)
-        }
+        })
     }
 
     fn audience(&self) -> &str {
@@ -243,8 +262,14 @@ impl Auth {
     }
 
     /// Whose request it is: a token of ours, of a session that has not been ended.
-    fn bearer(&self, headers: &HeaderMap, seen: &mut Seen) -> Result<Bearer, AuthError> {
-        let token = match bearer(headers) {
+    fn bearer(&self, request: &AuthRequest, seen: &mut Seen) -> Result<Bearer, AuthError> {
+        let cookie = self.cookie(request, ACCESS)?;
+        seen.by_cookie = cookie.is_some();
+        if seen.by_cookie && !request.method.is_safe() {
+            cookies::must_be_ours(request)?;
+        }
+        let elsewhere = Elsewhere { cookie, ..Elsewhere::default() };
+        let token = match bearer(&request.headers, elsewhere) {
             Ok(Carried::Token(token)) if is_api_key(token) => {
                 return Err(AuthError::ApiKeyNotAccepted);
             }

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::auth::accounts::Origin;
 use crate::auth::error::AuthError;
+use crate::identity::Page;
 use crate::model::{SessionId, UserId};
 
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
@@ -33,6 +34,8 @@ pub struct AuthRequest {
     pub body: Bytes,
     /// The client, after trusted proxies.
     pub client: IpAddr,
+    /// What is known of the page that it comes from.
+    pub page: Page,
     /// The request's id.
     pub request_id: String,
 }

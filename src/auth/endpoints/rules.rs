@@ -17,6 +17,7 @@ pub struct Rules {
     pub(super) signup_is_enabled: bool,
     pub(super) email_is_confirmed: bool,
     pub(super) api_keys: config::ApiKeys,
+    pub(super) cookies: config::Cookies,
     /// None when the issuer's name is no address.
     pub(super) discovery: Option<Discovery>,
     pub(super) sessions: Arc<config::Sessions>,
@@ -27,8 +28,8 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Compiles `[signup]`, `[api_keys]`, `[factors]`, `[sessions]`, the documents of `[discovery]` and
-    /// the limits that are always there.
+    /// Compiles `[signup]`, `[api_keys]`, `[cookies]`, `[factors]`, `[sessions]`, the documents of
+    /// `[discovery]` and the limits that are always there.
     ///
     /// # Errors
     /// What is wrong with the limits.
@@ -57,6 +58,7 @@ impl Rules {
             signup_is_enabled: enabled,
             email_is_confirmed: confirm_email,
             api_keys: config.api_keys.clone(),
+            cookies: config.cookies.clone(),
             discovery: Discovery::compile(config),
             sessions: Arc::new(config.sessions.clone()),
             enrolment,

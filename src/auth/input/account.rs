@@ -76,6 +76,11 @@ impl Refresh {
     pub fn parse(mut fields: Fields) -> Result<Self, InputError> {
         Ok(Self { refresh_token: fields.required_text("refresh_token")?.into() })
     }
+
+    /// What a cookie holds.
+    pub fn of_cookie(value: &[u8]) -> Self {
+        Self { refresh_token: String::from_utf8_lossy(value).into_owned().into() }
+    }
 }
 
 /// `PUT /user`

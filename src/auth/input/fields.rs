@@ -84,7 +84,7 @@ impl Fields {
     }
 
     /// Whether a field is absent, null or an empty text.
-    pub(super) fn is_blank(&self, name: &str) -> bool {
+    pub fn is_blank(&self, name: &str) -> bool {
         match self.0.get(name) {
             None | Some(Value::Null) => true,
             Some(Value::String(text)) => text.is_empty(),

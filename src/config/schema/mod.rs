@@ -7,6 +7,7 @@
 
 mod admin;
 mod api_keys;
+mod cookies;
 mod discovery;
 mod events;
 mod expectations;
@@ -35,6 +36,7 @@ use url::Url;
 
 pub use admin::*;
 pub use api_keys::*;
+pub use cookies::*;
 pub use discovery::*;
 pub use events::*;
 pub use expectations::*;
@@ -99,6 +101,8 @@ pub struct Config {
     pub identity_headers: IdentityHeaders,
     /// Cross-origin requests.
     pub cors: Cors,
+    /// Sessions in cookies.
+    pub cookies: Cookies,
     /// Access log and diagnostics.
     pub log: Log,
     /// Other parties whose access tokens are accepted.

@@ -78,6 +78,10 @@ pub struct Route {
     /// `bearer.TOKEN` or as `bearer, TOKEN`. Default false.
     #[serde(default)]
     pub websocket_token: bool,
+    /// Take the access token from our cookie too, when `cookies.enabled`. Default: where the route
+    /// looks at our own tokens.
+    #[serde(default)]
+    pub cookies: Option<bool>,
     /// Origins that browsers may call this route from; a request with another `Origin` is 403.
     /// Default any.
     #[serde(default)]

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::*;
 use crate::config::{Algorithm, Issuer, Tokens};
 use crate::identity::keys::{KeySet, generate};
-use crate::identity::token::{IssueOptions, issue};
+use crate::identity::token::{Extent, IssueOptions, issue};
 use crate::model::{AuthMethod, EndedSession, Proof, Session, User};
 
 const NOW: i64 = 1_800_000_000;
@@ -54,6 +54,7 @@ impl World {
             audience: &tokens.audience,
             lifetime: Duration::from_mins(10),
             jti: Uuid::from_u128(1),
+            extent: Extent::Whole,
         };
         let signer = self.verifier.keys().signer(at(NOW)).unwrap();
         issue(signer, &user, &session, &options, at(NOW)).unwrap().token

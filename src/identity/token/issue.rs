@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::identity::caller::Identity;
@@ -26,6 +27,29 @@ pub struct IssueOptions<'a> {
     pub lifetime: Duration,
     /// `jti`, a fresh random UUID.
     pub jti: Uuid,
+    /// How much it says.
+    pub extent: Extent,
+}
+
+/// How much a user's token says of the user.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Extent {
+    /// Everything that client libraries look for.
+    #[default]
+    Whole,
+    /// What fits into a cookie: of both metadata the roles only, which the gateway needs.
+    ForCookie,
+}
+
+impl Extent {
+    /// Longest token. A browser drops a cookie whose name and value have more than 4096 bytes (RFC
+    /// 6265bis §5.7), some already when its attributes make it longer than that.
+    fn max_bytes(self) -> usize {
+        match self {
+            Self::Whole => MAX_TOKEN_BYTES,
+            Self::ForCookie => 3900,
+        }
+    }
 }
 
 /// A signed access token. Prints nothing of it.
@@ -45,9 +69,9 @@ impl fmt::Debug for IssuedToken {
 /// Why no token was made.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IssueError {
-    /// The metadata makes the token longer than anybody would accept it.
-    #[error("the token would be longer than {MAX_TOKEN_BYTES} bytes")]
-    TooLong,
+    /// What it says makes the token longer than anybody would accept it.
+    #[error("the token would be longer than {0} bytes")]
+    TooLong(usize),
     /// The signature failed.
     #[error("sign the token")]
     Sign(#[source] KeyError),
@@ -119,6 +143,14 @@ pub fn issue(
     let issued_at = now.as_second();
     let lifetime = i64::try_from(options.lifetime.as_secs()).unwrap_or(i64::MAX);
     let expires_at = issued_at.saturating_add(lifetime);
+    let nothing = JsonObject::new();
+    let (app_metadata, user_metadata) = match options.extent {
+        Extent::Whole => (user.public_app_metadata(), &user.user_metadata),
+        Extent::ForCookie => {
+            let roles = Value::from(user.roles.clone());
+            (JsonObject::from_iter([("roles".to_owned(), roles)]), &nothing)
+        }
+    };
     let claims = Claims {
         iss: options.issuer,
         sub: user.id.as_str(),
@@ -130,14 +162,15 @@ pub fn issue(
         email: &user.email,
         email_verified: user.email_confirmed_at.is_some(),
         role: "authenticated",
-        app_metadata: user.public_app_metadata(),
-        user_metadata: &user.user_metadata,
+        app_metadata,
+        user_metadata,
         aal: session.aal(),
         mfa_pending: session.aal() == Aal::One && user.has_second_factor(),
         amr: &session.methods,
         is_anonymous: false,
     };
-    Ok(IssuedToken { token: sign(signer, "JWT", &claims)?, expires_at })
+    let token = sign(signer, "JWT", &claims, options.extent.max_bytes())?;
+    Ok(IssuedToken { token, expires_at })
 }
 
 /// Signs a token for a program that has shown its API key, with some of the key's scopes (RFC 9068).
@@ -172,24 +205,30 @@ pub fn issue_to_client(
         role: "authenticated",
         app_metadata: Roles { roles: &key.roles },
     };
-    Ok(IssuedToken { token: sign(signer, "at+jwt", &claims)?, expires_at })
+    let token = sign(signer, "at+jwt", &claims, MAX_TOKEN_BYTES)?;
+    Ok(IssuedToken { token, expires_at })
 }
 
-fn sign(signer: &Signer, typ: &str, claims: &impl Serialize) -> Result<String, IssueError> {
+fn sign(
+    signer: &Signer,
+    typ: &str,
+    claims: &impl Serialize,
+    max_bytes: usize,
+) -> Result<String, IssueError> {
     let header = Header { alg: signer.algorithm().name(), kid: signer.kid(), typ };
     let mut token = String::with_capacity(1024);
     encode(&header, &mut token);
     token.push('.');
     encode(claims, &mut token);
     // The signature only makes it longer; RSA is not worth the trouble for a token that is refused.
-    if token.len() > MAX_TOKEN_BYTES {
-        return Err(IssueError::TooLong);
+    if token.len() > max_bytes {
+        return Err(IssueError::TooLong(max_bytes));
     }
     let signature = signer.sign(token.as_bytes()).map_err(IssueError::Sign)?;
     token.push('.');
     URL_SAFE_NO_PAD.encode_string(signature, &mut token);
-    if token.len() > MAX_TOKEN_BYTES {
-        return Err(IssueError::TooLong);
+    if token.len() > max_bytes {
+        return Err(IssueError::TooLong(max_bytes));
     }
     Ok(token)
 }

@@ -248,6 +248,7 @@ fn options(lifetime: u64) -> IssueOptions<'static> {
         audience: "authenticated",
         lifetime: Duration::from_secs(lifetime),
         jti: Uuid::from_u128(9),
+        extent: Extent::Whole,
     }
 }
 
@@ -408,6 +409,7 @@ const OPTIONS: IssueOptions<'_> = IssueOptions {
     audience: "authenticated",
     lifetime: Duration::from_hours(1),
     jti: Uuid::from_u128(7),
+    extent: Extent::Whole,
 };
 
 #[test]
@@ -444,7 +446,7 @@ fn issued_tokens_have_the_promised_claims_and_are_believed() {
     let long = json!({"x": "x".repeat(MAX_TOKEN_BYTES)}).as_object().unwrap().clone();
     let long = User { user_metadata: long, ..user() };
     let refused = issue(world.signer(), &long, &session(), &OPTIONS, at(NOW));
-    assert_eq!(refused.err(), Some(IssueError::TooLong));
+    assert_eq!(refused.err(), Some(IssueError::TooLong(MAX_TOKEN_BYTES)));
 }
 
 #[test]

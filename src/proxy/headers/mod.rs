@@ -8,6 +8,7 @@
 //!
 //! It needs a [`Permit`], decides nothing, and knows no bodies: framing and `Host` are the writer's.
 
+mod cookies;
 mod names;
 mod request_id;
 
@@ -15,12 +16,14 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+pub use self::cookies::{is_known_by_cookie, keep_private};
 use self::names::{Class, MAX_NAME_BYTES, WatchedNames};
 pub use self::request_id::{RequestId, RequestIds};
 use super::authorize::Permit;
 use super::subprotocol;
 use crate::config::{Config, ForwardedHeader, Problem};
 use crate::identity::Identity;
+use crate::identity::cookies::sets_ours;
 use crate::message::fields::Field;
 use crate::message::{FieldSink, Fields, Known, Version};
 
@@ -152,6 +155,9 @@ impl HeaderPolicy {
         {
             out.field(b"sec-websocket-protocol", &left);
         }
+        if fields.has(Known::Cookie) {
+            cookies::write(fields, permit, out);
+        }
         if let Some(identity) = permit.identity() {
             for (name, value) in self.identity_headers(identity) {
                 out.field(name.as_str().as_bytes(), value);
@@ -215,6 +221,8 @@ impl HeaderPolicy {
             Known::Authorization => permit.route().forward_token || !carries_bearer(fields),
             Known::Forwarded => hop.trusted && self.forwarded_header == ForwardedHeader::Forwarded,
             Known::WebSocketProtocol => !permit.route().websocket_token,
+            // What is left of the others is written apart.
+            Known::Cookie => !cookies::may_hold_ours(field.value),
             // Hop-by-hop (RFC 9110 §7.6.1, RFC 9112 §6.1), or said by us.
             Known::Connection
             | Known::ContentLength
@@ -235,6 +243,8 @@ impl HeaderPolicy {
             | Known::Date
             | Known::Origin
             | Known::RequestMethod
+            | Known::SecFetchSite
+            | Known::SetCookie
             | Known::UserAgent => true,
             Known::Other => match self.names.classify(field.name) {
                 Class::Keep => true,
@@ -314,7 +324,7 @@ fn push_node(element: &mut Vec<u8>, address: &str) {
 }
 
 /// Writes the headers of an upstream's answer that are meant for the client: all but what concerned
-/// the connection to the upstream, framing included, and what `drops` says.
+/// the connection to the upstream, framing included, a cookie of ours, and what `drops` says.
 pub fn write_response(fields: Fields<'_>, drops: impl Fn(Known) -> bool, out: &mut impl FieldSink) {
     let names_fields = fields.has(Known::Connection);
     for field in fields.iter() {
@@ -327,6 +337,7 @@ pub fn write_response(fields: Fields<'_>, drops: impl Fn(Known) -> bool, out: &m
             | Known::Upgrade
             | Known::XRequestId => false,
             Known::Other => !is_hop_by_hop(field.name),
+            Known::SetCookie => !sets_ours(field.value),
             known => !drops(known),
         };
         if passes && !(names_fields && is_named_in_connection(fields, field.name)) {

@@ -9,7 +9,7 @@ use super::pattern::{Pattern, literal_prefix};
 use super::trie::Trie;
 use super::{MethodSet, Owner, Route, RouteTable, RouteUpstream};
 use crate::config::{self, Access, ClientCertificates, Config, LimitBy, Problem};
-use crate::identity::IssuerSet;
+use crate::identity::{IssuerIndex, IssuerSet};
 use crate::model::{is_role_name, is_scope_name};
 use crate::proxy::step_up::StepUp;
 
@@ -118,6 +118,7 @@ impl<'c> Compiler<'c> {
             allow_encoded_slash: written.allow_encoded_slash,
             hide_mismatch: written.hide_mismatch,
             websocket_token: written.websocket_token,
+            cookies: self.cookies(id, written, issuers),
             allowed_origins: written.allowed_origins.clone(),
             tunnel_outlives_token: written.tunnel_outlives_token,
             preflight: written.preflight,
@@ -216,6 +217,23 @@ impl<'c> Compiler<'c> {
             self.problem(id, "max_age", "must be at least 1s");
         }
         StepUp { aal2: written.require_aal2, max_age: written.max_age.map(|age| age.0) }
+    }
+
+    /// Where no token of ours could be of use, a browser that has one for other routes must not be
+    /// refused for it.
+    fn cookies(&mut self, id: usize, written: &config::Route, issuers: IssuerSet) -> bool {
+        let is_looked_at = matches!(written.access, Access::Authenticated | Access::Optional)
+            && issuers.contains(IssuerIndex::OURS);
+        if written.cookies == Some(true) {
+            if !self.config.cookies.enabled {
+                self.problem(id, "cookies", "nobody is given any; set cookies.enabled = true");
+            } else if !is_looked_at {
+                let message = "the route looks at no tokens of ours, and others are in no cookie; \
+                               take it away";
+                self.problem(id, "cookies", message);
+            }
+        }
+        self.config.cookies.enabled && is_looked_at && written.cookies != Some(false)
     }
 
     fn client_certificate(&mut self, id: usize, written: &config::Route) -> bool {

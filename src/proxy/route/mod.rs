@@ -79,6 +79,8 @@ pub struct Route {
     pub hide_mismatch: bool,
     /// Whether a WebSocket handshake may carry its token as a subprotocol.
     pub websocket_token: bool,
+    /// Whether our cookie may carry the token.
+    pub cookies: bool,
     /// Origins that may call; empty = any.
     pub allowed_origins: Vec<String>,
     /// Whether a tunnel stays open when its token no longer counts.

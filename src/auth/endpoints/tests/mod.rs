@@ -149,6 +149,7 @@ fn request(method: &str, target: &str) -> AuthRequest {
         headers: HeaderMap::new(),
         body: Bytes::new(),
         client: [192, 0, 2, 1].into(),
+        page: crate::identity::Page::Foreign,
         request_id: "018f2d3e-0000-7000-8000-000000000000".to_owned(),
     }
 }
