@@ -252,7 +252,6 @@ mod tests {
             (&[], Some("a b"), None),
             (&[], None, Some("\"abc\"")),
             (&[], None, Some("")),
-            (&["Bearer"], None, Some("abc")),
         ] {
             let lines = lines.iter().map(|line| line.as_bytes());
             let elsewhere = Elsewhere {
