@@ -51,14 +51,23 @@ max_age = "5m"
 const STEP: Duration = Duration::from_secs(30);
 
 /// What a user has installed on a telephone, by RFC 6238 and a second hand.
-struct App {
-    factor: String,
+pub(crate) struct App {
+    pub(crate) factor: String,
     secret: Vec<u8>,
 }
 
 impl App {
+    /// An app that has scanned the answer to an enrolment.
+    pub(crate) fn of(enrolled: &Value) -> Self {
+        let text = |value: &Value| value.as_str().expect("text").to_owned();
+        Self {
+            factor: text(&enrolled["id"]),
+            secret: from_base32(&text(&enrolled["totp"]["secret"])),
+        }
+    }
+
     /// The code that it shows `steps` from now.
-    fn code(&self, gateway: &TestGateway, steps: i64) -> String {
+    pub(crate) fn code(&self, gateway: &TestGateway, steps: i64) -> String {
         let counter = gateway.clock.now().as_second() / 30 + steps;
         let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, &self.secret);
         let mac = hmac::sign(&key, &counter.to_be_bytes());
@@ -102,12 +111,7 @@ impl TestGateway {
 
     async fn enrol(&self, who: &Caller, name: &str) -> App {
         let body = json!({ "factor_type": "totp", "friendly_name": name });
-        let enrolled = self.post_as(who, "/auth/factors", &body).await.expect(200).json();
-        let text = |value: &Value| value.as_str().expect("text").to_owned();
-        App {
-            factor: text(&enrolled["id"]),
-            secret: from_base32(&text(&enrolled["totp"]["secret"])),
-        }
+        App::of(&self.post_as(who, "/auth/factors", &body).await.expect(200).json())
     }
 
     async fn challenge(&self, who: &Caller, app: &App) -> String {

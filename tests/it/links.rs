@@ -19,8 +19,8 @@ const NEW_PASSWORD: &str = "Other-Plover-9-Ladder";
 const SITE: &str = "https://app.example.com/";
 
 // The example of RFC 7636, appendix B.
-const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
-const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
+pub(crate) const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+pub(crate) const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
 
 /// A gateway, and where its letters arrive.
 pub(crate) struct Post {
@@ -33,8 +33,8 @@ pub(crate) struct Post {
 pub(crate) struct Letter {
     to: String,
     kind: String,
-    token: String,
-    code: String,
+    pub(crate) token: String,
+    pub(crate) code: String,
     redirect_to: String,
 }
 

@@ -6,6 +6,7 @@ mod accounts;
 mod admin;
 mod api_keys;
 mod cli;
+mod cookies;
 mod cors;
 mod crash;
 mod differential;
