@@ -15,7 +15,7 @@ use crate::gateway::issuers::RemoteIssuer;
 use crate::identity::api_keys::is_api_key;
 use crate::identity::credential::Elsewhere;
 use crate::identity::{ApiKeys, Credential, Identity, KeySet, Rejection, Verifier};
-use crate::proxy::decide::{Decision, decide, imagined, status_of};
+use crate::proxy::decide::{Decision, decide, imagined, in_cookie, status_of};
 use crate::proxy::route::Route;
 use crate::proxy::trace::Recording;
 use crate::store::{ApiKeyCursor, RevocationCursor, Store};
@@ -44,6 +44,12 @@ pub(super) struct Args {
     /// … from this issuer, by its name [default: our own]
     #[arg(long, requires = "subject")]
     issuer: Option<String>,
+    /// The token is in our cookie, as a browser sends it
+    #[arg(long, conflicts_with = "scope")]
+    cookie: bool,
+    /// … for a page of this origin [default: one of our own]
+    #[arg(long, requires = "cookie")]
+    origin: Option<String>,
     /// Imagine that the client has shown a certificate with this subject
     #[arg(long, value_name = "SUBJECT")]
     client_certificate: Option<http::HeaderValue>,
@@ -66,7 +72,13 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<(), Failure> {
 
     let mut trace = Recording::default();
     let certificate = args.client_certificate.as_ref();
-    let credential = |route: &Route| caller.credential(route);
+    let credential = |route: &Route| {
+        let credential = caller.credential(route);
+        if !args.cookie {
+            return credential;
+        }
+        in_cookie(route, &method, &live.sites, args.origin.as_deref(), credential)
+    };
     let now = Clock::system().now().as_second();
     let decision = decide(&live.table, &method, path, certificate, credential, now, &mut trace);
     let (word, status, reason, route) = match &decision {

@@ -31,7 +31,7 @@ use crate::identity::address::Resolved;
 use crate::identity::api_keys::is_api_key;
 use crate::identity::cookies;
 use crate::identity::credential::{CarrierError, Elsewhere};
-use crate::identity::site::Arrival;
+use crate::identity::site::{Arrival, acts};
 use crate::identity::{Credential, IssuerIndex, Page, Rejection, TokenCache, Verifier};
 use crate::limit::{Caller, Decision as LimitDecision, Rule, rate_limit_fields};
 use crate::message::{FieldSink, HeadError, Known, RequestHead};
@@ -462,9 +462,10 @@ impl Desk {
         } else {
             None
         };
-        // A WebSocket's handshake is a GET, but what follows acts.
-        let acts = || !head.method.is_safe() || head.websocket;
-        if cookie.is_some() && acts() && local.live.sites.page(fields, arrival) == Page::Foreign {
+        if cookie.is_some()
+            && acts(&head.method, head.websocket)
+            && local.live.sites.page(fields, arrival) == Page::Foreign
+        {
             return Credential::CrossSite;
         }
         let elsewhere = Elsewhere { subprotocol, cookie };

@@ -4,6 +4,7 @@
 //! Prevention", Fetch Metadata and the check of `Origin`). Tokens in `Authorization` need none of
 //! this: no page can make a browser add them.
 
+use http::Method;
 use url::Url;
 
 use crate::config::Config;
@@ -16,6 +17,12 @@ pub enum Page {
     Trusted,
     /// It may not, or the request does not say which it is.
     Foreign,
+}
+
+/// Whether a request acts: what a page of another site must not make a browser do. The handshake of
+/// a WebSocket is a `GET`, but what follows acts.
+pub fn acts(method: &Method, websocket: bool) -> bool {
+    !method.is_safe() || websocket
 }
 
 /// How a request came to us.

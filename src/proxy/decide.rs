@@ -13,7 +13,9 @@ use super::path::{CanonicalPath, PathError};
 use super::route::{Route, RouteTable};
 use super::trace::{NoTrace, Recording, Step, Trace};
 use crate::config::{self, Config, Expectation, Problem};
-use crate::identity::{Credential, Identity, IssuerIndex, Machine};
+use crate::identity::site::{Arrival, acts};
+use crate::identity::{Credential, Identity, IssuerIndex, Machine, Page, Sites};
+use crate::message::FieldList;
 
 /// What is to happen with a request.
 #[derive(Debug)]
@@ -152,7 +154,11 @@ fn run_test(config: &Config, table: &RouteTable, test: &config::Test) -> Result<
         .map_err(|_| "`client_certificate` is no subject: it has control characters")?;
 
     let mut trace = Recording::default();
-    let credential = |_: &Route| credential;
+    let sites = test.cookie.then(|| Sites::compile(config));
+    let credential = |route: &Route| match &sites {
+        Some(sites) => in_cookie(route, &method, sites, test.origin.as_deref(), credential),
+        None => credential,
+    };
     // Whoever is imagined has just logged in, whatever the time.
     let decided = decide(table, &method, path, certificate.as_ref(), credential, 0, &mut trace);
     let actual = match decided {
@@ -174,17 +180,47 @@ fn run_test(config: &Config, table: &RouteTable, test: &config::Test) -> Result<
 }
 
 fn test_credential(config: &Config, test: &config::Test) -> Result<Credential, String> {
+    if test.cookie && test.scopes.is_some() {
+        return Err("`cookie`: an API key is in no cookie".to_owned());
+    }
+    if test.origin.is_some() && !test.cookie {
+        return Err("`origin` says from which page a cookie comes: add `cookie`".to_owned());
+    }
     let Some(subject) = &test.subject else {
         let is_bare = test.roles.is_empty() && test.issuer.is_none() && test.scopes.is_none();
-        return if is_bare && !test.aal2 {
+        return if is_bare && !test.aal2 && !test.cookie {
             Ok(Credential::Absent)
         } else {
-            Err("`roles`, `scopes`, `aal2` and `issuer` need a subject: add `as`".to_owned())
+            Err("`roles`, `scopes`, `aal2`, `cookie` and `issuer` need a subject: add `as`"
+                .to_owned())
         };
     };
     let (issuer, scopes) = (test.issuer.as_deref(), test.scopes.as_deref());
     let imagined = imagined(config, subject, &test.roles, issuer, scopes, test.aal2)?;
     Ok(Credential::Verified(Arc::new(imagined)))
+}
+
+/// What `credential` is worth to a route when a browser sends it in our cookie, for a page of
+/// `origin`, or one of our own.
+pub fn in_cookie(
+    route: &Route,
+    method: &Method,
+    sites: &Sites,
+    origin: Option<&str>,
+    credential: Credential,
+) -> Credential {
+    if !route.cookies {
+        return Credential::Absent;
+    }
+    let said: FieldList = match origin {
+        Some(origin) => [("origin", origin)].into_iter().collect(),
+        None => [("sec-fetch-site", "same-origin")].into_iter().collect(),
+    };
+    let arrival = Arrival { over_tls: true, peer_is_trusted: false };
+    if acts(method, false) && sites.page(said.view(), arrival) == Page::Foreign {
+        return Credential::CrossSite;
+    }
+    credential
 }
 
 /// The caller that a test or `explain --as` imagines, with a second factor or without; never one that

@@ -523,6 +523,10 @@ async fn explain_judges_a_real_token() {
         let refused = explain("/api/u-1/tasks", token, 1).await;
         assert!(matches!(refused["status"].as_u64(), Some(400 | 401)), "{refused}");
     }
+    // In a cookie it is none while those are off.
+    let cookie = ["explain", "POST", "/api/u-1/tasks", "--token", &ann.token, "--cookie"];
+    let told = program.run(&cookie).await.expect(1);
+    assert!(told.stdout.ends_with("refused: 401 no_token\n"), "{told}");
     program.run(&["sessions", "revoke", "u-1"]).await.expect(0);
     let ended = explain("/api/u-1/tasks", &ann.token, 1).await;
     assert_eq!(ended["status"], 401, "{ended}");

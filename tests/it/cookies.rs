@@ -73,13 +73,13 @@ impl Jar {
 
 trait Browsing {
     /// With the cookies of `jar`, if there are any.
-    fn from_browser(self, jar: &Jar) -> Self;
+    fn with_cookies(self, jar: &Jar) -> Self;
     /// As a page of the gateway's own origin sends it.
     fn by_own_page(self) -> Self;
 }
 
 impl Browsing for Request {
-    fn from_browser(self, jar: &Jar) -> Self {
+    fn with_cookies(self, jar: &Jar) -> Self {
         if jar.0.is_empty() { self } else { self.header("Cookie", jar.line()) }
     }
 
@@ -105,7 +105,7 @@ impl TestGateway {
     }
 
     async fn see(&self, jar: &Jar, target: &str) -> Answer {
-        self.get(target).from_browser(jar).send().await
+        self.get(target).with_cookies(jar).send().await
     }
 }
 
@@ -167,11 +167,11 @@ async fn a_session_is_set_in_cookies_and_is_not_in_the_body() {
     let mut jar = jars.remove(0);
     for _ in 0..4 {
         gateway.advance(Duration::from_hours(6 * 24));
-        let answer = gateway.post(REFRESHING).from_browser(&jar).by_own_page().send().await;
+        let answer = gateway.post(REFRESHING).with_cookies(&jar).by_own_page().send().await;
         jar = expect_in_cookies(&answer.expect(200));
     }
     gateway.advance(Duration::from_hours(3 * 24));
-    let answer = gateway.post(REFRESHING).from_browser(&jar).by_own_page().send().await;
+    let answer = gateway.post(REFRESHING).with_cookies(&jar).by_own_page().send().await;
     let answer = answer.expect(200);
     let lines = answer.headers.all("set-cookie");
     assert!(lines[1].contains(&format!("; Max-Age={};", 3 * 24 * 3600)), "{lines:?}");
@@ -230,7 +230,7 @@ async fn links_and_codes_lead_to_cookies_too() {
 async fn a_second_factor_shown_by_a_cookie_is_answered_in_cookies_whatever_is_asked() {
     let (_upstream, gateway) = gateway(ON).await;
     let (_, mut jar) = gateway.join("ann").await;
-    let act = |jar: &Jar, target: &str| gateway.post(target).from_browser(jar).by_own_page();
+    let act = |jar: &Jar, target: &str| gateway.post(target).with_cookies(jar).by_own_page();
     let body = json!({ "factor_type": "totp", "friendly_name": "phone" });
     let enrolled = act(&jar, "/auth/factors").json(&body).send().await.expect(200);
     let app = App::of(&enrolled.json());
@@ -288,10 +288,10 @@ async fn while_they_are_off_a_cookie_is_nothing() {
     let jar = Jar(BTreeMap::from([(ACCESS.to_owned(), ann.token.clone())]));
     for target in ["/private/x", "/auth/user"] {
         gateway.see(&jar, target).await.expect_problem(401, "no_authorization");
-        let beside = gateway.get(target).from_browser(&jar).bearer(&ann.token);
+        let beside = gateway.get(target).with_cookies(&jar).bearer(&ann.token);
         beside.send().await.expect(200);
     }
-    let out = gateway.post("/auth/logout").from_browser(&jar).by_own_page().send().await;
+    let out = gateway.post("/auth/logout").with_cookies(&jar).by_own_page().send().await;
     out.expect_problem(401, "no_authorization");
     expect_no_cookies(&out);
     // It is a token all the same, which a browser may still have from before.
@@ -334,7 +334,7 @@ async fn the_access_cookie_is_the_token_on_routes_and_account_endpoints() {
     assert_eq!(upstream.last().header("x-user-id"), None);
     assert_eq!(upstream.last().header("cookie"), None);
     let own = format!("/api/{id}/x");
-    let posted = gateway.post(&own).from_browser(&jar).by_own_page().body("x").send().await;
+    let posted = gateway.post(&own).with_cookies(&jar).by_own_page().body("x").send().await;
     posted.expect(200);
     assert_eq!(upstream.last().header("x-user-id"), Some(&*id));
 
@@ -343,7 +343,7 @@ async fn the_access_cookie_is_the_token_on_routes_and_account_endpoints() {
     assert_eq!(sessions["sessions"][0]["current"], true);
     gateway.see(&jar, "/auth/events").await.expect(200);
     let body = json!({ "data": { "name": "Ann" } });
-    let put = gateway.request("PUT", "/auth/user").from_browser(&jar).by_own_page().json(&body);
+    let put = gateway.request("PUT", "/auth/user").with_cookies(&jar).by_own_page().json(&body);
     assert_eq!(put.send().await.expect(200).json()["user_metadata"]["name"], "Ann");
 
     for bad in ["nonsense.of.token", "__Host-portcullis-access=x", ""] {
@@ -353,9 +353,25 @@ async fn the_access_cookie_is_the_token_on_routes_and_account_endpoints() {
             assert!(matches!(refused.status, 400 | 401), "{bad}: {}", refused.text());
         }
     }
-    // An API key is for programs, which have no cookies.
-    let key = format!("{ACCESS}=ptk_{}", "a".repeat(40));
-    gateway.get("/private/x").header("Cookie", &key).send().await.expect(401);
+}
+
+/// Programs have no browser: what they show in a cookie is none of ours.
+#[tokio::test]
+async fn an_api_key_in_a_cookie_is_no_key() {
+    let config = "[api_keys]\nself_service = true\n[[routes]]\npath = \"/jobs\"\n\
+                  upstream = \"app\"\napi_keys = true\n";
+    let (upstream, gateway) = gateway(&format!("{ON}{config}")).await;
+    let (_, jar) = gateway.join("ann").await;
+    let body = json!({ "name": "a job", "scopes": [] });
+    let made = gateway.post("/auth/api_keys").with_cookies(&jar).by_own_page().json(&body);
+    let made = made.send().await.expect(201).json();
+    let key = made["key"].as_str().expect("a key");
+    gateway.get("/jobs").bearer(key).send().await.expect(200);
+    let cookie = format!("{ACCESS}={key}");
+    gateway.get("/jobs").header("Cookie", &cookie).send().await.expect_problem(401, "bad_jwt");
+    let own = gateway.get("/auth/user").header("Cookie", &cookie).send().await;
+    assert_eq!(own.status, 401, "{}", own.text());
+    assert_eq!(upstream.count(), 1);
 }
 
 #[tokio::test]
@@ -381,7 +397,7 @@ async fn two_carriers_are_refused() {
     let ben = gateway.sign_up("ben").await;
     for target in ["/private/x", "/auth/user"] {
         for authorization in [format!("Bearer {}", ben.token), "Basic YTpi".to_owned()] {
-            let both = gateway.get(target).from_browser(&jar);
+            let both = gateway.get(target).with_cookies(&jar);
             let both = both.header("Authorization", &authorization).send().await;
             both.expect_problem(400, "invalid_request");
         }
@@ -398,7 +414,7 @@ async fn two_carriers_are_refused() {
             request.send().await.expect_problem(400, "invalid_request");
         }
     }
-    let handshake = gateway.get("/private/x").from_browser(&jar).by_own_page();
+    let handshake = gateway.get("/private/x").with_cookies(&jar).by_own_page();
     let handshake = handshake
         .header("Connection", "upgrade")
         .header("Upgrade", "websocket")
@@ -410,12 +426,12 @@ async fn two_carriers_are_refused() {
 
     // Where a cookie is no token, a token beside it is the only one.
     gateway.see(&jar, "/bearer/x").await.expect_problem(401, "no_authorization");
-    let beside = gateway.get("/bearer/x").from_browser(&jar).bearer(&ben.token).send().await;
+    let beside = gateway.get("/bearer/x").with_cookies(&jar).bearer(&ben.token).send().await;
     beside.expect(200);
     assert_eq!(upstream.last().header("x-user-id"), Some(&*ben.id));
     assert_eq!(upstream.last().header("cookie"), None);
     let corp = gateway.foreign_token("clerk").sign();
-    let beside = gateway.get("/corp/x").from_browser(&jar).bearer(corp).send().await;
+    let beside = gateway.get("/corp/x").with_cookies(&jar).bearer(corp).send().await;
     beside.expect(200);
     assert_eq!(upstream.last().header("x-user-id"), Some("clerk"));
 }
@@ -431,27 +447,27 @@ async fn a_page_refreshes_an_expired_session_without_seeing_a_token() {
     }
     assert_eq!(upstream.count(), 0);
     let old = jar.clone();
-    let refreshed = gateway.post(REFRESHING).from_browser(&jar).by_own_page().send().await;
+    let refreshed = gateway.post(REFRESHING).with_cookies(&jar).by_own_page().send().await;
     let refreshed = refreshed.expect(200);
     let fresh = expect_in_cookies(&refreshed);
     assert!(fresh.access() != jar.access() && fresh.refresh() != jar.refresh());
     jar.take(&refreshed);
     gateway.see(&jar, "/private/x").await.expect(200);
     // Another tab asked at the same time: it gets the same successor. With an empty object, too.
-    let request = gateway.post(REFRESHING).from_browser(&old).by_own_page().json(&json!({}));
+    let request = gateway.post(REFRESHING).with_cookies(&old).by_own_page().json(&json!({}));
     let again = expect_in_cookies(&request.send().await.expect(200));
     assert_eq!(again.refresh(), jar.refresh());
 
     // Both would be two.
     let body = json!({ "refresh_token": jar.refresh() });
-    let both = gateway.post(REFRESHING).from_browser(&jar).by_own_page().json(&body).send().await;
+    let both = gateway.post(REFRESHING).with_cookies(&jar).by_own_page().json(&body).send().await;
     both.expect_problem(400, "invalid_request");
     expect_no_cookies(&both);
     let twice = gateway.post(REFRESHING).by_own_page();
     let twice = twice.header("Cookie", format!("{0}; {0}", jar.line())).send().await;
     twice.expect_problem(400, "invalid_request");
     // What is in a cookie never comes out in a body, so without cookies=true it is not looked at.
-    let plain = gateway.post("/auth/token?grant_type=refresh_token").from_browser(&jar);
+    let plain = gateway.post("/auth/token?grant_type=refresh_token").with_cookies(&jar);
     let plain = plain.by_own_page().send().await;
     plain.expect_problem(400, "bad_json");
     // Pages ask without knowing whether there is a cookie. Nothing is guessed, so nothing counts.
@@ -476,7 +492,7 @@ async fn a_refused_refresh_takes_the_cookies_back() {
         "{ON}[limits]\nrefresh_session = {{ rate = \"3/hour\", by = \"session\" }}\n"
     ))
     .await;
-    let refresh = |jar: &Jar| gateway.post(REFRESHING).from_browser(jar).by_own_page().send();
+    let refresh = |jar: &Jar| gateway.post(REFRESHING).with_cookies(jar).by_own_page().send();
 
     // The session was ended elsewhere.
     let (_, jar) = gateway.join("ann").await;
@@ -492,9 +508,9 @@ async fn a_refused_refresh_takes_the_cookies_back() {
     // A token that was used, and whose successor was used.
     let (_, first) = gateway.join("ben").await;
     let second = Jar::of(&refresh(&first).await.expect(200));
-    gateway.advance(Duration::from_secs(60));
+    gateway.advance(Duration::from_mins(1));
     let _third = Jar::of(&refresh(&second).await.expect(200));
-    gateway.advance(Duration::from_secs(60));
+    gateway.advance(Duration::from_mins(1));
     let refused = refresh(&first).await;
     refused.expect_problem(400, "refresh_token_already_used");
     expect_cleared(&refused);
@@ -525,7 +541,7 @@ async fn a_refused_refresh_takes_the_cookies_back() {
 async fn logging_out_ends_the_session_and_takes_the_cookies_back() {
     let (_upstream, gateway) = gateway(ON).await;
     let out = |jar: &Jar, query: &str| {
-        gateway.post(&format!("/auth/logout{query}")).from_browser(jar).by_own_page().send()
+        gateway.post(&format!("/auth/logout{query}")).with_cookies(jar).by_own_page().send()
     };
     let (_, jar) = gateway.join("ann").await;
     let login = json!({ "email": "ann@example.com", "password": PASSWORD });
@@ -542,7 +558,7 @@ async fn logging_out_ends_the_session_and_takes_the_cookies_back() {
 
     expect_cleared(&out(&jar, "").await.expect(204));
     gateway.see(&jar, "/private/x").await.expect_problem(401, "session_not_found");
-    let refresh = gateway.post(REFRESHING).from_browser(&jar).by_own_page().send().await;
+    let refresh = gateway.post(REFRESHING).with_cookies(&jar).by_own_page().send().await;
     refresh.expect_problem(400, "session_expired");
 
     // The access token has expired, and the browser has forgotten it: the session does not go on.
@@ -553,7 +569,7 @@ async fn logging_out_ends_the_session_and_takes_the_cookies_back() {
             jar.0.remove(ACCESS);
         }
         expect_cleared(&out(&jar, "").await.expect(204));
-        let refresh = gateway.post(REFRESHING).from_browser(&jar).by_own_page().send().await;
+        let refresh = gateway.post(REFRESHING).with_cookies(&jar).by_own_page().send().await;
         refresh.expect_problem(400, "session_expired");
         // Once more: what is over is over.
         expect_cleared(&out(&jar, "?scope=global").await.expect(204));
@@ -578,13 +594,13 @@ async fn logging_out_ends_the_session_and_takes_the_cookies_back() {
     let expired = jar.clone();
     let (_, fresh) = gateway.join("cleo").await;
     for jar in [&expired, &fresh] {
-        let evil = gateway.post("/auth/logout").from_browser(jar);
+        let evil = gateway.post("/auth/logout").with_cookies(jar);
         let evil = evil.header("Sec-Fetch-Site", "cross-site").send().await;
         evil.expect_problem(403, "cross_site_request");
         expect_no_cookies(&evil);
     }
     gateway.see(&fresh, "/private/x").await.expect(200);
-    let refreshed = gateway.post(REFRESHING).from_browser(&expired).by_own_page().send().await;
+    let refreshed = gateway.post(REFRESHING).with_cookies(&expired).by_own_page().send().await;
     expect_in_cookies(&refreshed.expect(200));
 }
 
@@ -641,7 +657,7 @@ async fn only_pages_of_this_site_act_by_a_cookie() {
         for method in ["POST", "PUT", "PATCH", "DELETE"] {
             for target in [&*own, "/optional/x"] {
                 let before = upstream.count();
-                let answer = said(gateway.request(method, target).from_browser(&jar)).send().await;
+                let answer = said(gateway.request(method, target).with_cookies(&jar)).send().await;
                 if may {
                     answer.expect(200);
                 } else {
@@ -652,16 +668,16 @@ async fn only_pages_of_this_site_act_by_a_cookie() {
         }
         // Reading changes nothing, and a page of another site cannot see what comes.
         for method in ["GET", "HEAD", "OPTIONS"] {
-            said(gateway.request(method, &own).from_browser(&jar)).send().await.expect(200);
+            said(gateway.request(method, &own).with_cookies(&jar)).send().await.expect(200);
         }
         let body = json!({ "data": { "n": 1 } });
-        let put = said(gateway.request("PUT", "/auth/user").from_browser(&jar)).json(&body);
-        let user = said(gateway.get("/auth/user").from_browser(&jar)).send().await;
+        let put = said(gateway.request("PUT", "/auth/user").with_cookies(&jar)).json(&body);
+        let user = said(gateway.get("/auth/user").with_cookies(&jar)).send().await;
         user.expect(200);
         let login = json!({ "email": "ann@example.com", "password": PASSWORD });
         let login = said(gateway.post("/auth/login?cookies=true")).json(&login);
-        let refresh = said(gateway.post(REFRESHING).from_browser(&jar));
-        let letter = said(gateway.get("/auth/reauthenticate").from_browser(&jar));
+        let refresh = said(gateway.post(REFRESHING).with_cookies(&jar));
+        let letter = said(gateway.get("/auth/reauthenticate").with_cookies(&jar));
         for (what, request) in
             [("put", put), ("login", login), ("refresh", refresh), ("letter", letter)]
         {
@@ -681,7 +697,7 @@ async fn only_pages_of_this_site_act_by_a_cookie() {
         let plain = json!({ "email": "ann@example.com", "password": PASSWORD });
         said(gateway.post("/auth/login")).json(&plain).send().await.expect(200);
         // Where nobody looks at tokens, nobody acts by one.
-        said(gateway.post("/public/x").from_browser(&jar)).send().await.expect(200);
+        said(gateway.post("/public/x").with_cookies(&jar)).send().await.expect(200);
     }
     let line = gateway.log_line(|line| line["reason"] == "cross_site_request").await;
     assert_eq!((&line["decision"], &line["status"]), (&json!("deny"), &json!(403)));
@@ -693,7 +709,7 @@ async fn origins_without_credentials_are_other_sites() {
     let (upstream, gateway) = gateway(&config).await;
     let (_, jar) = gateway.join("ann").await;
     for origin in ["https://app.example", "https://other.example", "*"] {
-        let request = gateway.post("/private/x").from_browser(&jar).header("Origin", origin);
+        let request = gateway.post("/private/x").with_cookies(&jar).header("Origin", origin);
         request.send().await.expect_problem(403, "cross_site_request");
     }
     assert_eq!(upstream.count(), 0);
@@ -705,7 +721,7 @@ async fn behind_a_trusted_proxy_the_own_origin_is_what_it_says() {
     let (_upstream, gateway) = gateway(&config).await;
     let (_, jar) = gateway.join("ann").await;
     for (origin, status) in [("https://shop.example", 200), ("http://shop.example", 403)] {
-        let request = gateway.post("/private/x").from_browser(&jar).header("Origin", origin);
+        let request = gateway.post("/private/x").with_cookies(&jar).header("Origin", origin);
         let request = request
             .header("X-Forwarded-For", "192.0.2.7")
             .header("X-Forwarded-Proto", "https")
@@ -871,12 +887,12 @@ async fn answers_by_a_cookie_are_kept_from_shared_caches_as_a_bearers_are() {
             Some(says) => request.header("X-Says", says),
             None => request,
         };
-        let answer = ask(gateway.get("/private/x").from_browser(&jar)).send().await.expect(200);
+        let answer = ask(gateway.get("/private/x").with_cookies(&jar)).send().await.expect(200);
         assert_eq!(answer.headers.all("cache-control"), expected);
         let as_it_was: Vec<&str> = says.into_iter().collect();
         let bearer = ask(gateway.get("/private/x").bearer(jar.access())).send().await.expect(200);
         assert_eq!(bearer.headers.all("cache-control"), as_it_was);
-        let public = ask(gateway.get("/public/x").from_browser(&jar)).send().await.expect(200);
+        let public = ask(gateway.get("/public/x").with_cookies(&jar)).send().await.expect(200);
         assert_eq!(public.headers.all("cache-control"), as_it_was);
     }
 }
@@ -886,8 +902,8 @@ async fn no_log_has_a_cookie() {
     let (_upstream, gateway) = gateway(ON).await;
     let (id, jar) = gateway.join("ann").await;
     gateway.see(&jar, "/private/x").await.expect(200);
-    gateway.post("/private/x").from_browser(&jar).send().await.expect(403);
-    gateway.post("/auth/logout").from_browser(&jar).by_own_page().send().await.expect(204);
+    gateway.post("/private/x").with_cookies(&jar).send().await.expect(403);
+    gateway.post("/auth/logout").with_cookies(&jar).by_own_page().send().await.expect(204);
     let line = gateway.log_line(|line| line["path"] == "/auth/logout").await;
     assert_eq!(line["user_id"], *id);
     let line = gateway.log_line(|line| line["path"] == "/private/x").await;

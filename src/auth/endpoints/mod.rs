@@ -33,6 +33,7 @@ use crate::config::LimitBy;
 use crate::identity::api_keys::is_api_key;
 use crate::identity::cookies::ACCESS;
 use crate::identity::credential::{Carried, Elsewhere, bearer};
+use crate::identity::site::acts;
 use crate::identity::{IssuerSet, Rejection};
 use crate::limit::{Basis, Caller, Decision, Limiter, Rule, rate_limit_fields};
 use crate::model::EventKind;
@@ -265,7 +266,7 @@ impl Auth {
     fn bearer(&self, request: &AuthRequest, seen: &mut Seen) -> Result<Bearer, AuthError> {
         let cookie = self.cookie(request, ACCESS)?;
         seen.by_cookie = cookie.is_some();
-        if seen.by_cookie && !request.method.is_safe() {
+        if seen.by_cookie && acts(&request.method, false) {
             cookies::must_be_ours(request)?;
         }
         let elsewhere = Elsewhere { cookie, ..Elsewhere::default() };

@@ -25,6 +25,12 @@ pub struct Test {
     /// Name of the issuer; default our own.
     #[serde(default)]
     pub issuer: Option<String>,
+    /// Whether the token is in our cookie. Default false.
+    #[serde(default)]
+    pub cookie: bool,
+    /// With `cookie`: the origin of the page that asks. Default: a page of our own.
+    #[serde(default)]
+    pub origin: Option<String>,
     /// Subject of a client certificate; without it the client has shown none.
     #[serde(default)]
     pub client_certificate: Option<String>,

@@ -289,6 +289,10 @@ fn each_mistake_is_named_with_its_line_and_column() {
             "2:11: mail.notify[0]: `login` is unknown; expected one of already_registered, \
              email_changed, password_changed",
         ),
+        (
+            "[cookies]\nsame_site = \"none\"",
+            "2:1: cookies.same_site: `none` is unknown; expected one of lax, strict",
+        ),
         ("[mail]\nmax_waiting = 0", "2:1: mail.max_waiting: must be at least 1"),
         ("[mail]\ntimeout = \"0s\"", "2:1: mail.timeout: must be longer than 0s"),
         (

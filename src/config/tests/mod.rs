@@ -57,6 +57,18 @@ fn what_is_allowed_but_unwise_is_a_warning_with_its_place() {
             "[server]\ntrusted_proxies = [\"::/0\"]\n[[routes]]\npath = \"/\"",
             &["p.toml:2:20: server.trusted_proxies[0]: trusts everybody"],
         ),
+        (
+            "[cookies]\nenabled = true\n[tokens]\nissuer = \"http://192.0.2.1/auth\"\n\
+             [[routes]]\npath = \"/\"",
+            &["p.toml:2:1: cookies.enabled: browsers keep"],
+        ),
+        ("[cookies]\nenabled = true\n[[routes]]\npath = \"/\"", &[]),
+        (
+            "[cookies]\nenabled = true\n[tokens]\nissuer = \"http://localhost:8080/auth\"\n\
+             [[routes]]\npath = \"/\"",
+            &[],
+        ),
+        ("[tokens]\nissuer = \"http://192.0.2.1/auth\"\n[[routes]]\npath = \"/\"", &[]),
     ] {
         let warnings = accepted(text, &[]).warnings;
         assert_eq!(warnings.len(), expected.len(), "{text}: {warnings:?}");

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 use secrecy::{ExposeSecret, SecretString};
+use url::{Host, Url};
 
 use super::{
     Algorithm, Argon2, ByteSize, ClientCertificates, Config, Cors, IdentityHeaders, Interval,
@@ -113,10 +114,30 @@ pub fn advice(config: &Config) -> Vec<Problem> {
             found.add(at, "says nothing: none of the servers is https://");
         }
     }
+    if config.cookies.enabled && config.site_url().is_some_and(|url| is_plain(&url)) {
+        found.add(
+            "cookies.enabled",
+            "browsers keep these cookies over https and on localhost only; the site is neither, by \
+             links.site_url or tokens.issuer",
+        );
+    }
     if config.routes.is_empty() {
         found.add("routes", "there are none: only the gateway's own endpoints answer");
     }
     found.0
+}
+
+/// Whether a page at this address may be read, and changed, on its way: not over TLS, and not on this
+/// machine (what browsers call potentially trustworthy).
+fn is_plain(url: &str) -> bool {
+    let Ok(url) = Url::parse(url) else { return false };
+    let is_here = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    url.scheme() == "http" && !is_here
 }
 
 /// Problems found so far.

@@ -413,6 +413,30 @@ const OPTIONS: IssueOptions<'_> = IssueOptions {
 };
 
 #[test]
+fn a_token_for_a_cookie_has_the_roles_of_all_metadata_and_an_end() {
+    let world = World::new();
+    let options = IssueOptions { extent: Extent::ForCookie, ..OPTIONS };
+    let whole = issue(world.signer(), &user(), &session(), &OPTIONS, at(NOW)).unwrap();
+    let small = issue(world.signer(), &user(), &session(), &options, at(NOW)).unwrap();
+    let claims = |token: &str| -> Value {
+        let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
+        serde_json::from_slice(&payload).unwrap()
+    };
+    let mut expected = claims(&whole.token);
+    expected["app_metadata"] = json!({ "roles": user().roles });
+    expected["user_metadata"] = json!({});
+    assert_eq!(claims(&small.token), expected);
+    let identity = world.verifier.verify(small.token.as_bytes(), IssuerSet::OURS, NOW).unwrap();
+    assert!(!identity.roles.is_empty() && identity.has_any_role(&user().roles));
+
+    let many = (0..200).map(|n| format!("role-of-some-length-{n}")).collect();
+    let many = User { roles: many, ..user() };
+    let refused = issue(world.signer(), &many, &session(), &options, at(NOW));
+    assert_eq!(refused.err(), Some(IssueError::TooLong(3900)));
+    assert!(issue(world.signer(), &many, &session(), &OPTIONS, at(NOW)).is_ok());
+}
+
+#[test]
 fn issued_tokens_have_the_promised_claims_and_are_believed() {
     let world = World::new();
     let issued = issue(world.signer(), &user(), &session(), &OPTIONS, at(NOW)).unwrap();

@@ -604,3 +604,144 @@ fn a_route_may_ask_for_a_client_certificate_beside_all_else() {
     assert!(problems.iter().all(|problem| problem.key.ends_with(".client_certificate")));
     assert_eq!(problems.len(), 3);
 }
+
+#[test]
+fn a_cookie_is_a_token_where_the_route_takes_it_and_a_page_of_ours_asks() {
+    let text = r#"
+        [cookies]
+        enabled = true
+        [links]
+        site_url = "https://site.example/"
+        [cors]
+        allowed_origins = ["https://app.example"]
+        allow_credentials = true
+        [upstreams.app]
+        servers = ["http://127.0.0.1:8000"]
+        [[issuers]]
+        name = "corp"
+        issuer = "https://id.example/"
+        audience = "api"
+        algorithms = ["RS256"]
+        key_file = "corp.pem"
+        [[routes]]
+        path = "/api/{user_id}"
+        upstream = "app"
+        [[routes]]
+        path = "/optional"
+        upstream = "app"
+        access = "optional"
+        [[routes]]
+        path = "/bearer"
+        upstream = "app"
+        cookies = false
+        [[routes]]
+        path = "/corp"
+        upstream = "app"
+        issuers = ["corp"]
+        [[routes]]
+        path = "/public"
+        upstream = "app"
+        access = "public"
+        [[routes]]
+        path = "/trial"
+        upstream = "app"
+        mode = "shadow"
+    "#;
+    let mut config: Config = toml::from_str(text).unwrap();
+    let table = RouteTable::compile(&config).unwrap();
+    let takes: Vec<_> = table.routes().iter().map(|route| route.cookies).collect();
+    assert_eq!(takes, [true, true, false, false, false, true]);
+    assert_eq!(table.routes()[0].describe().rules, "user_id = subject, or cookie");
+
+    let sites = Sites::compile(&config);
+    let said = |method: Method, path: &str, origin: Option<&str>, whose: &str| {
+        let credential = |route: &Route| in_cookie(route, &method, &sites, origin, user(whose));
+        match decide_quietly(&table, &method, path, None, credential, 0) {
+            Decision::Permit(permit) => permit.shadowed().map_or("allow", Refusal::reason),
+            Decision::Refuse(refused) => refused.refusal.reason(),
+            Decision::Own => "own",
+        }
+    };
+    let (evil, foreign) = (Some("https://evil.example"), "cross_site_request");
+    for (method, path, origin, expected) in [
+        (Method::GET, "/api/u1", None, "allow"),
+        (Method::GET, "/api/u1", evil, "allow"),
+        (Method::GET, "/api/u2", None, "owner_mismatch"),
+        (Method::POST, "/api/u1", None, "allow"),
+        (Method::POST, "/api/u1", Some("https://app.example"), "allow"),
+        (Method::POST, "/api/u1", Some("https://site.example"), "allow"),
+        (Method::POST, "/api/u1", evil, foreign),
+        // Whose it is does not matter.
+        (Method::POST, "/api/u2", evil, foreign),
+        (Method::DELETE, "/optional", evil, foreign),
+        (Method::POST, "/bearer", None, "no_token"),
+        (Method::POST, "/bearer", evil, "no_token"),
+        (Method::GET, "/corp", None, "no_token"),
+        (Method::POST, "/public", evil, "allow"),
+        (Method::POST, "/trial", evil, foreign),
+    ] {
+        assert_eq!(
+            said(method.clone(), path, origin, "u1"),
+            expected,
+            "{method} {path} {origin:?}"
+        );
+    }
+
+    config.tests = toml::from_str::<Config>(
+        r#"
+        [[tests]]
+        request = "POST /api/u1"
+        as = "u1"
+        cookie = true
+        expect = "allow"
+        [[tests]]
+        request = "POST /api/u1"
+        as = "u1"
+        cookie = true
+        origin = "https://evil.example"
+        expect = 403
+        [[tests]]
+        request = "GET /bearer"
+        as = "u1"
+        cookie = true
+        expect = 401
+        [[tests]]
+        request = "GET /api/u1"
+        as = "u1"
+        origin = "https://evil.example"
+        expect = "allow"
+        [[tests]]
+        request = "GET /api/u1"
+        cookie = true
+        expect = 401
+        [[tests]]
+        request = "GET /api/u1"
+        as = "u1"
+        scopes = []
+        cookie = true
+        expect = 401
+        "#,
+    )
+    .unwrap()
+    .tests;
+    let problems = run_tests(&config, &table);
+    let keys: Vec<_> = problems.iter().map(|problem| problem.key.as_str()).collect();
+    assert_eq!(keys, ["tests[3]", "tests[4]", "tests[5]"], "{problems:?}");
+
+    for (route, expected) in [
+        ("access = \"public\"\ncookies = true", "no tokens of ours"),
+        ("access = \"deny\"\ncookies = true", "no tokens of ours"),
+        ("issuers = [\"corp\"]\ncookies = true", "no tokens of ours"),
+    ] {
+        let text = format!("{text}\n[[routes]]\npath = \"/more\"\nupstream = \"app\"\n{route}");
+        let problems = RouteTable::compile(&toml::from_str(&text).unwrap()).unwrap_err();
+        assert_eq!(problems[0].key, "routes[6].cookies");
+        assert!(problems[0].message.contains(expected), "{problems:?}");
+    }
+    let off = text.replace("enabled = true", "enabled = false");
+    let table = RouteTable::compile(&toml::from_str(&off).unwrap()).unwrap();
+    assert!(table.routes().iter().all(|route| !route.cookies));
+    let asked = format!("{off}\n[[routes]]\npath = \"/more\"\nupstream = \"app\"\ncookies = true");
+    let problems = RouteTable::compile(&toml::from_str(&asked).unwrap()).unwrap_err();
+    assert!(problems[0].message.contains("cookies.enabled = true"), "{problems:?}");
+}

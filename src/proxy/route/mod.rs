@@ -255,6 +255,9 @@ impl Route {
         } else if self.api_keys {
             rules.push(format!("or API key with {}", self.scopes.join(" ")));
         }
+        if self.cookies {
+            rules.push("or cookie".to_owned());
+        }
         if self.step_up.aal2 {
             rules.push("second factor".to_owned());
         }
