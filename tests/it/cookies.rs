@@ -587,6 +587,12 @@ async fn logging_out_ends_the_session_and_takes_the_cookies_back() {
     let refused = out(&dead, "").await;
     refused.expect_problem(401, "no_authorization");
     expect_cleared(&refused);
+    // Guesses are counted, and the cookies go all the same.
+    gateway.configure(&format!("{ON}[limits]\nrefresh = {{ rate = \"1/hour\", by = \"ip\" }}\n"));
+    gateway.reload().await.expect(200);
+    let refused = out(&dead, "").await;
+    refused.expect_problem(429, "over_request_rate_limit");
+    expect_cleared(&refused);
     // Without any there is nothing to take back.
     expect_no_cookies(&out(&Jar::default(), "").await.expect(401));
 

@@ -11,10 +11,9 @@ const MAX_USER_AGENT: usize = 256;
 const MAX_REQUEST_ID: usize = 128;
 
 /// Who is to keep the tokens of a session.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keeper {
     /// The client itself: it reads them in the answer.
-    #[default]
     Client,
     /// Its browser, in cookies that no script of the page can read.
     Browser,

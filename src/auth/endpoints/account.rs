@@ -217,6 +217,10 @@ impl Auth {
             return Ok(bearer);
         }
         self.clear_cookies(seen);
+        // As at a refresh: whoever shows what is no token is counted after the look.
+        let rules = self.rules.load_full();
+        let caller = Caller::anonymous(request.client, &request.path);
+        self.count(&[rules.limit("refresh")], caller, seen).await?;
         Err(refused)
     }
 

@@ -509,8 +509,7 @@ fn not_an_origin(origin: &str) -> String {
 fn is_origin(origin: &str) -> bool {
     let Some((scheme, authority)) = origin.split_once("://") else { return false };
     if matches!(scheme, "http" | "https") {
-        return url::Url::parse(origin)
-            .is_ok_and(|url| url.origin().ascii_serialization() == origin);
+        return Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == origin);
     }
     // Apps and browser extensions have schemes of their own.
     let is_scheme = scheme.starts_with(|c: char| c.is_ascii_lowercase())

@@ -32,10 +32,9 @@ pub struct IssueOptions<'a> {
 }
 
 /// How much a user's token says of the user.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
     /// Everything that client libraries look for.
-    #[default]
     Whole,
     /// What fits into a cookie: of both metadata the roles only, which the gateway needs.
     ForCookie,
