@@ -1,6 +1,6 @@
-//! Deleting accounts, and what an account's data is.
+//! What is left of deleted accounts, and what an account's data is.
 //!
-//! A deletion takes at once what is of no use without the account: sessions, links, letters that
+//! A deletion ([`Store::delete_user`]) takes at once what is of no use without the account: sessions, links, letters that
 //! wait, failed logins. Events are kept, under a pseudonym that nobody can lead back: they are
 //! rewritten in batches by [`Store::erase`], as there may be many, and again for an hour.
 
@@ -8,33 +8,11 @@ use jiff::Timestamp;
 
 use super::error::StoreError;
 use super::{Store, either};
-use crate::model::{EndedSession, Event, Session, UserId};
+use crate::model::{Session, UserId};
 
-/// Deletion, and an account's data.
+/// Traces of deleted accounts, and an account's data.
 #[expect(clippy::missing_errors_doc, reason = "the same for all methods: see Store")]
 impl Store {
-    /// Deletes the account and its row. `None` = no such user.
-    pub async fn delete_user(
-        &self,
-        user: &UserId,
-        now: Timestamp,
-        event: &Event,
-    ) -> Result<Option<Vec<EndedSession>>, StoreError> {
-        either!(self, backend => backend.delete_user(user, now, event).await)
-    }
-
-    /// Deletes the account but keeps a row with its id, so that nobody is ever given it again:
-    /// whatever applications stored for it has no new owner. The address is free again. `None` = no
-    /// such user, or deleted before.
-    pub async fn soft_delete_user(
-        &self,
-        user: &UserId,
-        now: Timestamp,
-        event: &Event,
-    ) -> Result<Option<Vec<EndedSession>>, StoreError> {
-        either!(self, backend => backend.soft_delete_user(user, now, event).await)
-    }
-
     /// Replaces deleted accounts in the events by their pseudonyms; e-mail address and user agent
     /// go, of a client address its network stays. In many small transactions; safe when several
     /// gateways do so at once, and when one stops in the middle. Returns the number of events that

@@ -8,11 +8,12 @@
 //! ```text
 //! Store ─┬─ Postgres   pool of connections, row locks          postgres/
 //!        └─ Sqlite     one writing thread, a few that read     sqlite/
-//!              └─ api_keys, cases, erasure, factors, guards, imports, keys, links, outbox, passwords,
+//!              └─ admin, api_keys, cases, erasure, factors, guards, imports, keys, links, outbox, passwords,
 //!                 retention, seals, trail (in, out)
 //!                 rules (decisions) · record (rows) · migrate · url
 //! ```
 
+mod admin;
 mod api_keys;
 mod attempts;
 mod cases;
@@ -39,6 +40,7 @@ use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 use uuid::Uuid;
 
+pub use admin::{Ban, ChangeUser, Deletion, UserChange, UserPage};
 pub use api_keys::{AddApiKey, ApiKeyCursor, ApiKeyNews, ChangedApiKey, KeyName, RotateApiKey};
 pub use attempts::SignUpAttempt;
 pub use cases::{
@@ -242,49 +244,6 @@ impl Store {
         events: &[Event],
     ) -> Result<UpdateUser, StoreError> {
         either!(self, backend => backend.update_user(user, update, now, events).await)
-    }
-
-    /// Replaces the roles; they are stored sorted, without repeats. `None` = no such user.
-    pub async fn set_roles(
-        &self,
-        user: &UserId,
-        roles: &[String],
-        now: Timestamp,
-        event: &Event,
-    ) -> Result<Option<User>, StoreError> {
-        either!(self, backend => backend.set_roles(user, roles, now, event).await)
-    }
-
-    /// Marks the address as proved; the first time counts. `None` = no such user.
-    pub async fn confirm_email(
-        &self,
-        user: &UserId,
-        now: Timestamp,
-        event: &Event,
-    ) -> Result<Option<User>, StoreError> {
-        either!(self, backend => backend.confirm_email(user, now, event).await)
-    }
-
-    /// Refuses logins before `until` and ends every session; a login that runs at the same time is
-    /// refused or ended. `None` = no such user.
-    pub async fn disable(
-        &self,
-        user: &UserId,
-        until: Timestamp,
-        now: Timestamp,
-        event: &Event,
-    ) -> Result<Option<Vec<EndedSession>>, StoreError> {
-        either!(self, backend => backend.disable(user, until, now, event).await)
-    }
-
-    /// Allows logins again. `None` = no such user.
-    pub async fn enable(
-        &self,
-        user: &UserId,
-        now: Timestamp,
-        event: &Event,
-    ) -> Result<Option<User>, StoreError> {
-        either!(self, backend => backend.enable(user, now, event).await)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use portcullis::model::{EventKind, UserId};
-use portcullis::store::Store;
+use portcullis::store::{Deletion, Store};
 use serde_json::{Value, json};
 
 use crate::harness::postgres;
@@ -198,7 +198,7 @@ async fn a_deleted_account_is_forgotten_by_the_running_gateway(
     let at = gateway.clock.now();
     let mut event = crate::harness::noted(EventKind::UserDeleted, at);
     event.user_id = Some(ann.id.parse().expect("an id"));
-    store.delete_user(&id, at, &event).await.expect("deleted").expect("there");
+    store.delete_user(&id, Deletion::Hard, at, &event).await.expect("deleted").expect("there");
     crate::harness::patiently("a pseudonym", async {
         while !store.events_of_user(&id, 10, None).await.expect("events").is_empty() {
             crate::harness::pause().await;

@@ -17,6 +17,7 @@ use jiff::Timestamp;
 
 use super::{Admin, Context, Failure, table, when};
 use crate::model::{Email, EventKind, UserId};
+use crate::store::Deletion;
 
 use create::create;
 use data::data;
@@ -184,13 +185,13 @@ pub(super) fn run(context: &Context, args: Args) -> Result<(), Failure> {
             if !yes && !confirmed(&format!("Delete {} ({})?", user.id, user.email))? {
                 return Err(Failure::refused("nothing was deleted"));
             }
-            let ended = if soft {
-                let event = admin.event(EventKind::UserSoftDeleted, Some(&user.id));
-                admin.store.soft_delete_user(&user.id, event.at, &event).await?
+            let (deletion, kind) = if soft {
+                (Deletion::Soft, EventKind::UserSoftDeleted)
             } else {
-                let event = admin.event(EventKind::UserDeleted, Some(&user.id));
-                admin.store.delete_user(&user.id, event.at, &event).await?
+                (Deletion::Hard, EventKind::UserDeleted)
             };
+            let event = admin.event(kind, Some(&user.id));
+            let ended = admin.store.delete_user(&user.id, deletion, event.at, &event).await?;
             let ended = found(ended)?;
             println!("deleted {} and ended {} sessions", user.id, ended.len());
             Ok(())

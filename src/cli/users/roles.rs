@@ -1,8 +1,8 @@
 //! `portcullis users set-roles`, and what a role is.
 
 use super::{Admin, Failure, found};
-use crate::model::{EndReason, EventKind, is_role_name};
-use crate::store::Sessions;
+use crate::model::{EventKind, is_role_name};
+use crate::store::{ChangeUser, UserChange};
 
 pub(super) async fn set_roles(
     admin: &Admin,
@@ -12,20 +12,17 @@ pub(super) async fn set_roles(
 ) -> Result<(), Failure> {
     let roles = checked_roles(roles)?;
     let user = admin.find_user(user).await?;
-    let mut event = admin.event(EventKind::RolesChanged, Some(&user.id));
-    event.reason = (!roles.is_empty()).then(|| roles.join(","));
-    found(admin.store.set_roles(&user.id, &roles, event.at, &event).await?)?;
+    let event = admin.event(EventKind::RolesChanged, Some(&user.id));
     let shown = if roles.is_empty() { "none".to_owned() } else { roles.join(", ") };
+    let change = UserChange { roles: Some(roles), keep_sessions, ..UserChange::default() };
+    let changed = admin.store.change_user(&user.id, &change, event.at, &event).await?;
+    let ChangeUser::Done { ended, .. } = changed else { return found(None) };
     println!("{} has the roles: {shown}", user.id);
     if keep_sessions {
         println!("its tokens keep the old ones until they are refreshed");
-        return Ok(());
+    } else {
+        println!("ended {} sessions", ended.len());
     }
-    let event = admin.event(EventKind::SessionRevoked, Some(&user.id));
-    let ended = (admin.store)
-        .end_sessions(&user.id, Sessions::All, EndReason::Revoked, event.at, &event)
-        .await?;
-    println!("ended {} sessions", ended.len());
     Ok(())
 }
 

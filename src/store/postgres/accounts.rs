@@ -8,9 +8,7 @@ use tokio_postgres::Row;
 use super::links::CHANGE_OF_ADDRESS;
 use super::record::user_columns;
 use super::{Db, Fault, Postgres};
-use crate::model::{
-    Account, Email, EndReason, EndedSession, Event, PasswordHash, Purpose, User, UserId,
-};
+use crate::model::{Account, Email, EndReason, Event, PasswordHash, Purpose, User, UserId};
 use crate::store::cases::{LogIn, NewAccount, NewLogin, Sessions, SignUp, UpdateUser, UserUpdate};
 use crate::store::error::StoreError;
 use crate::store::record::{self, USER_WIDTH};
@@ -246,89 +244,6 @@ impl Postgres {
         })
         .await
     }
-
-    pub(in crate::store) async fn set_roles(
-        &self,
-        user: &UserId,
-        roles: &[String],
-        now: Timestamp,
-        event: &Event,
-    ) -> Result<Option<User>, StoreError> {
-        let sql = concat!(
-            "-- set_roles
-             UPDATE users AS u SET roles = $2, updated_at = greatest(u.updated_at, $3)
-             WHERE u.id = $1 RETURNING ",
-            user_columns!()
-        );
-        let roles = &Value::from(sorted_roles(roles));
-        self.in_tx("set_roles", |db| async move {
-            let params: &[super::Param<'_>] = &[&user.as_str(), roles, &whole_micros(now)];
-            db.change_user(sql, params, event).await
-        })
-        .await
-    }
-
-    pub(in crate::store) async fn confirm_email(
-        &self,
-        user: &UserId,
-        now: Timestamp,
-        event: &Event,
-    ) -> Result<Option<User>, StoreError> {
-        let sql = concat!(
-            "-- confirm_email
-             UPDATE users AS u
-             SET email_confirmed_at = coalesce(u.email_confirmed_at, $2), made_by_letter_at = NULL,
-                 updated_at = greatest(u.updated_at, $2)
-             WHERE u.id = $1 RETURNING ",
-            user_columns!()
-        );
-        self.in_tx("confirm_email", |db| async move {
-            db.change_user(sql, &[&user.as_str(), &whole_micros(now)], event).await
-        })
-        .await
-    }
-
-    pub(in crate::store) async fn disable(
-        &self,
-        user: &UserId,
-        until: Timestamp,
-        now: Timestamp,
-        event: &Event,
-    ) -> Result<Option<Vec<EndedSession>>, StoreError> {
-        self.in_tx("disable", |db| async move {
-            let sql = "-- disable
-                UPDATE users
-                SET disabled_until = $2, updated_at = greatest(updated_at, $3)
-                WHERE id = $1";
-            let (until, now) = (whole_micros(until), whole_micros(now));
-            if db.run(sql, &[&user.as_str(), &until, &now]).await? == 0 {
-                return Ok(None);
-            }
-            let ended = db.end_sessions(user, Sessions::All, EndReason::Disabled, now).await?;
-            db.record(std::slice::from_ref(event)).await?;
-            Ok(Some(ended))
-        })
-        .await
-    }
-
-    pub(in crate::store) async fn enable(
-        &self,
-        user: &UserId,
-        now: Timestamp,
-        event: &Event,
-    ) -> Result<Option<User>, StoreError> {
-        let sql = concat!(
-            "-- enable
-             UPDATE users AS u
-             SET disabled_until = NULL, updated_at = greatest(u.updated_at, $2)
-             WHERE u.id = $1 RETURNING ",
-            user_columns!()
-        );
-        self.in_tx("enable", |db| async move {
-            db.change_user(sql, &[&user.as_str(), &whole_micros(now)], event).await
-        })
-        .await
-    }
 }
 
 impl Db {
@@ -376,19 +291,6 @@ impl Db {
             )
             .await?;
         Ok(inserted > 0)
-    }
-
-    async fn change_user(
-        &self,
-        sql: &'static str,
-        params: &[super::Param<'_>],
-        event: &Event,
-    ) -> Result<Option<User>, Fault> {
-        let changed = self.one(sql, params, |row| record::user(row, 0)).await?;
-        if changed.is_some() {
-            self.record(std::slice::from_ref(event)).await?;
-        }
-        Ok(changed)
     }
 }
 

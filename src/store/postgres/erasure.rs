@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::{Db, Fault, Param, Postgres};
 use crate::model::{EndReason, EndedSession, Event, Session, UserId};
+use crate::store::admin::Deletion;
 use crate::store::cases::Sessions;
 use crate::store::erasure::Erasure;
 use crate::store::error::StoreError;
@@ -26,43 +27,22 @@ impl Postgres {
     pub(in crate::store) async fn delete_user(
         &self,
         user: &UserId,
+        deletion: Deletion,
         now: Timestamp,
         event: &Event,
     ) -> Result<Option<Vec<EndedSession>>, StoreError> {
         self.in_tx("delete_user", |db| async move {
-            let Some(ended) = db.forget(user, &pseudonym(), now).await? else { return Ok(None) };
-            let sql = "-- delete_user\nDELETE FROM users WHERE id = $1";
-            db.run(sql, &[&user.as_str()]).await?;
-            db.record(std::slice::from_ref(event)).await?;
-            Ok(Some(ended))
-        })
-        .await
-    }
-
-    pub(in crate::store) async fn soft_delete_user(
-        &self,
-        user: &UserId,
-        now: Timestamp,
-        event: &Event,
-    ) -> Result<Option<Vec<EndedSession>>, StoreError> {
-        self.in_tx("soft_delete_user", |db| async move {
             let pseudonym = pseudonym();
-            let sql = "-- soft_delete_user: lock
-                SELECT FROM users WHERE id = $1 AND deleted_at IS NULL FOR UPDATE";
-            if db.run(sql, &[&user.as_str()]).await? == 0 {
+            let Some(ended) = db.forget(user, deletion, &pseudonym, now).await? else {
                 return Ok(None);
+            };
+            match deletion {
+                Deletion::Hard => {
+                    let sql = "-- delete_user\nDELETE FROM users WHERE id = $1";
+                    db.run(sql, &[&user.as_str()]).await?;
+                }
+                Deletion::Soft => db.empty_user(user, &no_address(&pseudonym), now).await?,
             }
-            let Some(ended) = db.forget(user, &pseudonym, now).await? else { return Ok(None) };
-            let sql = "-- soft_delete_user
-                UPDATE users
-                SET email = $2, email_key = $2, email_confirmed_at = NULL, password_hash = NULL,
-                    password_class = NULL, roles = '[]', app_metadata = '{}', user_metadata = '{}',
-                    last_sign_in_at = NULL, disabled_until = NULL, invited_at = NULL,
-                    new_email = NULL, new_email_key = NULL, new_email_at = NULL,
-                    new_email_agreed = NULL, made_by_letter_at = NULL, deleted_at = $3, updated_at = greatest(updated_at, $3)
-                WHERE id = $1";
-            let address = no_address(&pseudonym);
-            db.run(sql, &[&user.as_str(), &address, &whole_micros(now)]).await?;
             db.record(std::slice::from_ref(event)).await?;
             Ok(Some(ended))
         })
@@ -170,16 +150,36 @@ impl Postgres {
 }
 
 impl Db {
+    /// Leaves nothing of a user in the row but the id.
+    async fn empty_user(&self, user: &UserId, address: &str, now: Timestamp) -> Result<(), Fault> {
+        let sql = "-- empty_user
+            UPDATE users
+            SET email = $2, email_key = $2, email_confirmed_at = NULL, password_hash = NULL,
+                password_class = NULL, roles = '[]', app_metadata = '{}', user_metadata = '{}',
+                last_sign_in_at = NULL, disabled_until = NULL, invited_at = NULL,
+                new_email = NULL, new_email_key = NULL, new_email_at = NULL,
+                new_email_agreed = NULL, made_by_letter_at = NULL, deleted_at = $3,
+                updated_at = greatest(updated_at, $3)
+            WHERE id = $1";
+        self.run(sql, &[&user.as_str(), &address, &whole_micros(now)]).await?;
+        Ok(())
+    }
+
     /// Takes what goes with an account at once, and notes what is to be done later. `None` = no such
     /// user.
     async fn forget(
         &self,
         user: &UserId,
+        deletion: Deletion,
         pseudonym: &str,
         now: Timestamp,
     ) -> Result<Option<Vec<EndedSession>>, Fault> {
-        let sql = "-- forget: lock\nSELECT email, email_key FROM users WHERE id = $1 FOR UPDATE";
-        let found = self.one(sql, &[&user.as_str()], record::address_and_key).await?;
+        let sql = "-- forget: lock
+            SELECT email, email_key FROM users
+            WHERE id = $1 AND ($2 OR deleted_at IS NULL) FOR UPDATE";
+        // What was emptied before can still go for good.
+        let again = deletion == Deletion::Hard;
+        let found = self.one(sql, &[&user.as_str(), &again], record::address_and_key).await?;
         let Some((email, key)) = found else { return Ok(None) };
         let now = whole_micros(now);
         let ended = self.end_sessions(user, Sessions::All, EndReason::Deleted, now).await?;

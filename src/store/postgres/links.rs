@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Value;
-use tokio_postgres::error::SqlState;
 
 use super::record::{owner_columns, user_columns};
 use super::{Db, Fault, Param, Postgres};
@@ -469,9 +468,6 @@ impl Db {
 
     /// Puts the wanted address in the place of the other; `None` = it is somebody else's.
     async fn take_new_email(&self, user: &UserId, now: Timestamp) -> Result<Option<User>, Fault> {
-        // Somebody may take the address at this moment. That fails the statement, and without the
-        // savepoint it would fail the whole transaction.
-        self.client().batch_execute("SAVEPOINT take_new_email").await?;
         let sql = concat!(
             "-- take_new_email
              UPDATE users AS u
@@ -482,13 +478,7 @@ impl Db {
             user_columns!()
         );
         let params: &[Param<'_>] = &[&user.as_str(), &whole_micros(now)];
-        match self.one(sql, params, |row| record::user(row, 0)).await {
-            Err(Fault::Sql(error)) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
-                self.client().batch_execute("ROLLBACK TO SAVEPOINT take_new_email").await?;
-                Ok(None)
-            }
-            result => result,
-        }
+        self.unless_taken(self.one(sql, params, |row| record::user(row, 0))).await
     }
 
     /// Sets or forgets the address that the user wants.

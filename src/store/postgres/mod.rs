@@ -5,6 +5,7 @@
 //! use its session mode: statements are prepared and options set for each connection.
 
 mod accounts;
+mod admin;
 mod api_keys;
 mod attempts;
 mod erasure;

@@ -1,5 +1,6 @@
 //! What the use cases decide, without SQL: both backends ask here, so that they cannot disagree.
 
+mod admin;
 mod erasure;
 mod events;
 mod factors;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::Value;
 
+pub(super) use admin::{Planned, plan};
 pub(super) use erasure::{ERASE_BATCH, KEEP_ERASURE, LATE, no_address, pseudonym, reduced};
 pub(super) use events::{
     Month, REMOVE_BATCH, end_of_partition, first_time, months_from, removed_event, start_of_day,
@@ -79,8 +81,16 @@ pub(super) fn trimmed_event(event: &Event, login: &NewLogin) -> Event {
 
 /// The user's metadata after the update; `None` when it would be too long.
 pub(super) fn merged_metadata(old: &JsonObject, update: &UserUpdate) -> Option<JsonObject> {
+    match &update.metadata_patch {
+        None => Some(old.clone()),
+        Some(patch) => merged(old, patch, update.max_metadata_bytes),
+    }
+}
+
+/// An object with another merged into it at the top level, where `null` deletes a key; `None` when it
+/// would be too long.
+fn merged(old: &JsonObject, patch: &JsonObject, max_bytes: usize) -> Option<JsonObject> {
     let mut merged = old.clone();
-    let Some(patch) = &update.metadata_patch else { return Some(merged) };
     for (key, value) in storable(patch) {
         if value.is_null() {
             merged.remove(&key);
@@ -89,7 +99,7 @@ pub(super) fn merged_metadata(old: &JsonObject, update: &UserUpdate) -> Option<J
         }
     }
     let length = Value::Object(merged.clone()).to_string().len();
-    (length <= update.max_metadata_bytes).then_some(merged)
+    (length <= max_bytes).then_some(merged)
 }
 
 /// The object without NUL characters, which PostgreSQL cannot hold (U+FFFD stands for them, as in

@@ -7,9 +7,7 @@ use serde_json::Value;
 use super::links::CHANGE_OF_ADDRESS;
 use super::record::user_columns;
 use super::{Db, Fault, Sqlite, micros};
-use crate::model::{
-    Account, Email, EndReason, EndedSession, Event, PasswordHash, Purpose, User, UserId,
-};
+use crate::model::{Account, Email, EndReason, Event, PasswordHash, Purpose, User, UserId};
 use crate::store::cases::{LogIn, NewAccount, NewLogin, Sessions, SignUp, UpdateUser, UserUpdate};
 use crate::store::error::StoreError;
 use crate::store::record::{self, USER_WIDTH};
@@ -216,83 +214,6 @@ impl Sqlite {
         })
         .await
     }
-
-    pub(in crate::store) async fn set_roles(
-        &self,
-        user: &UserId,
-        roles: &[String],
-        now: Timestamp,
-        event: &Event,
-    ) -> Result<Option<User>, StoreError> {
-        let roles = Value::from(sorted_roles(roles)).to_string();
-        let (user, event) = (user.clone(), event.clone());
-        self.in_tx("set_roles", move |db| {
-            let sql = "-- set_roles
-                UPDATE users SET roles = ?2, updated_at = max(updated_at, ?3) WHERE id = ?1";
-            let changed = db.run(sql, params![user.as_str(), roles, micros(now)])?;
-            db.changed_user(changed, &user, event)
-        })
-        .await
-    }
-
-    pub(in crate::store) async fn confirm_email(
-        &self,
-        user: &UserId,
-        now: Timestamp,
-        event: &Event,
-    ) -> Result<Option<User>, StoreError> {
-        let (user, event) = (user.clone(), event.clone());
-        self.in_tx("confirm_email", move |db| {
-            let sql = "-- confirm_email
-                UPDATE users
-                SET email_confirmed_at = coalesce(email_confirmed_at, ?2), made_by_letter_at = NULL,
-                    updated_at = max(updated_at, ?2)
-                WHERE id = ?1";
-            let changed = db.run(sql, params![user.as_str(), micros(now)])?;
-            db.changed_user(changed, &user, event)
-        })
-        .await
-    }
-
-    pub(in crate::store) async fn disable(
-        &self,
-        user: &UserId,
-        until: Timestamp,
-        now: Timestamp,
-        event: &Event,
-    ) -> Result<Option<Vec<EndedSession>>, StoreError> {
-        let (user, event) = (user.clone(), event.clone());
-        self.in_tx("disable", move |db| {
-            let sql = "-- disable
-                UPDATE users SET disabled_until = ?2, updated_at = max(updated_at, ?3)
-                WHERE id = ?1";
-            let until = micros(until);
-            if db.run(sql, params![user.as_str(), until, micros(now)])? == 0 {
-                return Ok(None);
-            }
-            let ended = db.end_sessions(&user, Sessions::All, EndReason::Disabled, now)?;
-            db.record(&[event])?;
-            Ok(Some(ended))
-        })
-        .await
-    }
-
-    pub(in crate::store) async fn enable(
-        &self,
-        user: &UserId,
-        now: Timestamp,
-        event: &Event,
-    ) -> Result<Option<User>, StoreError> {
-        let (user, event) = (user.clone(), event.clone());
-        self.in_tx("enable", move |db| {
-            let sql = "-- enable
-                UPDATE users SET disabled_until = NULL, updated_at = max(updated_at, ?2)
-                WHERE id = ?1";
-            let changed = db.run(sql, params![user.as_str(), micros(now)])?;
-            db.changed_user(changed, &user, event)
-        })
-        .await
-    }
 }
 
 impl Db<'_> {
@@ -339,19 +260,6 @@ impl Db<'_> {
             ],
         )?;
         Ok(inserted > 0)
-    }
-
-    fn changed_user(
-        self,
-        changed: usize,
-        user: &UserId,
-        event: Event,
-    ) -> Result<Option<User>, Fault> {
-        if changed == 0 {
-            return Ok(None);
-        }
-        self.record(&[event])?;
-        self.user(user)
     }
 }
 

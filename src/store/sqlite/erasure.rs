@@ -5,6 +5,7 @@ use rusqlite::params;
 
 use super::{Db, Fault, Sqlite, micros};
 use crate::model::{EndReason, EndedSession, Event, Session, UserId};
+use crate::store::admin::Deletion;
 use crate::store::cases::Sessions;
 use crate::store::erasure::Erasure;
 use crate::store::error::StoreError;
@@ -18,44 +19,23 @@ impl Sqlite {
     pub(in crate::store) async fn delete_user(
         &self,
         user: &UserId,
+        deletion: Deletion,
         now: Timestamp,
         event: &Event,
     ) -> Result<Option<Vec<EndedSession>>, StoreError> {
         let (user, event) = (user.clone(), event.clone());
         self.in_tx("delete_user", move |db| {
-            let Some(ended) = db.forget(&user, &pseudonym(), now)? else { return Ok(None) };
-            let sql = "-- delete_user\nDELETE FROM users WHERE id = ?1";
-            db.run(sql, [user.as_str()])?;
-            db.record(&[event])?;
-            Ok(Some(ended))
-        })
-        .await
-    }
-
-    pub(in crate::store) async fn soft_delete_user(
-        &self,
-        user: &UserId,
-        now: Timestamp,
-        event: &Event,
-    ) -> Result<Option<Vec<EndedSession>>, StoreError> {
-        let (user, event) = (user.clone(), event.clone());
-        self.in_tx("soft_delete_user", move |db| {
             let pseudonym = pseudonym();
-            let sql = "-- soft_delete_user: look
-                SELECT 1 FROM users WHERE id = ?1 AND deleted_at IS NULL";
-            if db.one(sql, [user.as_str()], |_| Ok(()))?.is_none() {
+            let Some(ended) = db.forget(&user, deletion, &pseudonym, now)? else {
                 return Ok(None);
+            };
+            match deletion {
+                Deletion::Hard => {
+                    let sql = "-- delete_user\nDELETE FROM users WHERE id = ?1";
+                    db.run(sql, [user.as_str()])?;
+                }
+                Deletion::Soft => db.empty_user(&user, &no_address(&pseudonym), now)?,
             }
-            let Some(ended) = db.forget(&user, &pseudonym, now)? else { return Ok(None) };
-            let sql = "-- soft_delete_user
-                UPDATE users
-                SET email = ?2, email_key = ?2, email_confirmed_at = NULL, password_hash = NULL,
-                    password_class = NULL, roles = '[]', app_metadata = '{}', user_metadata = '{}',
-                    last_sign_in_at = NULL, disabled_until = NULL, invited_at = NULL,
-                    new_email = NULL, new_email_key = NULL, new_email_at = NULL,
-                    new_email_agreed = NULL, made_by_letter_at = NULL, deleted_at = ?3, updated_at = max(updated_at, ?3)
-                WHERE id = ?1";
-            db.run(sql, params![user.as_str(), no_address(&pseudonym), micros(now)])?;
             db.record(&[event])?;
             Ok(Some(ended))
         })
@@ -126,16 +106,36 @@ impl Sqlite {
 }
 
 impl Db<'_> {
+    /// Leaves nothing of a user in the row but the id.
+    fn empty_user(self, user: &UserId, address: &str, now: Timestamp) -> Result<(), Fault> {
+        let sql = "-- empty_user
+            UPDATE users
+            SET email = ?2, email_key = ?2, email_confirmed_at = NULL, password_hash = NULL,
+                password_class = NULL, roles = '[]', app_metadata = '{}', user_metadata = '{}',
+                last_sign_in_at = NULL, disabled_until = NULL, invited_at = NULL,
+                new_email = NULL, new_email_key = NULL, new_email_at = NULL,
+                new_email_agreed = NULL, made_by_letter_at = NULL, deleted_at = ?3,
+                updated_at = max(updated_at, ?3)
+            WHERE id = ?1";
+        self.run(sql, params![user.as_str(), address, micros(now)])?;
+        Ok(())
+    }
+
     /// Takes what goes with an account at once, and notes what is to be done later. `None` = no such
     /// user.
     fn forget(
         self,
         user: &UserId,
+        deletion: Deletion,
         pseudonym: &str,
         now: Timestamp,
     ) -> Result<Option<Vec<EndedSession>>, Fault> {
-        let sql = "-- forget: look\nSELECT email, email_key FROM users WHERE id = ?1";
-        let found = self.one(sql, [user.as_str()], |row| record::address_and_key(row))?;
+        let sql = "-- forget: look
+            SELECT email, email_key FROM users WHERE id = ?1 AND (?2 OR deleted_at IS NULL)";
+        // What was emptied before can still go for good.
+        let again = deletion == Deletion::Hard;
+        let found =
+            self.one(sql, params![user.as_str(), again], |row| record::address_and_key(row))?;
         let Some((email, key)) = found else { return Ok(None) };
         let ended = self.end_sessions(user, Sessions::All, EndReason::Deleted, now)?;
         // Refresh tokens go with the sessions; revocations stay.

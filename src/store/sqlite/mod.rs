@@ -6,6 +6,7 @@
 //! (the command line) may use the file at the same time; it must not lie on a network file system.
 
 mod accounts;
+mod admin;
 mod api_keys;
 mod attempts;
 mod erasure;

@@ -2,7 +2,7 @@
 
 use portcullis::model::{Aal, EndReason, EventKind, JsonObject, PasswordHash, UserId};
 use portcullis::store::{
-    LogIn, Refresh, RevocationCursor, Sessions, SignUp, UpdateUser, UserUpdate,
+    Deletion, LogIn, Refresh, RevocationCursor, Sessions, SignUp, UpdateUser, UserUpdate,
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -327,7 +327,7 @@ async fn administrators_change_users(home: Home) {
     assert!(store.confirm_email(&nobody, at(7), &unseen).await.unwrap().is_none());
     assert!(store.disable(&nobody, at(9), at(7), &unseen).await.unwrap().is_none());
     assert!(store.enable(&nobody, at(7), &unseen).await.unwrap().is_none());
-    assert!(store.delete_user(&nobody, at(7), &unseen).await.unwrap().is_none());
+    assert!(store.delete_user(&nobody, Deletion::Hard, at(7), &unseen).await.unwrap().is_none());
     assert_eq!(
         home.kinds().await,
         [
@@ -349,7 +349,8 @@ async fn deleting_a_user_ends_sessions_and_keeps_events(home: Home) {
     home.store.ended_sessions(&mut cursor, at(0)).await.unwrap();
     let mut deleted = event(EventKind::UserDeleted, 1);
     deleted.user_id = Some(ann.clone());
-    let ended = home.store.delete_user(&ann, at(1), &deleted).await.unwrap().unwrap();
+    let ended =
+        home.store.delete_user(&ann, Deletion::Hard, at(1), &deleted).await.unwrap().unwrap();
     assert_eq!(ended.iter().map(|e| e.id).collect::<Vec<_>>(), [first.session.id]);
     assert_eq!(home.store.ended_sessions(&mut cursor, at(1)).await.unwrap(), ended);
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use portcullis::model::{ApiKey, EventKind, TokenDigest, User, UserId};
 use portcullis::store::{
-    AddApiKey, ApiKeyCursor, KeyName, LinkOwner, LinkUse, NewLink, NewSession, RotateApiKey, Shown,
-    Store, UseLink,
+    AddApiKey, ApiKeyCursor, Deletion, KeyName, LinkOwner, LinkUse, NewLink, NewSession,
+    RotateApiKey, Shown, Store, UseLink,
 };
 use uuid::Uuid;
 
@@ -197,7 +197,10 @@ async fn gateways_learn_of_every_change(home: Home) {
     revoke(&home, one.id, None, 20).await;
     let (_, gone, _) = news(&gateway, &mut cursor).await;
     assert_eq!(gone, [one.id]);
-    home.store.delete_user(&ann, at(30), &event(EventKind::UserDeleted, 30)).await.unwrap();
+    home.store
+        .delete_user(&ann, Deletion::Hard, at(30), &event(EventKind::UserDeleted, 30))
+        .await
+        .unwrap();
     let (there, mut gone, _) = news(&gateway, &mut cursor).await;
     gone.retain(|id| *id != one.id);
     gone.sort();

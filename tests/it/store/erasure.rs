@@ -7,7 +7,8 @@ use portcullis::model::{
     UserId, uuid_v7,
 };
 use portcullis::store::{
-    ApiKeyCursor, EventFilter, Lane, LogIn, NewParcel, Parcel, ParcelKind, Sessions, SignUp,
+    ApiKeyCursor, Deletion, EventFilter, Lane, LogIn, NewParcel, Parcel, ParcelKind, Sessions,
+    SignUp,
 };
 
 use super::api_keys::{add, key};
@@ -51,7 +52,7 @@ impl Home {
 
     async fn delete(&self, user: &UserId, second: i64) {
         let deleted = full(EventKind::UserDeleted, second, Some(user.as_str()), None);
-        self.store.delete_user(user, at(second), &deleted).await.unwrap().unwrap();
+        self.store.delete_user(user, Deletion::Hard, at(second), &deleted).await.unwrap().unwrap();
     }
 }
 
@@ -183,11 +184,14 @@ async fn a_soft_deletion_keeps_the_id_taken_and_frees_the_address(home: Home) {
         .await
         .unwrap();
     let deleted = full(EventKind::UserSoftDeleted, 5, Some("u-ann"), None);
-    let ended = store.soft_delete_user(&ann, at(5), &deleted).await.unwrap().unwrap();
+    let ended = store.delete_user(&ann, Deletion::Soft, at(5), &deleted).await.unwrap().unwrap();
     assert_eq!(ended.iter().map(|e| e.id).collect::<Vec<_>>(), [first.session.id]);
     assert_eq!(home.revoked(5).await, [first.session.id]);
     assert!(store.session(&first.session.id).await.unwrap().is_none());
-    assert!(store.soft_delete_user(&ann, at(6), &deleted).await.unwrap().is_none(), "done before");
+    assert!(
+        store.delete_user(&ann, Deletion::Soft, at(6), &deleted).await.unwrap().is_none(),
+        "done before"
+    );
 
     let row = store.account_by_id(&ann).await.unwrap().unwrap();
     let user = row.user;
@@ -216,7 +220,7 @@ async fn a_soft_deletion_keeps_the_id_taken_and_frees_the_address(home: Home) {
     home.delete(&ann, 8).await;
     assert!(store.user(&ann).await.unwrap().is_none());
     let nobody: UserId = "nobody".parse().unwrap();
-    assert!(store.soft_delete_user(&nobody, at(9), &deleted).await.unwrap().is_none());
+    assert!(store.delete_user(&nobody, Deletion::Soft, at(9), &deleted).await.unwrap().is_none());
 }
 
 async fn kept_sessions_are_running_and_ended_ones(home: Home) {

@@ -6,9 +6,9 @@ use portcullis::model::{
 };
 use portcullis::secrets::OpenError;
 use portcullis::store::{
-    AddFactor, EventFilter, FactorProof, FactorVerification, Holder, LogIn, NewFactor, NewLogin,
-    OpenChallenge, Parcel, ParcelKind, Refresh, RemoveFactor, Remover, ReplaceRecoveryCodes,
-    SealedColumn, Store, StoreError, UpdateUser, UserUpdate, VerifyFactor,
+    AddFactor, Deletion, EventFilter, FactorProof, FactorVerification, Holder, LogIn, NewFactor,
+    NewLogin, OpenChallenge, Parcel, ParcelKind, Refresh, RemoveFactor, Remover,
+    ReplaceRecoveryCodes, SealedColumn, Store, StoreError, UpdateUser, UserUpdate, VerifyFactor,
 };
 use uuid::Uuid;
 
@@ -719,7 +719,7 @@ async fn what_is_over_is_pruned(home: Home) {
     // All goes with the account.
     home.codes(&login, 20).await;
     let deleted = event(EventKind::UserDeleted, 21);
-    home.store.delete_user(&ann, at(21), &deleted).await.unwrap().unwrap();
+    home.store.delete_user(&ann, Deletion::Hard, at(21), &deleted).await.unwrap().unwrap();
     home.user("ann").await;
     assert!(home.found_user(&ann).await.factors.is_empty());
 }

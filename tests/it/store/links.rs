@@ -8,9 +8,9 @@ use portcullis::model::{
     Outcome, PasswordHash, Proof, Purpose, TokenDigest, User, UserId, uuid_v7,
 };
 use portcullis::store::{
-    CodeMac, Consent, EventFilter, LinkOwner, LinkUse, NewEmail, NewLink, NewParcel, NewSession,
-    Parcel, ParcelKind, PkceCode, PutLink, Refresh, Shown, SignUpAttempt, TradePkce, UpdateUser,
-    UseLink, UserUpdate,
+    CodeMac, Consent, Deletion, EventFilter, LinkOwner, LinkUse, NewEmail, NewLink, NewParcel,
+    NewSession, Parcel, ParcelKind, PkceCode, PutLink, Refresh, Shown, SignUpAttempt, TradePkce,
+    UpdateUser, UseLink, UserUpdate,
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -1096,7 +1096,7 @@ async fn links_go_with_their_account(home: Home) {
     let (ann, _) = home.confirmed("ann").await;
     let sent = home.sent(Purpose::Recovery, "ann@example.com", 0).await;
     let deleted = event(EventKind::UserDeleted, 1);
-    home.store.delete_user(&ann, at(1), &deleted).await.unwrap().unwrap();
+    home.store.delete_user(&ann, Deletion::Hard, at(1), &deleted).await.unwrap().unwrap();
     assert_eq!(home.use_sent(sent, Purpose::Recovery, 2).await, UseLink::Refused);
     assert_eq!(home.refusal().await, "unknown");
 }
@@ -1219,6 +1219,6 @@ async fn who_proves_the_address_has_its_sign_up_forgotten_there(home: Home) {
     assert_eq!(home.signed_up("192.0.2.1", 2).await, None);
     assert_eq!(home.signed_up("203.0.113.1", 2).await, Some(hash("strangers")));
     let deleted = event(EventKind::UserDeleted, 3);
-    home.store.delete_user(&user.id, at(3), &deleted).await.unwrap().unwrap();
+    home.store.delete_user(&user.id, Deletion::Hard, at(3), &deleted).await.unwrap().unwrap();
     assert_eq!(home.signed_up("203.0.113.1", 3).await, None, "nothing of a deleted account");
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use portcullis::config::{Secrets, Storage};
 use portcullis::model::EventKind;
-use portcullis::store::{EventCursor, RevocationCursor, SignUp, Store, StoreError};
+use portcullis::store::{Deletion, EventCursor, RevocationCursor, SignUp, Store, StoreError};
 use tokio::net::TcpListener;
 
 use super::{Home, account, at, event};
@@ -215,7 +215,7 @@ async fn a_read_only_server_is_unavailable() {
             Ok(_) => {
                 let deleted = event(EventKind::UserDeleted, 0);
                 let user = account("during").user.id;
-                if home.store.delete_user(&user, at(0), &deleted).await.is_err() {
+                if home.store.delete_user(&user, Deletion::Hard, at(0), &deleted).await.is_err() {
                     break;
                 }
             }
