@@ -92,12 +92,21 @@ pub enum AuthError {
     /// The user has a second factor, which the session has not shown.
     #[error("the session has not shown the second factor")]
     InsufficientAal,
+    /// An id that an account has.
+    #[error("the id has an account")]
+    IdExists,
     /// Anything that cannot happen.
     #[error("an account request failed")]
     Internal(#[source] Box<dyn Error + Send + Sync>),
     /// Unknown user, disabled user or wrong password: never told apart.
     #[error("the credentials are wrong")]
     InvalidCredentials,
+    /// No signing key has this id, or it is out of use.
+    #[error("no signing key in use has the id")]
+    KeyNotFound,
+    /// No limit has this name.
+    #[error("there is no such limit")]
+    LimitNotFound,
     /// Not one bearer token, in `Authorization` or a cookie.
     #[error("the authorization header is malformed")]
     MalformedCredential,
@@ -189,6 +198,12 @@ pub enum AuthError {
     /// The address has an account.
     #[error("the address has an account")]
     UserAlreadyExists,
+    /// A link for somebody who is disabled.
+    #[error("the user is disabled")]
+    UserBanned,
+    /// There is no such account.
+    #[error("there is no such user")]
+    UserNotFound,
     /// A field is missing or unacceptable; a sentence for the client.
     #[error("{0}")]
     ValidationFailed(String),
@@ -217,9 +232,12 @@ impl AuthError {
         "email_provider_disabled",
         "flow_state_expired",
         "flow_state_not_found",
+        "id_exists",
         "insufficient_aal",
         "invalid_credentials",
         "invalid_request",
+        "key_not_found",
+        "limit_not_found",
         "method_not_allowed",
         "mfa_challenge_expired",
         "mfa_factor_name_conflict",
@@ -252,6 +270,8 @@ impl AuthError {
         "unsupported_grant_type",
         "unsupported_media_type",
         "user_already_exists",
+        "user_banned",
+        "user_not_found",
         "validation_failed",
         "weak_password",
     ];
@@ -320,9 +340,12 @@ impl AuthError {
             Self::FactorVerificationFailed => "mfa_verification_failed",
             Self::FlowStateExpired => "flow_state_expired",
             Self::FlowStateNotFound => "flow_state_not_found",
+            Self::IdExists => "id_exists",
             Self::InsufficientAal => "insufficient_aal",
             Self::Internal(_) => "unexpected_failure",
             Self::InvalidCredentials => "invalid_credentials",
+            Self::KeyNotFound => "key_not_found",
+            Self::LimitNotFound => "limit_not_found",
             Self::MalformedCredential | Self::TwoRefreshTokens => "invalid_request",
             Self::MethodNotAllowed { .. } => "method_not_allowed",
             Self::NoAuthorization => "no_authorization",
@@ -348,6 +371,8 @@ impl AuthError {
             Self::UnsupportedGrantType => "unsupported_grant_type",
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::UserAlreadyExists => "user_already_exists",
+            Self::UserBanned => "user_banned",
+            Self::UserNotFound => "user_not_found",
             Self::ValidationFailed(_) => "validation_failed",
             Self::WeakPassword(_) => "weak_password",
         }

@@ -1,6 +1,8 @@
 //! The JSON that account endpoints answer with: the shapes of Supabase Auth (GoTrue), so that its
 //! client libraries work. Every field is always there, `null` where there is nothing to say.
 
+pub mod admin;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -87,7 +89,8 @@ pub fn user(user: &User, audience: &str, now: Timestamp) -> Value {
     })
 }
 
-fn factor(factor: &Factor) -> Value {
+/// A second factor.
+pub fn factor(factor: &Factor) -> Value {
     json!({
         "id": factor.id,
         "friendly_name": factor.friendly_name,

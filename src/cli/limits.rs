@@ -1,18 +1,17 @@
 //! `portcullis limits`: sees and forgets what limits have counted, and failed logins. The counts are
 //! asked from Redis itself; those in a gateway's memory no other process can see.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use clap::Subcommand;
 use serde_json::json;
 
 use super::{Admin, Context, Failure, table, when};
-use crate::auth::counted;
-use crate::config::{Limit, LimitBy, Limits};
+use crate::auth::counted::{Counter, NoCounter, Whose};
+use crate::config::Limit;
 use crate::identity::caller::OURS;
-use crate::limit::{Caller, Key, Limiter, Rule};
-use crate::model::{Email, EventKind, SessionId, UserId};
-use crate::store::Lane;
+use crate::limit::Limiter;
+use crate::model::{Email, EventKind, SessionId};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -98,17 +97,12 @@ fn list(admin: &Admin, json: bool) {
     table::print(["LIMIT", "RATE", "BY"], &rows);
 }
 
-/// The configured limits and the built-in rest, by name.
 fn all_limits(admin: &Admin) -> Vec<(String, Limit)> {
-    let mut limits = admin.config.limits.0.clone();
-    for (name, limit) in Limits::built_in() {
-        limits.entry(name.to_owned()).or_insert(limit);
-    }
-    limits.into_iter().collect()
+    admin.config.limits.with_built_in().into_iter().collect()
 }
 
 async fn show(admin: &Admin, which: &Which, json: bool) -> Result<(), Failure> {
-    let (rule, key) = which.counter(admin)?;
+    let Counter { rule, key, .. } = which.counter(admin)?;
     let decision = limiter(admin)?.peek(&rule, &key).await.map_err(|error| away(&error))?;
     let wait = decision.retry_after.as_secs_f64().ceil();
     let reset = decision.reset.as_secs_f64().ceil();
@@ -138,15 +132,15 @@ async fn show(admin: &Admin, which: &Which, json: bool) -> Result<(), Failure> {
 }
 
 async fn reset(admin: &Admin, which: &Which) -> Result<(), Failure> {
-    let (rule, key) = which.counter(admin)?;
+    let Counter { rule, key, account, user } = which.counter(admin)?;
     let had_any = limiter(admin)?.reset(&rule, &key).await.map_err(|error| away(&error))?;
     if !had_any {
         println!("{} had counted nothing of {key}", rule.name());
         return Ok(());
     }
-    let mut event = admin.event(EventKind::LimitReset, which.local_user().as_ref());
+    let mut event = admin.event(EventKind::LimitReset, user.as_ref());
     event.reason = Some(rule.name().to_string());
-    event.email = which.account.as_ref().map(|email| email.address().to_owned());
+    event.email = account;
     admin.store.record(&[event]).await?;
     println!("{} has forgotten what it had counted of {key}", rule.name());
     Ok(())
@@ -207,8 +201,7 @@ fn away(error: &crate::limit::LimitError) -> Failure {
 }
 
 impl Which {
-    /// The rule, and the key of whom it counts.
-    fn counter(&self, admin: &Admin) -> Result<(Rule, Key), Failure> {
+    fn counter(&self, admin: &Admin) -> Result<Counter, Failure> {
         let name = self.limit.as_deref().ok_or_else(|| {
             Failure::usage("name a limit, or an account's failed logins with --login")
         })?;
@@ -216,55 +209,20 @@ impl Which {
         let found = limits.iter().find(|(known, _)| known == name);
         let (_, limit) =
             found.ok_or_else(|| Failure::usage(format!("there is no limit `{name}`")))?;
-        let rule = Rule::compile(name, limit, admin.config.counters.on_outage)
-            .map_err(|problem| Failure::usage(problem.message))?;
-        let account = self.counted_account(name);
-        let is_named = match limit.by {
-            LimitBy::Account => account.is_some(),
-            LimitBy::Ip | LimitBy::Network => self.ip.is_some(),
-            LimitBy::Route => self.route.is_some(),
-            // Of the anonymous these count the address.
-            LimitBy::Session => self.session.is_some() || self.ip.is_some(),
-            LimitBy::User => self.user.is_some() || self.ip.is_some(),
+        let whose = Whose {
+            ip: self.ip,
+            account: self.account.clone(),
+            user: self.user.clone(),
+            session: self.session,
+            issuer: Some(self.issuer.clone()),
+            route: self.route.clone(),
         };
-        if !is_named {
-            let option = match limit.by {
-                LimitBy::Ip | LimitBy::Network => "ip",
-                by => by.name(),
-            };
-            return Err(Failure::usage(format!(
+        whose.counter(name, limit, admin.config.counters.on_outage).map_err(|error| match error {
+            NoCounter::Unnamed(option) => Failure::usage(format!(
                 "`{name}` counts by {}: say whose count with --{option}",
                 limit.by.name()
-            )));
-        }
-        // Looked at only where it is named.
-        let address = self.ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let key = rule.key(&Caller {
-            user: self.user.as_deref().map(|user| (&*self.issuer, user)),
-            session: self.session.map(|session| (&*self.issuer, session)),
-            account: account.as_deref(),
-            ..Caller::anonymous(address, self.route.as_deref().unwrap_or_default())
-        });
-        Ok((rule, key))
-    }
-
-    /// What the gateway counts such an account by.
-    fn counted_account(&self, limit: &str) -> Option<String> {
-        match (&self.account, self.local_user()) {
-            (Some(email), _) if limit == "login_account" => {
-                let lane = match self.ip {
-                    Some(address) => Lane::at_home(email, address),
-                    None => Lane::of_strangers(email),
-                };
-                Some(counted::login(email, &lane))
-            }
-            (Some(email), _) => Some(email.key().to_owned()),
-            (None, Some(user)) if limit == "login_account" => Some(counted::password_change(&user)),
-            (None, _) => None,
-        }
-    }
-
-    fn local_user(&self) -> Option<UserId> {
-        self.user.as_ref().filter(|_| self.issuer == OURS).and_then(|user| user.parse().ok())
+            )),
+            NoCounter::Unusable(message) => Failure::usage(message),
+        })
     }
 }

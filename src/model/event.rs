@@ -113,6 +113,8 @@ words! {
         ImportFinished = "import_finished",
         /// An administrator invited somebody.
         Invited = "invited",
+        /// An administrator made a link to hand on.
+        LinkGenerated = "link_generated",
         /// A mailed link or code was refused.
         LinkRefused = "link_refused",
         /// A mailed link or code was used; with a session it was a login.
@@ -185,7 +187,7 @@ words! {
         UserEnabled = "user_enabled",
         /// An account was deleted but for its id.
         UserSoftDeleted = "user_soft_deleted",
-        /// The user changed the own metadata.
+        /// Metadata was changed, by the user or an administrator.
         UserUpdated = "user_updated",
         /// An administrator exported all accounts, with their password hashes.
         UsersExported = "users_exported",

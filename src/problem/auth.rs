@@ -81,11 +81,18 @@ pub(super) fn auth_problem(error: &AuthError) -> Problem {
         AuthError::FlowStateNotFound => {
             refused(StatusCode::NOT_FOUND, "The code is not known, or was used before.")
         }
+        AuthError::IdExists => {
+            refused(StatusCode::UNPROCESSABLE_ENTITY, "There is an account with this id.")
+        }
         AuthError::InsufficientAal => step_up(StepUp { aal2: true, max_age: None }),
         AuthError::Internal(_) => unexpected(),
         AuthError::InvalidCredentials => {
             refused(StatusCode::UNAUTHORIZED, "The e-mail address or the password is wrong.")
         }
+        AuthError::KeyNotFound => {
+            refused(StatusCode::NOT_FOUND, "No signing key in use has this id.")
+        }
+        AuthError::LimitNotFound => refused(StatusCode::NOT_FOUND, "There is no such limit."),
         AuthError::MalformedCredential => malformed_credential(),
         AuthError::MethodNotAllowed { allow } => method_not_allowed(allow),
         AuthError::NotAdmin => refused(StatusCode::FORBIDDEN, "Only administrators may do this."),
@@ -157,6 +164,10 @@ pub(super) fn auth_problem(error: &AuthError) -> Problem {
         AuthError::UserAlreadyExists => {
             refused(StatusCode::CONFLICT, "There is an account with this e-mail address.")
         }
+        AuthError::UserBanned => {
+            refused(StatusCode::UNPROCESSABLE_ENTITY, "The account is disabled.")
+        }
+        AuthError::UserNotFound => refused(StatusCode::NOT_FOUND, "There is no such user."),
         AuthError::ValidationFailed(detail) => refused(StatusCode::UNPROCESSABLE_ENTITY, detail),
         AuthError::WeakPassword(weakness) => {
             let mut problem = refused(StatusCode::UNPROCESSABLE_ENTITY, &weakness.message);

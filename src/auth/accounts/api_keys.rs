@@ -57,14 +57,28 @@ impl Accounts {
             expires_at: end_of(asked, now, rules)?,
             replaces: None,
         };
+        self.add_api_key(&new, rules.max_per_user, &user, now, |key| {
+            key_event(EventKind::ApiKeyCreated, key, bearer, origin, now)
+        })
+        .await
+    }
+
+    /// Stores a new key of a user who then has at most `max`.
+    pub(super) async fn add_api_key(
+        &self,
+        new: &NewKey,
+        max: u32,
+        user: &User,
+        now: Timestamp,
+        event: impl Fn(&ApiKey) -> Event,
+    ) -> Result<(ApiKey, KeyText), AuthError> {
         for _ in 0..TRIES {
             let (key, text) = new.clone().make(now);
-            let event = key_event(EventKind::ApiKeyCreated, &key, bearer, origin, now);
-            let added = self.store.add_api_key(&key, rules.max_per_user, &event);
-            match added.await.map_err(failed)? {
-                AddApiKey::Added => return self.made(key, text, &user),
+            let event = event(&key);
+            match self.store.add_api_key(&key, max, &event).await.map_err(failed)? {
+                AddApiKey::Added => return self.made(key, text, user),
                 AddApiKey::TooMany => return Err(AuthError::TooManyApiKeys),
-                AddApiKey::NoUser => return Err(AuthError::SessionNotFound),
+                AddApiKey::NoUser => return Err(AuthError::UserNotFound),
                 AddApiKey::Taken => {}
             }
         }

@@ -141,7 +141,7 @@ impl Accounts {
     }
 
     /// Who shows an access token of ours, or an API key, that is accepted and has not expired.
-    fn access_token(&self, token: &str, now: Timestamp) -> Option<Arc<Identity>> {
+    pub(super) fn access_token(&self, token: &str, now: Timestamp) -> Option<Arc<Identity>> {
         let identity = self.client_by_key(token).or_else(|| {
             let verifier = self.verifier.load();
             let verified = verifier.verify(token.as_bytes(), IssuerSet::OURS, now.as_second());

@@ -32,6 +32,20 @@ impl Accounts {
     /// [`AuthError::SessionNotFound`] when the account is gone; what storing may meet.
     pub async fn user_data(&self, bearer: &Bearer, origin: &Origin) -> Result<UserData, AuthError> {
         let user = self.user(bearer).await?;
+        let event = Event {
+            user_id: Some(bearer.user_id.clone()),
+            session_id: Some(bearer.session_id),
+            ..origin.event(EventKind::UserDataExported, Outcome::Success, self.clock.now())
+        };
+        self.export_data(user, event).await
+    }
+
+    /// What is stored of a user, once the event of it is.
+    pub(super) async fn export_data(
+        &self,
+        user: User,
+        event: Event,
+    ) -> Result<UserData, AuthError> {
         let sessions = self.store.kept_sessions_of(&user.id).await.map_err(failed)?;
         let api_keys = self.store.api_keys(Some(&user.id)).await.map_err(failed)?;
         let mut events: Vec<StoredEvent> = Vec::new();
@@ -42,11 +56,6 @@ impl Accounts {
             there_is_more = page.len() == PAGE as usize;
             events.extend(page);
         }
-        let event = Event {
-            user_id: Some(bearer.user_id.clone()),
-            session_id: Some(bearer.session_id),
-            ..origin.event(EventKind::UserDataExported, Outcome::Success, self.clock.now())
-        };
         self.store.record(&[event]).await.map_err(failed)?;
         Ok(UserData { user, sessions, api_keys, events, there_is_more })
     }

@@ -60,11 +60,7 @@ impl Accounts {
         let now = self.clock.now();
         let (token, digits) =
             (OpaqueToken::from_random(random_bytes()), otp::digits(random_bytes()));
-        let lifetime = match purpose {
-            Purpose::Reauthentication => self.links.code_lifetime.0,
-            Purpose::Invite => self.links.invite_lifetime.0,
-            _ => self.links.lifetime.0,
-        };
+        let lifetime = self.lifetime_of(purpose);
         let link = NewLink {
             digest: token.digest(),
             owner: owner_of(letter, now),
@@ -172,15 +168,34 @@ impl Accounts {
         lifetime: Duration,
     ) -> Link {
         let token_hash = token.expose();
-        let mut query = Serializer::new(String::new());
-        query.append_pair("token", &token_hash).append_pair("type", word_of(purpose));
-        if let Some(redirect_to) = &letter.redirect_to {
-            query.append_pair("redirect_to", redirect_to);
-        }
-        let issuer = self.tokens.issuer.trim_end_matches('/');
-        let url = format!("{issuer}/verify?{}", query.finish());
+        let redirect_to = letter.redirect_to.as_deref();
+        let url = link_address(&self.tokens.issuer, &token_hash, purpose, redirect_to);
         Link { url, token_hash, lifetime }
     }
+
+    /// How long a link is of use.
+    pub(super) fn lifetime_of(&self, purpose: Purpose) -> Duration {
+        match purpose {
+            Purpose::Reauthentication => self.links.code_lifetime.0,
+            Purpose::Invite => self.links.invite_lifetime.0,
+            _ => self.links.lifetime.0,
+        }
+    }
+}
+
+/// Where a link leads.
+pub(super) fn link_address(
+    issuer: &str,
+    token: &str,
+    purpose: Purpose,
+    redirect_to: Option<&str>,
+) -> String {
+    let mut query = Serializer::new(String::new());
+    query.append_pair("token", token).append_pair("type", word_of(purpose));
+    if let Some(redirect_to) = redirect_to {
+        query.append_pair("redirect_to", redirect_to);
+    }
+    format!("{}/verify?{}", issuer.trim_end_matches('/'), query.finish())
 }
 
 /// The `type` that clients know a purpose by.

@@ -4,6 +4,7 @@
 
 use jiff::Timestamp;
 
+use super::admin::Administrator;
 use super::session::later;
 use super::{Accounts, Bearer, MAX_EMAIL, Origin, failed};
 use crate::auth::error::AuthError;
@@ -14,9 +15,6 @@ use crate::model::{
     Purpose, User, UserId, clean_text, uuid_v7,
 };
 use crate::store::{NewParcel, Parcel, SignUpAttempt};
-
-/// The role of administrators.
-const ADMIN: &str = "admin";
 
 /// Letters that somebody asks for, who may be anybody.
 pub struct Wish {
@@ -108,21 +106,14 @@ impl Accounts {
     /// there is, or one made of the request.
     ///
     /// # Errors
-    /// [`AuthError::NotAdmin`], [`AuthError::InsufficientAal`], [`AuthError::EmailExists`] when the address is proved,
-    /// [`AuthError::EmailProviderDisabled`]; what storing may meet.
+    /// [`AuthError::EmailExists`] when the address is proved, [`AuthError::EmailProviderDisabled`];
+    /// what storing may meet.
     pub async fn invite(
         &self,
-        admin: &Bearer,
+        admin: &Administrator,
         wanted: input::LetterWanted,
         redirect_to: Option<&str>,
-        origin: &Origin,
     ) -> Result<User, AuthError> {
-        // The role as it is now: what a token says may be as old as the token.
-        let user = self.user(admin).await?;
-        if !user.roles.iter().any(|role| role == ADMIN) {
-            return Err(AuthError::NotAdmin);
-        }
-        self.second_factor_was_shown(admin, &user).await?;
         self.letters_leave()?;
         let now = self.clock.now();
         let account = self.store.account_by_email(&wanted.email).await.map_err(failed)?;
@@ -132,15 +123,14 @@ impl Accounts {
             None => user_to_be(&wanted.email, wanted.user_metadata.clone(), now),
         };
         let event = Event {
-            actor: Some(admin.user_id.to_string()),
             email: Some(clean_text(wanted.email.address().as_bytes(), MAX_EMAIL)),
-            ..origin.event(EventKind::Invited, Outcome::Success, now)
+            ..admin.event(EventKind::Invited, None, now)
         };
         let letter = Letter {
             may_create: true,
             redirect_to: Some(self.redirects.choose(redirect_to).into()),
             user_metadata: Some(wanted.user_metadata),
-            ..Letter::new(LetterKind::Invite, wanted.email, origin.asked_by())
+            ..Letter::new(LetterKind::Invite, wanted.email, admin.origin().asked_by())
         };
         let parcel = NewParcel { id: uuid_v7(now), parcel: Parcel::Mail(letter), at: now };
         self.post(&[parcel], &[event]).await?;

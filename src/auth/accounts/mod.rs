@@ -9,6 +9,7 @@
 //! The futures must be driven to their end: whoever calls from a connection that may go away puts
 //! them into a task of their own.
 
+pub(super) mod admin;
 mod api_keys;
 mod clients;
 mod data;
@@ -45,6 +46,7 @@ use crate::model::{
 };
 use crate::store::{Store, StoreError};
 
+pub use admin::{Administrator, Asking, LimitState, MadeKey, MadeLink};
 pub use clients::{Active, ClientToken};
 pub use data::UserData;
 pub use delivery::Delivery;

@@ -2,16 +2,13 @@
 
 use http::StatusCode;
 
-use super::place::Place;
+use super::place::{EventPage, Place};
 use super::{Auth, AuthAnswer, AuthRequest, Endpoint, Seen};
+use crate::auth::accounts::UserData;
 use crate::auth::error::AuthError;
 use crate::auth::shapes;
 use crate::identity::caller::OURS;
 use crate::limit::Caller;
-
-/// Events on a page when the client names no number, and at most.
-const DEFAULT_PAGE: u32 = 50;
-const MAX_PAGE: u32 = 200;
 
 pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint::new("GET", "/sessions", |auth, request, seen| Box::pin(auth.sessions(request, seen))),
@@ -59,38 +56,22 @@ impl Auth {
         let rules = self.rules.load_full();
         self.count(&[rules.limit("user_data")], caller, seen).await?;
         let data = self.accounts.user_data(&bearer, &request.origin()).await?;
+        Ok(self.shown_data(&data))
+    }
+
+    pub(super) fn shown_data(&self, data: &UserData) -> AuthAnswer {
         let next = data.events.last().filter(|_| data.there_is_more);
         let next = next.map(|last| Place::of(last).to_text());
         let now = self.accounts.clock.now();
-        let body = shapes::user_data(&data, self.audience(), now, next.as_deref());
-        Ok(AuthAnswer::json(StatusCode::OK, &body))
+        let body = shapes::user_data(data, self.audience(), now, next.as_deref());
+        AuthAnswer::json(StatusCode::OK, &body)
     }
 
     async fn events(&self, request: AuthRequest, seen: &mut Seen) -> Result<AuthAnswer, AuthError> {
         let bearer = self.bearer(&request, seen)?;
-        let limit = match request.filled_parameter("limit")? {
-            None => DEFAULT_PAGE,
-            Some(text) => text
-                .parse()
-                .ok()
-                .filter(|limit| (1..=MAX_PAGE).contains(limit))
-                .ok_or_else(|| {
-                    AuthError::ValidationFailed(format!("`limit` is a number from 1 to {MAX_PAGE}"))
-                })?,
-        };
-        let before = match request.filled_parameter("before")? {
-            None => None,
-            Some(text) => Some(Place::parse(&text).ok_or_else(|| {
-                AuthError::ValidationFailed("`before` is the `next` of another page".to_owned())
-            })?),
-        };
-        // One more than asked for tells whether there is another page.
-        let before = before.map(|Place { at, id }| (at, id));
-        let mut events = self.accounts.events(&bearer, limit + 1, before).await?;
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let there_is_more = events.len() > limit;
-        events.truncate(limit);
-        let next = events.last().filter(|_| there_is_more).map(|last| Place::of(last).to_text());
+        let page = EventPage::read(&request)?;
+        let found = self.accounts.events(&bearer, page.wanted(), page.before()).await?;
+        let (events, next) = page.cut(found);
         Ok(AuthAnswer::json(StatusCode::OK, &shapes::events(&events, next.as_deref())))
     }
 }

@@ -113,7 +113,7 @@ fn key_id(request: &AuthRequest) -> Result<Uuid, AuthError> {
 }
 
 /// The only answer that has the text of a key.
-fn made_key((key, text): &(ApiKey, KeyText)) -> AuthAnswer {
+pub(super) fn made_key((key, text): &(ApiKey, KeyText)) -> AuthAnswer {
     let mut body = shapes::api_key(key);
     body["key"] = text.expose().into();
     AuthAnswer::json(StatusCode::CREATED, &body)

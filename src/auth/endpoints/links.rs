@@ -117,14 +117,13 @@ impl Auth {
     }
 
     async fn invite(&self, request: AuthRequest, seen: &mut Seen) -> Result<AuthAnswer, AuthError> {
-        let bearer = self.bearer(&request, seen)?;
+        let admin = self.administrator(&request, seen).await?;
         let rules = self.rules.load_full();
         let caller = Caller::anonymous(request.client, &request.path);
         self.count(&[rules.limit("mail")], caller, seen).await?;
-        let origin = request.origin();
         let redirect_to = request.filled_parameter("redirect_to")?;
         let wanted = LetterWanted::parse(Fields::read(&request.headers, request.body)?)?;
-        let user = self.accounts.invite(&bearer, wanted, redirect_to.as_deref(), &origin).await?;
+        let user = self.accounts.invite(&admin, wanted, redirect_to.as_deref()).await?;
         let body = shapes::user(&user, self.audience(), self.accounts.clock.now());
         Ok(AuthAnswer::json(StatusCode::OK, &body))
     }

@@ -9,6 +9,7 @@
 
 mod account;
 mod activity;
+mod admin;
 mod api_keys;
 mod cookies;
 mod factors;
@@ -53,12 +54,16 @@ const AREAS: &[&[Endpoint]] = &[
     public::ENDPOINTS,
 ];
 
+fn all_endpoints() -> impl Iterator<Item = &'static Endpoint> {
+    AREAS.iter().copied().chain(admin::AREAS).flatten()
+}
+
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// Every endpoint: its method, and its path below the prefix. `HEAD` goes wherever `GET` goes.
 pub fn endpoints() -> impl Iterator<Item = (&'static str, &'static str)> {
-    AREAS.iter().copied().flatten().map(|endpoint| (endpoint.method, endpoint.path))
+    all_endpoints().map(|endpoint| (endpoint.method, endpoint.path))
 }
 
 /// An entry in the table of an area.
@@ -97,7 +102,7 @@ fn handler(method: &Method, path: &str) -> Result<Handler, AuthError> {
         other => other,
     };
     let mut allow = Vec::new();
-    for endpoint in AREAS.iter().copied().flatten().filter(|endpoint| endpoint.is_at(path)) {
+    for endpoint in all_endpoints().filter(|endpoint| endpoint.is_at(path)) {
         if endpoint.method == method {
             return Ok(endpoint.handler);
         }

@@ -25,6 +25,9 @@ pub struct Rules {
     /// How long a challenge waits for its code.
     pub(super) challenge_lifetime: Duration,
     limits: BTreeMap<&'static str, Rule>,
+    /// Those that are configured and those that are always there, for administrators to look at.
+    pub(super) all_limits: BTreeMap<String, config::Limit>,
+    pub(super) on_outage: config::OnOutage,
 }
 
 impl Rules {
@@ -64,6 +67,8 @@ impl Rules {
             enrolment,
             challenge_lifetime: config.factors.challenge_lifetime.0,
             limits,
+            all_limits: config.limits.with_built_in(),
+            on_outage: config.counters.on_outage,
         })
     }
 

@@ -6,6 +6,7 @@
 //! libraries of Supabase Auth send some of their own.
 
 mod account;
+mod admin;
 mod api_keys;
 mod factors;
 mod fields;
@@ -14,6 +15,9 @@ mod links;
 mod tests;
 
 pub use self::account::{LogIn, Refresh, SignUp, UpdateUser};
+pub use self::admin::{
+    AccountWords, BanFor, LinkWanted, NewUser, UserWords, key_notice, should_soft_delete,
+};
 pub use self::api_keys::{NewApiKey, RotateApiKey};
 pub use self::factors::{Enrol, FactorType, VerifyFactor};
 pub use self::fields::Fields;

@@ -7,6 +7,7 @@ pub const DOCUMENT: &str = concat!(
     // paths:
     include_str!("paths/account.yaml"),
     include_str!("paths/activity.yaml"),
+    include_str!("paths/admin.yaml"),
     include_str!("paths/api_keys.yaml"),
     include_str!("paths/factors.yaml"),
     include_str!("paths/links.yaml"),
@@ -16,6 +17,7 @@ pub const DOCUMENT: &str = concat!(
     // schemas:
     include_str!("schemas/account.yaml"),
     include_str!("schemas/activity.yaml"),
+    include_str!("schemas/admin.yaml"),
     include_str!("schemas/api_keys.yaml"),
     include_str!("schemas/factors.yaml"),
     include_str!("schemas/links.yaml"),

@@ -19,6 +19,15 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// The configured limits and the built-in rest.
+    pub fn with_built_in(&self) -> BTreeMap<String, Limit> {
+        let mut limits = self.0.clone();
+        for (name, limit) in Self::built_in() {
+            limits.entry(name.to_owned()).or_insert(limit);
+        }
+        limits
+    }
+
     /// The limit whose refusal is no 429: see `AuthError::code`.
     pub const REFRESH_OF_SESSION: &'static str = "refresh_session";
 

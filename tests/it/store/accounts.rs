@@ -335,7 +335,6 @@ async fn administrators_change_users(home: Home) {
             EventKind::UserEnabled,
             EventKind::UserDisabled,
             EventKind::UserConfirmed,
-            EventKind::UserConfirmed,
             EventKind::RolesChanged,
             EventKind::Signup,
         ]

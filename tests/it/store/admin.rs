@@ -26,7 +26,7 @@ async fn one_change_is_one_transaction_with_an_event_for_each_kind(home: Home) {
         password: Some(hash("second")),
         roles: Some(vec!["b".to_owned(), "a".to_owned()]),
         app_metadata: Some(object(json!({"plan": "pro", "none": null}))),
-        user_metadata: Some(object(json!({"note": "x\u{0}"}))),
+        user_metadata: Some(object(json!({"note": "x\u{0}", "name": null}))),
         max_metadata_bytes: Some(100),
         ban: Some(Ban::Until(at(DAY))),
         ..UserChange::default()
