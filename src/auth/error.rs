@@ -98,6 +98,9 @@ pub enum AuthError {
     /// Anything that cannot happen.
     #[error("an account request failed")]
     Internal(#[source] Box<dyn Error + Send + Sync>),
+    /// An API key, or a token that was got for one, that is not accepted.
+    #[error("the API key is not good")]
+    InvalidApiKey,
     /// Unknown user, disabled user or wrong password: never told apart.
     #[error("the credentials are wrong")]
     InvalidCredentials,
@@ -234,6 +237,7 @@ impl AuthError {
         "flow_state_not_found",
         "id_exists",
         "insufficient_aal",
+        "invalid_api_key",
         "invalid_credentials",
         "invalid_request",
         "key_not_found",
@@ -343,6 +347,7 @@ impl AuthError {
             Self::IdExists => "id_exists",
             Self::InsufficientAal => "insufficient_aal",
             Self::Internal(_) => "unexpected_failure",
+            Self::InvalidApiKey => "invalid_api_key",
             Self::InvalidCredentials => "invalid_credentials",
             Self::KeyNotFound => "key_not_found",
             Self::LimitNotFound => "limit_not_found",

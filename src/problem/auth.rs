@@ -86,6 +86,7 @@ pub(super) fn auth_problem(error: &AuthError) -> Problem {
         }
         AuthError::InsufficientAal => step_up(StepUp { aal2: true, max_age: None }),
         AuthError::Internal(_) => unexpected(),
+        AuthError::InvalidApiKey => bad_jwt(Rejection::UnknownApiKey),
         AuthError::InvalidCredentials => {
             refused(StatusCode::UNAUTHORIZED, "The e-mail address or the password is wrong.")
         }

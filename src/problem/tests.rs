@@ -69,6 +69,7 @@ fn every_error() -> Vec<Error> {
         AuthError::IdExists,
         AuthError::InsufficientAal,
         AuthError::Internal(away()),
+        AuthError::InvalidApiKey,
         AuthError::InvalidCredentials,
         AuthError::KeyNotFound,
         AuthError::LimitNotFound,

@@ -7,7 +7,7 @@ import { createHmac } from "node:crypto";
 import { createRequire } from "node:module";
 import readline from "node:readline";
 
-const { GoTrueClient, isAuthRetryableFetchError, isAuthWeakPasswordError } =
+const { GoTrueAdminApi, GoTrueClient, isAuthRetryableFetchError, isAuthWeakPasswordError } =
   createRequire(`${process.env.NODE_PATH}/`)("@supabase/auth-js");
 
 const [url, part, password] = process.argv.slice(2);
@@ -418,7 +418,72 @@ async function factors() {
   assert.deepEqual(good(await half.mfa.listFactors()).all, []);
 }
 
+// --- admin: what a back end does with its service key ------------------------------------------
+
+async function administering() {
+  const headers = { Authorization: `Bearer ${await ask("admin_key")}` };
+  const admin = new GoTrueAdminApi({ url, headers });
+  const { user: ann } = good(await admin.createUser({
+    email: "ann@example.com", password, email_confirm: true,
+    user_metadata: { name: "Ann" }, app_metadata: { roles: ["staff"] },
+  }));
+  assert.deepEqual([ann.user_metadata.name, ann.app_metadata.roles], ["Ann", ["staff"]]);
+  assert.ok(ann.email_confirmed_at);
+  refused(await admin.createUser({ email: "ann@example.com", password }), 422, "email_exists");
+  refused(await admin.createUser({ email: "weak@example.com", password: "x" }), 422, "weak_password");
+  for (const name of ["bob", "cid", "dan"]) good(await admin.createUser({ email: `${name}@example.com`, password }));
+  const page = good(await admin.listUsers({ page: 1, perPage: 2 }));
+  assert.deepEqual([page.users.length, page.total, page.nextPage, page.lastPage], [2, 5, 2, 3]);
+  assert.equal(good(await admin.listUsers()).users.length, 5);
+  assert.equal(good(await admin.getUserById(ann.id)).user.email, "ann@example.com");
+  refused(await admin.getUserById("00000000-0000-4000-8000-000000000000"), 404, "user_not_found");
+
+  const client = await signedIn("ann@example.com");
+  const { user: changed } = good(await admin.updateUserById(ann.id, {
+    email: "anna@example.com", email_confirm: true, password: newPassword, user_metadata: { name: "Anna" },
+  }));
+  assert.deepEqual([changed.email, changed.user_metadata.name], ["anna@example.com", "Anna"]);
+  assert.equal((await client.getUser()).error.name, "AuthSessionMissingError", "a new password ends sessions");
+  const again = await signedIn("anna@example.com", newPassword);
+  good(await admin.signOut((await session(again)).access_token, "global"));
+  assert.equal((await again.getUser()).error.name, "AuthSessionMissingError");
+  good(await admin.updateUserById(ann.id, { ban_duration: "24h" }));
+  refused(await (await tab()).signInWithPassword({ email: "anna@example.com", password: newPassword }), 401, "invalid_credentials");
+  good(await admin.updateUserById(ann.id, { ban_duration: "none" }));
+  await signedIn("anna@example.com", newPassword);
+
+  const link = good(await admin.generateLink({ type: "magiclink", email: "anna@example.com", options: { redirectTo: `${site}in` } }));
+  assert.deepEqual([link.properties.verification_type, link.properties.redirect_to, link.user.id], ["magiclink", `${site}in`, ann.id]);
+  const visitor = await tab();
+  good(await visitor.verifyOtp({ type: "magiclink", token_hash: link.properties.hashed_token }));
+  const { id: factorId, totp } = good(await visitor.mfa.enroll({ factorType: "totp", friendlyName: "phone" }));
+  good(await visitor.mfa.challengeAndVerify({ factorId, code: await nextCode(totp.secret) }));
+  assert.deepEqual(good(await admin.mfa.listFactors({ userId: ann.id })).factors.map(({ id }) => id), [factorId]);
+  // The library wraps this answer twice.
+  assert.equal(good(await admin.mfa.deleteFactor({ userId: ann.id, id: factorId })).data.id, factorId);
+  assert.deepEqual(good(await admin.mfa.listFactors({ userId: ann.id })).factors, []);
+
+  const { user: invited } = good(await admin.inviteUserByEmail("eve@example.com", { data: { team: 7 }, redirectTo: site }));
+  assert.equal(invited.email, "eve@example.com");
+  const { token_hash } = await letter("eve@example.com", "invite");
+  const eve = await tab();
+  assert.equal(good(await eve.verifyOtp({ type: "invite", token_hash })).user.user_metadata.team, 7);
+
+  good(await admin.deleteUser(ann.id));
+  refused(await admin.getUserById(ann.id), 404, "user_not_found");
+  const { user } = good(await eve.getUser());
+  good(await admin.deleteUser(user.id, true));
+  assert.ok(good(await admin.getUserById(user.id)).user.deleted_at);
+
+  // Nobody else is an administrator.
+  const bob = await signedIn("bob@example.com");
+  const { access_token } = await session(bob);
+  const wrong = new GoTrueAdminApi({ url, headers: { Authorization: `Bearer ${access_token}` } });
+  refused(await wrong.listUsers(), 403, "not_admin");
+}
+
 const parts = {
+  admin: [administering],
   accounts: [signingUpAndIn, changing, refreshing, twoTabs, signingOut, lostSessions],
   outage: [outage],
   factors: [factors],

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pyotp
-from supabase_auth import SyncGoTrueClient, SyncMemoryStorage
+from supabase_auth import SyncGoTrueAdminAPI, SyncGoTrueClient, SyncMemoryStorage
 from supabase_auth.errors import (
     AuthApiError,
     AuthRetryableError,
@@ -453,7 +453,64 @@ def second_factor():
     assert half.mfa.list_factors().all == []
 
 
+# --- admin: what a back end does with its service key -------------------------------------------
+
+
+def administering():
+    headers = {"Authorization": f"Bearer {ask('admin_key')}"}
+    admin = SyncGoTrueAdminAPI(url=URL, headers=headers)
+    wanted = {
+        "email": "ann@example.com", "password": PASSWORD, "email_confirm": True,
+        "user_metadata": {"name": "Ann"}, "app_metadata": {"roles": ["staff"]},
+    }
+    ann = admin.create_user(wanted).user
+    assert (ann.user_metadata["name"], ann.app_metadata["roles"]) == ("Ann", ["staff"])
+    refused_api(lambda: admin.create_user(wanted), 422, "email_exists")
+    for name in ["bob", "cid", "dan"]:
+        admin.create_user({"email": f"{name}@example.com", "password": PASSWORD})
+    assert len(admin.list_users(page=1, per_page=2)) == 2
+    assert len(admin.list_users()) == 5
+    assert admin.get_user_by_id(ann.id).user.email == "ann@example.com"
+    nobody = "00000000-0000-4000-8000-000000000000"
+    refused_api(lambda: admin.get_user_by_id(nobody), 404, "user_not_found")
+
+    client = Client().log_in("ann@example.com")
+    changes = {"email": "anna@example.com", "email_confirm": True, "password": NEW_PASSWORD}
+    assert admin.update_user_by_id(ann.id, changes).user.email == "anna@example.com"
+    is_over(client)
+    again = Client().log_in("anna@example.com", NEW_PASSWORD)
+    admin.sign_out(again.get_session().access_token)
+    is_over(again)
+    admin.update_user_by_id(ann.id, {"ban_duration": "24h"})
+    login = {"email": "anna@example.com", "password": NEW_PASSWORD}
+    refused_api(lambda: Client().sign_in_with_password(login), 401, "invalid_credentials")
+    admin.update_user_by_id(ann.id, {"ban_duration": "none"})
+
+    link = admin.generate_link({
+        "type": "magiclink", "email": "anna@example.com", "options": {"redirect_to": f"{SITE}in"},
+    })
+    assert (link.properties.verification_type, link.user.id) == ("magiclink", ann.id)
+    assert link.properties.redirect_to == f"{SITE}in"
+    visitor = Client()
+    visitor.verify_otp({"type": "magiclink", "token_hash": link.properties.hashed_token})
+    enrolled = visitor.mfa.enroll({"factor_type": "totp", "friendly_name": "phone"})
+    code = next_code(pyotp.parse_uri(enrolled.totp.uri).secret)
+    visitor.mfa.challenge_and_verify({"factor_id": enrolled.id, "code": code})
+    factor = {"user_id": ann.id, "id": enrolled.id}
+    assert admin.mfa.delete_factor(factor).id == enrolled.id
+
+    assert admin.invite_user_by_email("eve@example.com").user.email == "eve@example.com"
+    letter("eve@example.com", "invite")
+    admin.delete_user(ann.id)
+    refused_api(lambda: admin.get_user_by_id(ann.id), 404, "user_not_found")
+
+    bob = Client().log_in("bob@example.com").get_session().access_token
+    wrong = SyncGoTrueAdminAPI(url=URL, headers={"Authorization": f"Bearer {bob}"})
+    refused_api(wrong.list_users, 403, "not_admin")
+
+
 PARTS = {
+    "admin": [administering],
     "accounts": [
         signing_up_and_in, changing, refreshing, two_programs, signing_out, lost_sessions,
     ],

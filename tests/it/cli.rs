@@ -230,7 +230,6 @@ async fn what_is_done_to_an_account_reaches_the_running_program() {
         "login",
         "user_confirmed",
         "roles_changed",
-        "session_revoked",
         "user_disabled",
         "login_failed",
         "user_enabled",

@@ -4,6 +4,7 @@ mod harness;
 
 mod accounts;
 mod admin;
+mod admin_api;
 mod api_keys;
 mod cli;
 mod cookies;

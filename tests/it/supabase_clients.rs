@@ -8,11 +8,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use portcullis::clock::Clock;
+use portcullis::model::EventKind;
 use serde_json::{Value, json};
 
 use crate::harness::foreign::{node, python};
 use crate::harness::postgres::OwnServer;
-use crate::harness::{PASSWORD, Script, TestGateway, Upstream, reply};
+use crate::harness::{PASSWORD, Script, TestGateway, Upstream, noted, open_store, reply};
 
 /// What the scripts rely on.
 const CONFIG: &str = "
@@ -99,12 +100,26 @@ async fn live(script: impl FnOnce(&[&str]) -> Command, part: &str, base: &str, c
                 server.resume();
                 Value::Null
             }
+            ["admin_key"] => json!(admin_key(&gateway, &database.url).await),
             ["now"] => json!(gateway.clock.now().as_second()),
             ["letter", to] => letters.next(to).await,
             _ => panic!("asked for {asked:?}"),
         };
         script.answer(&answer);
     }
+}
+
+/// An API key of a new administrator, which stands for what Supabase calls the service key.
+async fn admin_key(gateway: &TestGateway, database: &str) -> String {
+    let root = gateway.sign_up("root").await;
+    let (id, now) = (root.id.parse().expect("an id"), gateway.clock.now());
+    let event = noted(EventKind::RolesChanged, now);
+    let store = open_store(database);
+    store.set_roles(&id, &["admin".to_owned()], now, &event).await.expect("stored").expect("root");
+    let body = json!({ "name": "service", "scopes": ["admin"] });
+    let path = format!("/auth/admin/users/{}/api_keys", root.id);
+    let made = gateway.post(&path).bearer(&root.token).json(&body).send().await.expect(201).json();
+    made["key"].as_str().expect("a key").to_owned()
 }
 
 fn auth_js(arguments: &[&str]) -> Command {
@@ -169,5 +184,18 @@ async fn supabase_auth_shows_a_second_factor() {
     tokio::join!(
         live(supabase_auth, "factors", "/auth", ""),
         live(supabase_auth, "factors", "/auth/v1", ""),
+    );
+}
+
+#[tokio::test]
+async fn auth_js_administers() {
+    tokio::join!(live(auth_js, "admin", "/auth", ""), live(auth_js, "admin", "/auth/v1", ""));
+}
+
+#[tokio::test]
+async fn supabase_auth_administers() {
+    tokio::join!(
+        live(supabase_auth, "admin", "/auth", ""),
+        live(supabase_auth, "admin", "/auth/v1", ""),
     );
 }

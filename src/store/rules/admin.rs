@@ -104,7 +104,7 @@ mod tests {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
     }
 
-    fn object(value: Value) -> JsonObject {
+    fn object(value: &Value) -> JsonObject {
         value.as_object().unwrap().clone()
     }
 
@@ -112,7 +112,7 @@ mod tests {
         User {
             email_confirmed_at: Some(at(0)),
             roles: vec!["a".to_owned(), "b".to_owned()],
-            app_metadata: object(json!({"plan": "free"})),
+            app_metadata: object(&json!({"plan": "free"})),
             ..User::new("u-1".parse().unwrap(), "ann@example.com", at(0))
         }
     }
@@ -148,7 +148,7 @@ mod tests {
             email: Some("ann@example.com".parse().unwrap()),
             confirm_email: true,
             roles: Some(vec!["b".to_owned(), "a".to_owned(), "b".to_owned()]),
-            app_metadata: Some(object(json!({"plan": "free", "gone": null}))),
+            app_metadata: Some(object(&json!({"plan": "free", "gone": null}))),
             user_metadata: Some(JsonObject::new()),
             ban: Some(Ban::Lifted),
             ..UserChange::default()
@@ -204,12 +204,12 @@ mod tests {
     #[test]
     fn metadata_has_a_limit_after_the_merge() {
         let patch = |value: Value| UserChange {
-            app_metadata: Some(object(value)),
+            app_metadata: Some(object(&value)),
             max_metadata_bytes: Some(20),
             ..UserChange::default()
         };
         let planned = of_ann(&patch(json!({"plan": "pro"})));
-        assert_eq!(planned.user.app_metadata, object(json!({"plan": "pro"})));
+        assert_eq!(planned.user.app_metadata, object(&json!({"plan": "pro"})));
         assert_eq!(kinds(&planned), [EventKind::UserUpdated]);
         let long = patch(json!({"more": "0123456789"}));
         assert!(plan(&ann(), &long, at(9), &template()).is_none());

@@ -74,11 +74,11 @@ impl Accounts {
     /// Who shows an API key, or a token for one, that is accepted.
     ///
     /// # Errors
-    /// [`AuthError::BadJwt`].
+    /// [`AuthError::InvalidApiKey`].
     pub fn program(&self, token: &str) -> Result<Arc<Identity>, AuthError> {
         self.access_token(token, self.clock.now())
             .filter(|identity| identity.machine.is_some())
-            .ok_or(AuthError::BadJwt(Rejection::UnknownApiKey))
+            .ok_or(AuthError::InvalidApiKey)
     }
 
     /// Whether this may be done as an administrator: by the roles as they are now, whatever a token
