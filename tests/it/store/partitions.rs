@@ -216,7 +216,11 @@ async fn a_deleted_account_is_replaced_in_all_months() {
     home.store.record(&events).await.unwrap();
     let deleted =
         Event { user_id: Some(ann.clone()), kind: EventKind::UserDeleted, ..when(mid(3)) };
-    home.store.delete_user(&ann, mid(3), &deleted).await.unwrap().unwrap();
+    home.store
+        .delete_user(&ann, portcullis::store::Deletion::Hard, mid(3), &deleted)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(home.store.erase(mid(3)).await.unwrap(), 5);
     assert!(home.store.events_of_user(&ann, 10, None).await.unwrap().is_empty());
     let all = home.all_events().await;
