@@ -536,6 +536,22 @@ async fn explain_judges_a_real_token() {
 }
 
 #[tokio::test]
+async fn explain_imagines_a_token_in_a_cookie() {
+    let (_upstream, program) = program("[cookies]\nenabled = true").await;
+    for (arguments, code, end) in [
+        (&[] as &[&str], 0, "allow: owner\n"),
+        (&["--origin", "https://evil.example"], 1, "refused: 403 cross_site_request\n"),
+    ] {
+        let mut told = vec!["explain", "POST", "/api/u-1/tasks", "--as", "u-1", "--cookie"];
+        told.extend(arguments);
+        let told = program.run(&told).await.expect(code);
+        assert!(told.stdout.contains("user_id = subject, or cookie"), "{told}");
+        assert!(told.stdout.ends_with(end), "{told}");
+    }
+    program.run(&["explain", "GET", "/api/u-1/x", "--origin", "https://a.example"]).await.expect(2);
+}
+
+#[tokio::test]
 async fn check_tries_the_stores_when_asked_to() {
     let (_upstream, program) = program("").await;
     let told = program.run(&["check", "--connect"]).await.expect(0);

@@ -598,8 +598,10 @@ async fn logging_out_ends_the_session_and_takes_the_cookies_back() {
 
     // A page of another site logs nobody out.
     let expired = jar.clone();
+    let mut forgotten = jar.clone();
+    forgotten.0.remove(ACCESS);
     let (_, fresh) = gateway.join("cleo").await;
-    for jar in [&expired, &fresh] {
+    for jar in [&expired, &forgotten, &fresh] {
         let evil = gateway.post("/auth/logout").with_cookies(jar);
         let evil = evil.header("Sec-Fetch-Site", "cross-site").send().await;
         evil.expect_problem(403, "cross_site_request");

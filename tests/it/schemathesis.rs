@@ -18,6 +18,7 @@ fn config(letters: &Upstream) -> String {
     let mut text = format!(
         "[mail]\ntransport = \"webhook\"\n\
          [mail.webhook]\nurl = \"{}\"\nsecret = \"0123456789abcdef0123456789abcdef\"\n\
+         [cookies]\nenabled = true\n\
          [links]\nsite_url = \"https://app.example.com/\"\n[limits]\n",
         letters.url()
     );
@@ -72,5 +73,8 @@ async fn every_answer_is_documented_and_no_request_breaks_the_gateway() {
     let with = ["--max-examples", "8", "--header", &header, "--exclude-path", "/logout"];
     explore(&program, folder.path(), &with).await;
     explore(&program, folder.path(), &["--max-examples", "3"]).await;
+    // As a page of the gateway's own origin, which may ask for cookies.
+    let page = ["--max-examples", "3", "--header", "Sec-Fetch-Site: same-origin"];
+    explore(&program, folder.path(), &page).await;
     assert_eq!(upstream.count(), 0);
 }
