@@ -38,7 +38,7 @@ impl House {
         let builder = TestGateway::builder().upstream("app", &upstream).config(CONFIG);
         let gateway = builder.config(config).start().await;
         let root = gateway.sign_up("root").await;
-        give(&gateway, &root, &["admin"]).await;
+        give(&gateway, &root.id, &["admin"]).await;
         Self { gateway, root, _upstream: upstream }
     }
 
@@ -85,8 +85,8 @@ impl House {
 }
 
 /// Gives roles as the command line does, which ends no session here.
-async fn give(gateway: &TestGateway, caller: &Caller, roles: &[&str]) {
-    let (id, now) = (caller.id.parse().expect("an id"), gateway.clock.now());
+pub(crate) async fn give(gateway: &TestGateway, id: &str, roles: &[&str]) {
+    let (id, now) = (id.parse().expect("an id"), gateway.clock.now());
     let roles: Vec<_> = roles.iter().map(|&role| role.to_owned()).collect();
     let event = noted(EventKind::RolesChanged, now);
     gateway.store().set_roles(&id, &roles, now, &event).await.expect("stored").expect("there");
@@ -97,7 +97,7 @@ fn id_of(user: &Value) -> String {
 }
 
 /// What an administrator may ask for, one of each.
-const ASKED: &[(&str, &str)] = &[
+pub(crate) const ASKED: &[(&str, &str)] = &[
     ("GET", "/users"),
     ("POST", "/users"),
     ("GET", "/users/x"),
@@ -140,9 +140,9 @@ async fn only_administrators_are_let_in_by_their_roles_of_now() {
     }
     house.get("/users").await.expect(200);
     // A token from before counts as little as one that still says so.
-    give(&house.gateway, &ann, &["admin"]).await;
+    give(&house.gateway, &ann.id, &["admin"]).await;
     house.ask_as(&ann.token, "GET", "/users", None).await.expect(200);
-    give(&house.gateway, &ann, &["staff"]).await;
+    give(&house.gateway, &ann.id, &["staff"]).await;
     house.ask_as(&ann.token, "GET", "/users", None).await.expect_problem(403, "not_admin");
 }
 

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
+use crate::admin_api::{ASKED, give};
 use crate::factors::App;
 use crate::harness::h2raw::{Fields, H2};
 use crate::harness::{
@@ -709,6 +710,25 @@ async fn only_pages_of_this_site_act_by_a_cookie() {
     }
     let line = gateway.log_line(|line| line["reason"] == "cross_site_request").await;
     assert_eq!((&line["decision"], &line["status"]), (&json!("deny"), &json!(403)));
+}
+
+#[tokio::test]
+async fn an_administrator_acts_by_a_cookie_from_own_pages_only() {
+    let (_upstream, gateway) = gateway(ON).await;
+    let (id, jar) = gateway.join("root").await;
+    give(&gateway, &id, &["admin"]).await;
+    let users = gateway.see(&jar, "/auth/admin/users").await.expect(200).json();
+    assert_eq!(users["users"][0]["id"], *id);
+    for (method, path) in ASKED.iter().filter(|(method, _)| *method != "GET") {
+        let ask = || gateway.request(method, &format!("/auth/admin{path}")).with_cookies(&jar);
+        for site in ["cross-site", "same-site"] {
+            let refused = ask().header(SITE, site).send().await;
+            refused.expect_problem(403, "cross_site_request");
+        }
+        ask().send().await.expect_problem(403, "cross_site_request");
+        let may = ask().by_own_page().send().await;
+        assert!(!matches!(may.status, 401 | 403), "{method} {path}: {}", may.text());
+    }
 }
 
 #[tokio::test]
