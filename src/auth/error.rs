@@ -63,7 +63,7 @@ pub enum AuthError {
     #[error("the current password is needed")]
     CurrentPasswordRequired,
     /// The new address became somebody else's before it was proved.
-    #[error("the new address has an account by now")]
+    #[error("the address has an account already")]
     EmailExists,
     /// The right password, or a good token, of an account whose address is not proved.
     #[error("the address is not confirmed")]

@@ -73,7 +73,7 @@ enum Command {
     Migrate,
     /// See and change accounts
     #[command(
-        after_help = "Examples:\n  portcullis users list --json\n  portcullis users create ann@example.com --role admin --confirmed\n  portcullis users import users.csv --dry-run\n  portcullis users disable 018f2d3e-… "
+        after_help = "Examples:\n  portcullis users list --json\n  portcullis users create ann@example.com --role admin --confirmed\n  portcullis users update ann@example.com --email anna@example.com --confirmed\n  portcullis users link recovery ann@example.com\n  portcullis users import users.csv --dry-run\n  portcullis users disable 018f2d3e-… "
     )]
     Users(users::Args),
     /// See and end sessions

@@ -7,6 +7,7 @@ mod admin;
 mod admin_api;
 mod api_keys;
 mod cli;
+mod cli_users;
 mod cookies;
 mod cors;
 mod crash;

@@ -15,7 +15,7 @@ use crate::auth::error::AuthError;
 use crate::auth::otp;
 use crate::auth::shapes;
 use crate::clock::random_bytes;
-use crate::config::Notice;
+use crate::config::{self, Notice};
 use crate::identity::OpaqueToken;
 use crate::mail::{Code, Dispatch, Link};
 use crate::model::{
@@ -60,7 +60,7 @@ impl Accounts {
         let now = self.clock.now();
         let (token, digits) =
             (OpaqueToken::from_random(random_bytes()), otp::digits(random_bytes()));
-        let lifetime = self.lifetime_of(purpose);
+        let lifetime = lifetime_of(&self.links, purpose);
         let link = NewLink {
             digest: token.digest(),
             owner: owner_of(letter, now),
@@ -172,14 +172,14 @@ impl Accounts {
         let url = link_address(&self.tokens.issuer, &token_hash, purpose, redirect_to);
         Link { url, token_hash, lifetime }
     }
+}
 
-    /// How long a link is of use.
-    pub(super) fn lifetime_of(&self, purpose: Purpose) -> Duration {
-        match purpose {
-            Purpose::Reauthentication => self.links.code_lifetime.0,
-            Purpose::Invite => self.links.invite_lifetime.0,
-            _ => self.links.lifetime.0,
-        }
+/// How long a link is of use.
+pub(super) fn lifetime_of(rules: &config::Links, purpose: Purpose) -> Duration {
+    match purpose {
+        Purpose::Reauthentication => rules.code_lifetime.0,
+        Purpose::Invite => rules.invite_lifetime.0,
+        _ => rules.lifetime.0,
     }
 }
 

@@ -46,7 +46,7 @@ use crate::model::{
 };
 use crate::store::{Store, StoreError};
 
-pub use admin::{Administrator, Asking, LimitState, MadeKey, MadeLink};
+pub use admin::{Administrator, Asking, LimitState, LinkMaker, MadeKey, MadeLink};
 pub use clients::{Active, ClientToken};
 pub use data::UserData;
 pub use delivery::Delivery;

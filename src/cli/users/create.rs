@@ -39,7 +39,8 @@ pub(super) async fn create(
     }
 }
 
-async fn new_password(admin: &Admin, email: &Email) -> Result<PasswordHash, Failure> {
+/// Reads a password that the rule accepts, and hashes it.
+pub(super) async fn new_password(admin: &Admin, email: &Email) -> Result<PasswordHash, Failure> {
     let password = read_password()?;
     let wrong = |problems: Vec<Problem>| {
         let lines: Vec<_> = problems.iter().map(|p| format!("{}: {}", p.key, p.message)).collect();

@@ -6,9 +6,11 @@ mod data;
 mod export;
 mod factors;
 mod import;
+mod link;
 mod password;
 mod roles;
 mod show;
+mod update;
 
 use std::io::IsTerminal as _;
 
@@ -76,6 +78,10 @@ enum Action {
         #[arg(long)]
         no_password: bool,
     },
+    /// Change address, password or metadata
+    Update(update::Args),
+    /// Make a link and a code to hand on; nothing is mailed
+    Link(link::Args),
     /// Bring in the accounts of another system, with their password hashes
     Import(import::Args),
     /// Write all accounts, with their password hashes, to a file that `users import` takes
@@ -151,6 +157,8 @@ pub(super) fn run(context: &Context, args: Args) -> Result<(), Failure> {
         Action::Create { email, confirmed, role, id, no_password } => {
             create(&admin, email, confirmed, role, id, no_password).await
         }
+        Action::Update(args) => update::update(&admin, args).await,
+        Action::Link(args) => link::link(&admin, args).await,
         Action::Import(args) => import::run(&admin, args).await,
         Action::Export(args) => export::run(&admin, &args).await,
         Action::Confirm { user } => {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::super::delivery::link_address;
+use super::super::delivery::{lifetime_of, link_address};
 use super::super::links::address_of;
 use super::super::session::later;
 use super::super::{Accounts, MAX_EMAIL, failed};
@@ -12,11 +12,14 @@ use super::Administrator;
 use crate::auth::error::AuthError;
 use crate::auth::input;
 use crate::auth::otp;
+use crate::auth::redirects::Redirects;
 use crate::clock::random_bytes;
-use crate::config::EmailChange;
+use crate::config::{self, EmailChange};
 use crate::identity::OpaqueToken;
-use crate::model::{Email, Event, EventKind, Purpose, User, UserId, clean_text};
-use crate::store::{Consent, LinkOwner, NewEmail, NewLink, PutLink, UserChange};
+use crate::model::{
+    Email, Event, EventKind, PasswordHash, Purpose, User, UserId, clean_text, uuid_v7,
+};
+use crate::store::{ChangeUser, Consent, LinkOwner, NewEmail, NewLink, PutLink, Store, UserChange};
 
 /// A link, for whoever is to use it.
 pub struct MadeLink {
@@ -34,28 +37,63 @@ pub struct MadeLink {
     pub purpose: Purpose,
 }
 
+/// What links are made of.
+pub struct LinkMaker<'a> {
+    /// Where they are kept.
+    pub store: &'a Store,
+    /// `tokens.issuer`, under which they are followed.
+    pub issuer: &'a str,
+    /// `[links]`
+    pub rules: &'a config::Links,
+    /// Where they may lead.
+    pub redirects: &'a Redirects,
+}
+
 impl Accounts {
     /// Makes a link in place of an earlier one of the same user and purpose. Nothing is mailed.
     /// Without an account, all but a recovery and a change of address make one.
     ///
     /// # Errors
-    /// [`AuthError::UserNotFound`], [`AuthError::EmailExists`] when the purpose is an address that is
-    /// proved, or a new one that another account has, [`AuthError::UserBanned`],
-    /// [`AuthError::WeakPassword`]; what hashing and storing may meet.
+    /// Those of [`LinkMaker::make`], [`AuthError::WeakPassword`]; what hashing may meet.
     pub async fn make_link(
         &self,
         admin: &Administrator,
         wanted: input::LinkWanted,
     ) -> Result<MadeLink, AuthError> {
-        let now = self.clock.now();
         let password = match &wanted.password {
             Some(password) if wanted.purpose == Purpose::Signup => {
                 Some(self.hash_checked(password, Some(&wanted.email)).await?)
             }
             _ => None,
         };
+        let event = admin.event(EventKind::LinkGenerated, None, self.clock.now());
+        let maker = LinkMaker {
+            store: &self.store,
+            issuer: &self.tokens.issuer,
+            rules: &self.links,
+            redirects: &self.redirects,
+        };
+        maker.make(wanted, password, &event).await
+    }
+}
+
+impl LinkMaker<'_> {
+    /// Makes a link at the time of `event`, which is stored with what happened to whom filled in.
+    /// `password` is that of an account to be.
+    ///
+    /// # Errors
+    /// [`AuthError::UserNotFound`], [`AuthError::EmailExists`] when the purpose is an address that is
+    /// proved, or a new one that another account has, [`AuthError::UserBanned`]; what storing may
+    /// meet.
+    pub async fn make(
+        &self,
+        wanted: input::LinkWanted,
+        password: Option<PasswordHash>,
+        event: &Event,
+    ) -> Result<MadeLink, AuthError> {
+        let now = event.at;
         let (owner, to) = match wanted.new_email.clone().filter(|_| is_change(wanted.purpose)) {
-            Some(new) => self.wish(admin, &wanted, new).await?,
+            Some(new) => self.wish(&wanted, new, event).await?,
             None if wanted.purpose == Purpose::Recovery => {
                 (LinkOwner::Address, wanted.email.clone())
             }
@@ -77,9 +115,9 @@ impl Accounts {
             new_email: wanted.new_email,
             session_id: None,
             now,
-            expires_at: later(now, self.lifetime_of(wanted.purpose)),
+            expires_at: later(now, lifetime_of(self.rules, wanted.purpose)),
         };
-        let made = admin.event(EventKind::UserCreated, None, now);
+        let made = Event { kind: EventKind::UserCreated, ..event.clone() };
         let stored = self.store.put_link(&link, Duration::ZERO, &made).await.map_err(failed)?;
         let user = match stored {
             PutLink::Stored(user) => user,
@@ -89,14 +127,16 @@ impl Accounts {
         };
         // Nobody has the link yet: without its event it is worth nothing.
         let event = Event {
+            id: uuid_v7(now),
             reason: Some(wanted.purpose.as_str().to_owned()),
             email: Some(clean_text(link.email.address().as_bytes(), MAX_EMAIL)),
-            ..admin.event(EventKind::LinkGenerated, Some(&user.id), now)
+            user_id: Some(user.id.clone()),
+            ..event.clone()
         };
         self.store.record(&[event]).await.map_err(failed)?;
         let token = token.expose();
         let address =
-            link_address(&self.tokens.issuer, &token, wanted.purpose, link.redirect_to.as_deref());
+            link_address(self.issuer, &token, wanted.purpose, link.redirect_to.as_deref());
         let address = Url::parse(&address).map_err(|error| AuthError::Internal(error.into()))?;
         Ok(MadeLink { user, address, token, digits, redirect_to, purpose: wanted.purpose })
     }
@@ -105,9 +145,9 @@ impl Accounts {
     /// and where that is sent.
     async fn wish(
         &self,
-        admin: &Administrator,
         wanted: &input::LinkWanted,
         new: Email,
+        event: &Event,
     ) -> Result<(LinkOwner, Email), AuthError> {
         let account = self.store.account_by_email(&wanted.email).await.map_err(failed)?;
         let user = account.ok_or(AuthError::UserNotFound)?.user;
@@ -115,18 +155,20 @@ impl Accounts {
         if taken.is_some() {
             return Err(AuthError::EmailExists);
         }
-        let now = self.clock.now();
         let is_wished = user
             .new_email
             .as_ref()
             .is_some_and(|wish| wish.parse::<Email>().is_ok_and(|wish| wish.key() == new.key()));
         if !is_wished {
             let asks_current =
-                user.email_confirmed_at.is_some() && self.links.email_change == EmailChange::Both;
+                user.email_confirmed_at.is_some() && self.rules.email_change == EmailChange::Both;
             let consent = if asks_current { Consent::Both } else { Consent::New };
             let new_email = Some(NewEmail { email: new.clone(), consent });
             let change = UserChange { new_email, ..UserChange::default() };
-            self.store_change(admin, &user.id, &change, now).await?;
+            let changed = self.store.change_user(&user.id, &change, event.at, event).await;
+            if changed.map_err(failed)? == ChangeUser::NotFound {
+                return Err(AuthError::UserNotFound);
+            }
         }
         let to = match wanted.purpose {
             Purpose::EmailChangeCurrent => address_of(&user)?,

@@ -24,7 +24,7 @@ use crate::model::{Event, EventKind, Outcome, SessionId, User, UserId};
 
 pub use self::keys::MadeKey;
 pub use self::limits::LimitState;
-pub use self::links::MadeLink;
+pub use self::links::{LinkMaker, MadeLink};
 
 /// The role of administrators, and the scope of their API keys.
 const ADMIN: &str = "admin";
