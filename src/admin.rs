@@ -4,6 +4,7 @@
 //!
 //! Liveness never depends on a store: restarting the gateway does not bring a database back.
 
+mod events;
 mod issuers;
 mod upstreams;
 
@@ -250,13 +251,7 @@ fn write_shared(text: &mut String, gateway: &Gateway, scrape: &Scrape) {
         "Ended sessions whose tokens have not expired.",
         gateway.revocations.len(),
     );
-    metrics::single(
-        text,
-        "events_dropped_total",
-        "counter",
-        "Events of proxied routes that were lost.",
-        gateway.events.dropped(),
-    );
+    events::write_metrics(text, gateway);
     metrics::single(
         text,
         "access_log_buffers_dropped_total",

@@ -2,6 +2,8 @@
 //! a flood of refused requests cannot make the database its victim. What finds no room is counted
 //! and dropped. Events of accounts never pass here: they commit with the change they speak of.
 
+pub mod webhook;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};

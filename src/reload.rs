@@ -24,6 +24,7 @@ use tokio::sync::Notify;
 
 use crate::auth;
 use crate::config::{Config, Contents, Input, LoadError, Loaded, Problem, restart, validate};
+use crate::events::webhook::Webhook;
 use crate::gateway::Gateway;
 use crate::gateway::issuers::compile_issuers;
 use crate::identity::token::check_tokens;
@@ -72,6 +73,7 @@ pub(crate) fn examine(config: &Config) -> Vec<Problem> {
         problems.push(Problem::new("storage.url", message));
     }
     problems.extend(Mailer::compile(config).err().unwrap_or_default());
+    problems.extend(Webhook::compile(config).err().unwrap_or_default());
     problems.extend(compile_issuers(config).err().unwrap_or_default());
     if let Err(LimitError::Url(message)) = Limiter::check(&config.counters) {
         problems.push(Problem::new("counters.url", message));

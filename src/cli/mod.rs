@@ -111,7 +111,7 @@ enum Command {
     Outbox(outbox::Args),
     /// See authentication events
     #[command(
-        after_help = "Examples:\n  portcullis events list --kind login_failed --limit 20\n  portcullis events tail --json\n  portcullis events export --since 2026-11-01T00:00:00Z --output november.jsonl\n  portcullis events verify           # is any lost?"
+        after_help = "Examples:\n  portcullis events list --kind login_failed --limit 20\n  portcullis events tail --json\n  portcullis events export --since 2026-11-01T00:00:00Z --output november.jsonl\n  portcullis events verify           # is any lost?\n  portcullis events webhook          # how far it has come"
     )]
     Events(events::Args),
     /// Ask the running gateway whether it is ready

@@ -12,8 +12,10 @@ use super::sources::{LoadError, Sources, is_at_or_under, join};
 use super::{Config, Problem};
 
 /// Keys whose values no message quotes.
-pub(super) const SECRETS: [&str; 8] = [
+pub(super) const SECRETS: [&str; 10] = [
     "counters.url",
+    "events.webhook.secret",
+    "events.webhook.url",
     "mail.url",
     "mail.webhook.secret",
     "mail.webhook.url",

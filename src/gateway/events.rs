@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::courier::Courier;
 use crate::clock::Clock;
 use crate::config::{Config, Events};
 use crate::store::{Store, StoreError};
@@ -22,6 +23,8 @@ const LOOK: Duration = Duration::from_mins(10);
 pub(super) struct Keeper {
     store: Arc<Store>,
     clock: Clock,
+    /// Is told of events that go before it could hand them on.
+    courier: Arc<Courier>,
     stopping: CancellationToken,
     rules: ArcSwap<Events>,
     changed: Notify,
@@ -34,11 +37,13 @@ impl Keeper {
         config: &Config,
         store: Arc<Store>,
         clock: Clock,
+        courier: Arc<Courier>,
         stopping: CancellationToken,
     ) -> Self {
         Self {
             store,
             clock,
+            courier,
             stopping,
             rules: ArcSwap::from_pointee(config.events.clone()),
             changed: Notify::new(),
@@ -99,6 +104,7 @@ impl Keeper {
         match self.store.prune_events(before, now).await {
             Ok(removed) if removed.events > 0 => {
                 tracing::info!(events = removed.events, "removed events older than the retention");
+                self.courier.note_lost(removed.undelivered);
             }
             Ok(_) => {}
             Err(error) => log_failure(&error),

@@ -5,6 +5,7 @@
 //! rotation of keys the verifier in it, and ended sessions are added to [`Revocations`]. A request
 //! takes a snapshot and keeps it to its end.
 
+mod courier;
 pub(crate) mod desk;
 mod events;
 mod exchange;
@@ -24,6 +25,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use self::courier::Courier;
 pub(crate) use self::desk::{Connection, Desk};
 use self::events::Keeper;
 use self::issuers::{RemoteIssuer, compile_issuers, first_fetches};
@@ -36,6 +38,7 @@ use crate::auth::password::Settings;
 use crate::auth::{Accounts, Auth, Hasher, Policy, Rules};
 use crate::clock::Clock;
 use crate::config::{Algorithm, Config, Problem, Tokens};
+use crate::events::webhook::Webhook;
 use crate::events::{EventNotes, EventQueue, queue};
 use crate::identity::keys::{self, KeyError, RemoteKeys, life};
 use crate::identity::{ApiKeys, KeySet, Revocations, Verifier};
@@ -112,6 +115,8 @@ pub struct Gateway {
     mailer: Arc<ArcSwap<Mailer>>,
     /// Looks after the events that are stored.
     keeper: Arc<Keeper>,
+    /// Hands them on.
+    pub(crate) courier: Arc<Courier>,
 }
 
 /// Why a gateway does not start.
@@ -201,7 +206,16 @@ impl Gateway {
         let auth = Auth::new(accounts, Arc::clone(&limiter), rules);
         let (notes, queue) = queue();
         let stopping = CancellationToken::new();
-        let keeper = Keeper::new(config, Arc::clone(&store), clock.clone(), stopping.clone());
+        let webhook = Webhook::compile(config).map_err(StartError::Config)?;
+        let courier = Courier::new(webhook, Arc::clone(&store), clock.clone(), stopping.clone());
+        let courier = Arc::new(courier);
+        let keeper = Keeper::new(
+            config,
+            Arc::clone(&store),
+            clock.clone(),
+            Arc::clone(&courier),
+            stopping.clone(),
+        );
         let gateway = Arc::new(Self {
             clock,
             live: Arc::new(ArcSwap::new(live)),
@@ -224,6 +238,7 @@ impl Gateway {
             tasks: Mutex::default(),
             mailer,
             keeper: Arc::new(keeper),
+            courier,
         });
         gateway.spawn_tasks(config, cursor, key_cursor, queue);
         gateway.follow_issuers();
@@ -250,6 +265,7 @@ impl Gateway {
         let mailer = keep(Mailer::compile(config), &mut problems);
         let issuers = keep(compile_issuers(config), &mut problems);
         let login_hook = keep(LoginHook::compile(config), &mut problems);
+        let webhook = keep(Webhook::compile(config), &mut problems);
         if let Some(live) = &live {
             problems.extend(run_tests(config, &live.table));
         }
@@ -260,8 +276,9 @@ impl Gateway {
             Some(mailer),
             Some(issuers),
             Some(login_hook),
+            Some(webhook),
             true,
-        ) = (live, rules, verifier, mailer, issuers, login_hook, problems.is_empty())
+        ) = (live, rules, verifier, mailer, issuers, login_hook, webhook, problems.is_empty())
         else {
             return Err(problems);
         };
@@ -284,6 +301,7 @@ impl Gateway {
         self.auth.reload(rules);
         self.mailer.store(Arc::new(mailer));
         self.auth.accounts().login_hook.store(login_hook.map(Arc::new));
+        self.courier.reload(webhook);
         self.keeper.reload(&config.events);
         before.iter().for_each(|issuer| issuer.stop());
         self.follow_issuers();
@@ -316,6 +334,7 @@ impl Gateway {
             tokio::spawn(Arc::clone(self).prune()),
             tokio::spawn(Arc::clone(self).erase()),
             tokio::spawn(Arc::clone(&self.keeper).run()),
+            tokio::spawn(Arc::clone(&self.courier).run()),
             tokio::spawn(writing),
             tokio::spawn(outbox.run()),
         ];

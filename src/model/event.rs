@@ -101,6 +101,8 @@ words! {
         EventsExported = "events_exported",
         /// Events older than the retention were removed; the reason says how many.
         EventsPruned = "events_pruned",
+        /// An administrator gave up what the webhook still was to be told of.
+        EventsSkipped = "events_skipped",
         /// A second factor was enrolled; it counts when it is verified.
         FactorEnrolled = "factor_enrolled",
         /// A code of a second factor was refused.

@@ -8,8 +8,8 @@
 //! ```text
 //! Store ─┬─ Postgres   pool of connections, row locks          postgres/
 //!        └─ Sqlite     one writing thread, a few that read     sqlite/
-//!              └─ admin, api_keys, cases, erasure, factors, guards, imports, keys, links, outbox, passwords,
-//!                 retention, seals, trail (in, out)
+//!              └─ admin, api_keys, cases, deliveries, erasure, factors, guards, imports, keys, links,
+//!                 outbox, passwords, retention, seals, trail (in, out)
 //!                 rules (decisions) · record (rows) · migrate · url
 //! ```
 
@@ -17,6 +17,7 @@ mod admin;
 mod api_keys;
 mod attempts;
 mod cases;
+mod deliveries;
 mod erasure;
 mod error;
 mod factors;
@@ -47,6 +48,7 @@ pub use cases::{
     EventCursor, EventFilter, KnownToken, LogIn, Migrated, NewAccount, NewLogin, PoolStatus,
     Refresh, RevocationCursor, Rotation, Sessions, SignUp, UpdateUser, UserUpdate,
 };
+pub use deliveries::{Delivery, DeliveryState};
 pub use error::{Cause, StoreError};
 pub use factors::{
     AddFactor, FactorProof, FactorVerification, Holder, NewFactor, OpenChallenge, RemoveFactor,
@@ -392,6 +394,8 @@ mod tests {
             is_send(store.make_event_partitions(now));
             is_send(store.prune_events(now, now));
             is_send(store.check_events(1));
+            is_send(store.claim_delivery(now, r.idle, 1));
+            is_send(store.skip_deliveries(now, event));
             is_send(store.trade_pkce(r.shown, "", session, now, event));
             is_send(store.claim(ParcelKind::Mail, now, r.idle, 1));
         }

@@ -1,6 +1,7 @@
 //! Rows to values, for both backends: the one place that knows the order of the columns. A value
 //! that the schema does not allow is [`StoreError::Corrupt`], never a default.
 
+mod deliveries;
 mod trail;
 
 use std::net::IpAddr;
@@ -135,6 +136,7 @@ macro_rules! import_columns {
     };
 }
 
+pub(super) use deliveries::{backlog, backlog_sql, delivery_state, delivery_state_sql, webhook};
 pub(super) use trail::{missing, missing_sql, numbered, place_of_event, trail, trails_sql};
 pub(super) use {
     api_key_columns, columns_of_owner, factor_columns, import_columns, link_columns, parcel_columns,

@@ -13,6 +13,15 @@ use super::{Store, either};
 pub struct Removed {
     /// Events that are gone.
     pub events: u64,
+    /// Those of them that a webhook still was to be told of.
+    pub undelivered: u64,
+}
+
+impl Removed {
+    pub(super) fn add(&mut self, other: Self) {
+        self.events += other.events;
+        self.undelivered += other.undelivered;
+    }
 }
 
 /// Retention of events.

@@ -13,6 +13,7 @@ mod cors;
 mod crash;
 mod differential;
 mod event_life;
+mod event_webhook;
 mod events;
 mod factors;
 mod formats;

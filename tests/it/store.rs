@@ -5,6 +5,7 @@
 mod accounts;
 mod admin;
 mod api_keys;
+mod deliveries;
 mod erasure;
 mod events;
 mod factors;

@@ -1,7 +1,9 @@
-//! `portcullis events`: sees authentication events, hands them to an archive, looks for gaps.
+//! `portcullis events`: sees authentication events, hands them to an archive, looks for gaps, sees
+//! how far the webhook has come.
 
 mod export;
 mod verify;
+mod webhook;
 
 use std::time::Duration;
 
@@ -62,6 +64,8 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Say how far the webhook has come
+    Webhook(webhook::Args),
 }
 
 fn kind(word: &str) -> Result<EventKind, String> {
@@ -86,6 +90,7 @@ pub(super) fn run(context: &Context, args: Args) -> Result<(), Failure> {
         }
         Action::Tail { last, json } => tail(&admin, last, json).await,
         Action::Export(args) => export::run(&admin, args).await,
+        Action::Webhook(args) => webhook::run(&admin, &args).await,
         Action::Verify { json } => verify::run(&admin, json).await,
     })
 }

@@ -91,7 +91,7 @@ pub struct Config {
     pub mail: Mail,
     /// How programs act as a user.
     pub api_keys: ApiKeys,
-    /// How long events are kept.
+    /// How long events are kept, and whom they are handed on to.
     pub events: Events,
     /// Documents by which clients find the endpoints.
     pub discovery: Discovery,
@@ -124,7 +124,8 @@ impl Config {
         let tls = self.upstreams.values().map(|upstream| &upstream.tls);
         let tls = tls.flat_map(|tls| [&tls.ca, &tls.certificate, &tls.private_key]).flatten();
         let hook = self.login_hook.iter().filter_map(|hook| hook.ca.as_ref());
-        keys.chain(tls).chain(hook).cloned().chain(self.mail.files())
+        let events = self.events.webhook.iter().filter_map(|webhook| webhook.ca.as_ref());
+        keys.chain(tls).chain(hook).chain(events).cloned().chain(self.mail.files())
     }
 
     /// The address of the site that accounts are for; none, when nothing says it.

@@ -8,6 +8,7 @@ mod accounts;
 mod admin;
 mod api_keys;
 mod attempts;
+mod deliveries;
 mod erasure;
 mod events;
 mod factors;

@@ -11,7 +11,7 @@ use crate::store::rules::{
 };
 
 /// The end of a statement that removes events: notes the numbers in `gone`, always in one order of
-/// the writers, and says how many there were.
+/// the writers, and says how many there were, and how many of them a webhook was to be told of.
 macro_rules! noted {
     () => {
         "noted AS (
@@ -20,7 +20,9 @@ macro_rules! noted {
              ON CONFLICT (writer) DO UPDATE
              SET removed = r.removed + excluded.removed, up_to = greatest(r.up_to, excluded.up_to)
          )
-         SELECT count(*) FROM gone"
+         SELECT count(*), count(*) FILTER (WHERE g.number > coalesce(d.delivered_to, 0)
+             AND EXISTS (SELECT FROM event_webhook))
+         FROM gone AS g LEFT JOIN event_deliveries AS d ON d.writer = g.writer"
     };
 }
 
@@ -51,7 +53,7 @@ impl Postgres {
                     let dropping = self.in_long_tx("prune_events: partition", |db| async move {
                         db.drop_partition(name).await
                     });
-                    removed.events += dropping.await?.events;
+                    removed.add(dropping.await?);
                 }
             }
         }
@@ -59,7 +61,7 @@ impl Postgres {
             let batch = self
                 .at_once("prune_events", |db| async move { db.remove_some_events(before).await })
                 .await?;
-            removed.events += batch.events;
+            removed.add(batch);
             if batch.events < u64::from(REMOVE_BATCH) {
                 return Ok(());
             }
@@ -113,5 +115,6 @@ impl Db {
 }
 
 fn removed(row: &tokio_postgres::Row) -> Result<Removed, StoreError> {
-    Ok(Removed { events: record::count(row, "auth_events", 0)?.unsigned_abs() })
+    let count = |column| record::count(row, "auth_events", column).map(i64::unsigned_abs);
+    Ok(Removed { events: count(0)?, undelivered: count(1)? })
 }

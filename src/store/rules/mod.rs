@@ -1,6 +1,7 @@
 //! What the use cases decide, without SQL: both backends ask here, so that they cannot disagree.
 
 mod admin;
+mod deliveries;
 mod erasure;
 mod events;
 mod factors;
@@ -14,6 +15,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 pub(super) use admin::{Planned, plan};
+pub(super) use deliveries::{MAX_WRITERS, composed, in_order};
 pub(super) use erasure::{ERASE_BATCH, KEEP_ERASURE, LATE, no_address, pseudonym, reduced};
 pub(super) use events::{
     Month, REMOVE_BATCH, end_of_partition, first_time, months_from, removed_event, start_of_day,

@@ -9,6 +9,7 @@ mod accounts;
 mod admin;
 mod api_keys;
 mod attempts;
+mod deliveries;
 mod erasure;
 mod events;
 mod factors;
