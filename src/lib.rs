@@ -13,7 +13,7 @@
 //!     auth         the account endpoints
 //! L1  identity     who is calling           wire      client connections, time limits, heads
 //!     limit        rate limits              store     users, sessions, keys, events
-//!     events           events of proxied routes  mail     letters to users
+//!     events       proxied routes, webhook  mail      letters to users
 //! L0  message      heads, fields, framing    outgoing  our own requests to others
 //!     config  model  clock  secrets  telemetry
 //! ```

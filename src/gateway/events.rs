@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::courier::Courier;
 use crate::clock::Clock;
 use crate::config::{Config, Events};
-use crate::store::{Store, StoreError};
+use crate::store::{Removed, Store, StoreError};
 use crate::telemetry::chain;
 
 /// How often there is something to look after; also at the start, and when the configuration has
@@ -101,13 +101,14 @@ impl Keeper {
         let Some(retention) = self.rules.load().retention else { return };
         let now = self.clock.now();
         let Ok(before) = now.checked_sub(retention.0) else { return };
-        match self.store.prune_events(before, now).await {
-            Ok(removed) if removed.events > 0 => {
-                tracing::info!(events = removed.events, "removed events older than the retention");
-                self.courier.note_lost(removed.undelivered);
-            }
-            Ok(_) => {}
-            Err(error) => log_failure(&error),
+        let mut removed = Removed::default();
+        let ended = self.store.prune_events(before, now, &mut removed).await;
+        if removed.events > 0 {
+            tracing::info!(events = removed.events, "removed events older than the retention");
+        }
+        self.courier.note_lost(removed.undelivered);
+        if let Err(error) = ended {
+            log_failure(&error);
         }
     }
 }

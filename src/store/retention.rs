@@ -41,12 +41,13 @@ impl Store {
     /// Removes the events of the days (UTC) before `before`; an event tells of it, when there were
     /// any. PostgreSQL drops the partitions that are over as a whole, if this program may change the
     /// schema (`storage.migrate`); else, and of the others, rows go in many small transactions. May
-    /// take long: not for requests.
+    /// take long: not for requests. What is gone is added to `removed`, also when the end is an error.
     pub async fn prune_events(
         &self,
         before: Timestamp,
         now: Timestamp,
-    ) -> Result<Removed, StoreError> {
-        either!(self, backend => backend.prune_events(before, now).await)
+        removed: &mut Removed,
+    ) -> Result<(), StoreError> {
+        either!(self, backend => backend.prune_events(before, now, removed).await)
     }
 }

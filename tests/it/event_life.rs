@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use portcullis::model::{Event, EventKind};
-use portcullis::store::{EventFilter, Store, Trail};
+use portcullis::store::{EventFilter, Removed, Store, Trail};
 use serde_json::{Value, json};
 
 use crate::harness::postgres;
@@ -160,7 +160,8 @@ async fn verify_finds_what_was_deleted_and_is_quiet_about_what_was_removed() {
             told.contains("1 writers: 25 events stored, 0 removed by the retention, 0 lost"),
             "{told}"
         );
-        store.prune_events(start - DAY, start).await.expect("removed");
+        let mut removed = Removed::default();
+        store.prune_events(start - DAY, start, &mut removed).await.expect("removed");
         let told = program.run(&["events", "verify"]).await.expect(0).stdout;
         assert!(
             told.contains("1 writers: 21 events stored, 5 removed by the retention, 0 lost"),

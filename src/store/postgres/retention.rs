@@ -7,7 +7,7 @@ use crate::store::error::StoreError;
 use crate::store::record;
 use crate::store::retention::Removed;
 use crate::store::rules::{
-    REMOVE_BATCH, end_of_partition, removed_event, start_of_day, whole_micros,
+    REMOVE_BATCH, end_of_partition, remove_batch, removed_event, start_of_day, whole_micros,
 };
 
 /// The end of a statement that removes events: notes the numbers in `gone`, always in one order of
@@ -31,14 +31,16 @@ impl Postgres {
         &self,
         before: Timestamp,
         now: Timestamp,
-    ) -> Result<Removed, StoreError> {
+        removed: &mut Removed,
+    ) -> Result<(), StoreError> {
         let before = whole_micros(start_of_day(before));
-        let mut removed = Removed::default();
-        let ended = self.remove_events(before, &mut removed).await;
-        if removed.events > 0 {
-            self.record(&[removed_event(now, removed.events, before)]).await?;
+        let mut here = Removed::default();
+        let ended = self.remove_events(before, &mut here).await;
+        removed.add(here);
+        if here.events > 0 {
+            self.record(&[removed_event(now, here.events, before)]).await?;
         }
-        ended.map(|()| removed)
+        ended
     }
 
     async fn remove_events(
@@ -101,15 +103,16 @@ impl Db {
         let sql = concat!(
             "-- prune_events
              WITH batch AS (
-                 SELECT at, id FROM auth_events WHERE at < $1 ORDER BY at, id LIMIT $2
-             ), gone AS (
+                 SELECT at, id FROM auth_events WHERE at < $1 ORDER BY at, id LIMIT ",
+            remove_batch!(),
+            "), gone AS (
                  DELETE FROM auth_events AS e USING batch
-                 WHERE e.at = batch.at AND e.id = batch.id AND e.at < $1
+                 WHERE e.at = batch.at AND e.id = batch.id
                  RETURNING e.writer, e.number
              ), ",
             noted!()
         );
-        let found = self.one(sql, &[&before, &i64::from(REMOVE_BATCH)], removed).await?;
+        let found = self.one(sql, &[&before], removed).await?;
         Ok(found.unwrap_or_default())
     }
 }

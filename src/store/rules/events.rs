@@ -6,8 +6,17 @@ use jiff::{Timestamp, ToSpan as _};
 
 use crate::model::{Event, EventKind, Outcome, uuid_v7};
 
-/// How many events are removed at a time: a fraction of a second of work.
-pub(in crate::store) const REMOVE_BATCH: u32 = 1_000;
+/// How many events are removed at a time: a fraction of a second of work. As a literal for statements,
+/// too: for a number that it does not know yet, PostgreSQL plans to read the whole table.
+macro_rules! remove_batch {
+    () => {
+        1000
+    };
+}
+pub(in crate::store) use remove_batch;
+
+/// The same.
+pub(in crate::store) const REMOVE_BATCH: u32 = remove_batch!();
 
 /// How many months after the present one have a partition: a gateway that is not restarted, or a
 /// schema that is only changed by hand, has two months' time.

@@ -18,7 +18,8 @@ pub(super) use admin::{Planned, plan};
 pub(super) use deliveries::{MAX_WRITERS, composed, in_order};
 pub(super) use erasure::{ERASE_BATCH, KEEP_ERASURE, LATE, no_address, pseudonym, reduced};
 pub(super) use events::{
-    Month, REMOVE_BATCH, end_of_partition, first_time, months_from, removed_event, start_of_day,
+    Month, REMOVE_BATCH, end_of_partition, first_time, months_from, remove_batch, removed_event,
+    start_of_day,
 };
 pub(super) use factors::{
     FoundChallenge, FoundFactor, KEEP_UNVERIFIED, factor_notice, failed_event, lacks_proof,

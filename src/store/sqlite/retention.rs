@@ -17,14 +17,16 @@ impl Sqlite {
         &self,
         before: Timestamp,
         now: Timestamp,
-    ) -> Result<Removed, StoreError> {
+        removed: &mut Removed,
+    ) -> Result<(), StoreError> {
         let before = start_of_day(before);
-        let mut removed = Removed::default();
-        let ended = self.remove_events(micros(before), &mut removed).await;
-        if removed.events > 0 {
-            self.record(&[removed_event(now, removed.events, before)]).await?;
+        let mut here = Removed::default();
+        let ended = self.remove_events(micros(before), &mut here).await;
+        removed.add(here);
+        if here.events > 0 {
+            self.record(&[removed_event(now, here.events, before)]).await?;
         }
-        ended.map(|()| removed)
+        ended
     }
 
     async fn remove_events(&self, before: i64, removed: &mut Removed) -> Result<(), StoreError> {

@@ -6,6 +6,7 @@ use portcullis::model::{EventKind, StoredEvent};
 use portcullis::store::{Delivery, Store};
 use uuid::Uuid;
 
+use super::retention::prune;
 use super::{Home, at, event, on_both};
 
 on_both![
@@ -121,12 +122,12 @@ async fn each_writer_stays_in_its_order_and_none_is_left_out(home: Home) {
 
 async fn what_the_retention_removes_is_passed_over_and_counted(home: Home) {
     const DAY: i64 = 86_400;
-    let prune = async |day: i64| {
-        let removed = home.store.prune_events(at(day * DAY), at(day * DAY)).await.unwrap();
+    let after_days = async |day: i64| {
+        let removed = prune(&home.store, at(day * DAY), at(day * DAY)).await.unwrap();
         (removed.events, removed.undelivered)
     };
     write(&home.store, 0..2).await;
-    assert_eq!(prune(2).await, (2, 0), "nobody wants to be told");
+    assert_eq!(after_days(2).await, (2, 0), "nobody wants to be told");
     claim(&home.store, 2 * DAY).await;
     let second = |n: i64| (2 + n) * DAY;
     write(&home.store, [second(0), second(1), second(2), second(3)]).await;
@@ -135,14 +136,14 @@ async fn what_the_retention_removes_is_passed_over_and_counted(home: Home) {
     home.store.delivered(first.id, at(second(3))).await.unwrap();
     let under_way = home.store.claim_delivery(at(second(3)), LEASE, 2).await.unwrap().unwrap();
     assert_eq!(numbers(&under_way.events), [6, 7]);
-    assert_eq!(prune(5).await, (4, 1), "4 and 5 were delivered, and 3 was before; 6 was not");
+    assert_eq!(after_days(5).await, (4, 1), "4 and 5 were delivered, and 3 was before; 6 was not");
     let again = claim(&home.store, second(4)).await.unwrap();
     assert_eq!((again.id, numbers(&again.events)), (under_way.id, vec![7]));
     home.store.not_delivered(again.id, at(second(4)), "no").await.unwrap();
     // All of it, and all there is of another writer.
     let other = home.another();
     write(&other, [second(3)]).await;
-    assert_eq!(prune(9).await, (3, 3), "7, what told of the removal, and the other's");
+    assert_eq!(after_days(9).await, (3, 3), "7, what told of the removal, and the other's");
     let empty = claim(&home.store, 9 * DAY).await.unwrap();
     assert_eq!((empty.id, empty.events.len()), (under_way.id, 0));
     home.store.delivered(empty.id, at(9 * DAY)).await.unwrap();

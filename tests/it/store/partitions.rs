@@ -7,7 +7,7 @@ use portcullis::store::{EventCursor, EventFilter, Store};
 use refinery::{Runner, Target, load_sql_migrations};
 use uuid::Uuid;
 
-use super::retention::{mid, month};
+use super::retention::{mid, month, prune};
 use super::{Home, at, event};
 use crate::harness::postgres::{self, Database, empty_database};
 
@@ -102,9 +102,9 @@ async fn events_of_before_stay_whole_in_one_partition_and_late_ones_do_not_hold_
     let user = "u-1".parse().unwrap();
     assert_eq!(home.store.events_of_user(&user, 10, None).await.unwrap().len(), 5);
     // It goes when all of it is over, and row by row until then.
-    let removed = home.store.prune_events(start(0), now).await.unwrap();
+    let removed = prune(&home.store, start(0), now).await.unwrap();
     assert_eq!(removed.events, 2);
-    let removed = home.store.prune_events(start(1), start(1)).await.unwrap();
+    let removed = prune(&home.store, start(1), start(1)).await.unwrap();
     assert_eq!((removed.events, count_in(&home, &old).await), (3, None));
     assert!(
         home.store.check_events(10).await.unwrap().iter().all(portcullis::store::Trail::is_whole)
@@ -169,7 +169,7 @@ async fn a_month_that_is_over_goes_as_a_whole_and_without_rights_row_by_row() {
         let storage = Storage { migrate: may_alter, ..home.storage.clone() };
         let store = Store::open(&storage, &Secrets::default()).unwrap();
         let limit = mid(3);
-        assert_eq!(store.prune_events(limit, mid(8)).await.unwrap().events, 4);
+        assert_eq!(prune(&store, limit, mid(8)).await.unwrap().events, 4);
         let march = count_in(&home, "auth_events_2027_03").await;
         assert_eq!(march, (!may_alter).then_some(0));
         assert_eq!(count_in(&home, "auth_events_2027_04").await, Some(1), "its day is not over");
@@ -190,14 +190,14 @@ async fn a_reader_that_does_not_end_makes_a_removal_wait_for_the_next_time() {
     let mut client = postgres::client(url(&home)).await;
     let reading = client.transaction().await.unwrap();
     reading.query("SELECT count(*) FROM auth_events", &[]).await.unwrap();
-    let (removing, recorded) = tokio::join!(home.store.prune_events(mid(3), mid(4)), async {
+    let (removing, recorded) = tokio::join!(prune(&home.store, mid(3), mid(4)), async {
         home.another().record(&[event(EventKind::Login, 7)]).await
     });
     assert!(removing.is_err_and(|error| error.is_unavailable()));
     recorded.unwrap();
     assert_eq!(home.store.events(&EventFilter::default(), 10, None).await.unwrap().len(), 3);
     reading.commit().await.unwrap();
-    assert_eq!(home.store.prune_events(mid(3), mid(4)).await.unwrap().events, 2);
+    assert_eq!(prune(&home.store, mid(3), mid(4)).await.unwrap().events, 2);
     assert!(at(7) < mid(3), "what was recorded meanwhile went along");
 }
 

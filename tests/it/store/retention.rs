@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use portcullis::model::{Event, EventKind};
+use portcullis::store::{Removed, Store, StoreError};
 
 use super::{DAY, Home, at, event, on_both};
 
@@ -12,6 +13,16 @@ on_both![
     what_was_removed_is_no_gap_and_what_was_lost_beside_it_is,
     many_are_removed_in_batches_by_several_at_once,
 ];
+
+/// Removes what is older; how much that was.
+pub(super) async fn prune(
+    store: &Store,
+    before: Timestamp,
+    now: Timestamp,
+) -> Result<Removed, StoreError> {
+    let mut removed = Removed::default();
+    store.prune_events(before, now, &mut removed).await.map(|()| removed)
+}
 
 /// Noon of a day, `at(0)` being on day 0.
 fn noon(day: i64) -> i64 {
@@ -27,7 +38,7 @@ async fn events_before_the_day_are_removed_and_no_others(home: Home) {
     let events = on(&[-70, -40, -10, -2, -1, 0]);
     home.store.record(&events).await.unwrap();
     let (now, limit) = (at(noon(0) + 1), at(noon(-1)));
-    let removed = home.store.prune_events(limit, now).await.unwrap();
+    let removed = prune(&home.store, limit, now).await.unwrap();
     assert_eq!(removed.events, 4);
     let left = home.all_events().await;
     let ids: Vec<_> = left.iter().map(|stored| stored.event.id).collect();
@@ -38,17 +49,17 @@ async fn events_before_the_day_are_removed_and_no_others(home: Home) {
     assert_eq!(told.actor.as_deref(), Some("gateway"));
 
     // Nothing more to remove, nothing more to tell.
-    assert_eq!(home.store.prune_events(limit, now).await.unwrap().events, 0);
+    assert_eq!(prune(&home.store, limit, now).await.unwrap().events, 0);
     assert_eq!(home.all_events().await.len(), 3);
     // What is written later, dated by a clock that is wrong, goes too.
     home.store.record(&on(&[-500, 1])).await.unwrap();
-    assert_eq!(home.store.prune_events(limit, now).await.unwrap().events, 1);
+    assert_eq!(prune(&home.store, limit, now).await.unwrap().events, 1);
 }
 
 async fn what_was_removed_is_no_gap_and_what_was_lost_beside_it_is(home: Home) {
     // Numbers follow the commits, removal the times: 3 is older than 2.
     home.store.record(&on(&[-40, -1, -30, 0, 0])).await.unwrap();
-    home.store.prune_events(at(noon(-9)), at(noon(0))).await.unwrap();
+    prune(&home.store, at(noon(-9)), at(noon(0))).await.unwrap();
     let trails = home.another().check_events(10).await.unwrap();
     assert_eq!(trails.len(), 1);
     let trail = &trails[0];
@@ -60,7 +71,7 @@ async fn what_was_removed_is_no_gap_and_what_was_lost_beside_it_is(home: Home) {
     let trail = &home.store.check_events(10).await.unwrap()[0];
     assert!(!trail.is_whole() && trail.lost() == 1 && trail.missing.is_empty(), "{trail:?}");
     // Removed later, one after the other: the sum counts.
-    home.store.prune_events(at(noon(0)), at(noon(1))).await.unwrap();
+    prune(&home.store, at(noon(0)), at(noon(1))).await.unwrap();
     let trail = &home.store.check_events(10).await.unwrap()[0];
     assert_eq!((trail.lost(), trail.removed), (1, 2), "the other one was gone already: {trail:?}");
 }
@@ -76,8 +87,7 @@ async fn many_are_removed_in_batches_by_several_at_once(home: Home) {
     }
     home.store.record(&on(&[40])).await.unwrap();
     let (limit, now) = (at(noon(30)), at(noon(40)));
-    let (one, two) =
-        tokio::join!(home.store.prune_events(limit, now), other.prune_events(limit, now));
+    let (one, two) = tokio::join!(prune(&home.store, limit, now), prune(&other, limit, now));
     assert_eq!(one.unwrap().events + two.unwrap().events, 5_000);
     let left = home.all_events().await;
     assert!(left.iter().all(|stored| stored.event.at >= limit), "{left:?}");
