@@ -351,6 +351,33 @@ async fn nothing_is_lost_by_a_kill(builder: Builder, url: Option<&str>) {
     assert_eq!((&told[0]["waiting"], &told[0]["last_error"]), (&json!(0), &Value::Null));
 }
 
+/// A stop waits for no receiver, and leaves the delivery to whoever comes next, at once.
+#[tokio::test]
+async fn a_stopped_gateway_gives_its_delivery_back() {
+    let receiver = Receiver::says(vec![Step::ReadBody, Step::Stall]).await;
+    let database = postgres::database().await;
+    let builder = || {
+        let builder = TestGateway::builder().upstream("app", &receiver.upstream);
+        let builder = builder.storage(&database.url).config(&receiver.config());
+        builder.config("[events.webhook]\ntimeout = \"60s\"")
+    };
+    let mut one = builder().start().await;
+    let store = open_store(&database.url);
+    has_begun(&store).await;
+    one.sign_up("ann").await;
+    receiver.upstream.until("a delivery", |seen| seen.len() == 1).await;
+    receiver.now_says(answer("200 OK"));
+    one.shut_down().await.expect("it stops");
+    let state = store.delivery_state().await.expect("read").expect("there is one");
+    assert_eq!(state.last_error.as_deref(), Some("the gateway was stopped"));
+    // The clock stands where it stood: no lease has ended meanwhile.
+    let two = builder().start().await;
+    receiver.until_told(2).await;
+    let told = receiver.deliveries();
+    assert_eq!((told.len(), &told[0]), (2, &told[1]));
+    until_metric(&two, TAKEN, |taken| taken > 0.5).await;
+}
+
 #[tokio::test]
 async fn nothing_is_lost_by_a_kill_on_sqlite() {
     let upstream = Upstream::echo().await;
