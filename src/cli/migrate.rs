@@ -9,10 +9,10 @@ pub(super) fn run(context: &Context) -> Result<(), Failure> {
     super::runtime()?.block_on(async {
         let store = Store::open(&loaded.config.storage, &loaded.config.secrets)?;
         let migrated = store.migrate().await?;
-        let made = store.make_event_partitions(Clock::system().now()).await?;
         for name in &migrated.applied {
             println!("applied {name}");
         }
+        let made = store.make_event_partitions(Clock::system().now()).await?;
         for name in &made {
             println!("made {name}");
         }

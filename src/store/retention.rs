@@ -29,8 +29,8 @@ impl Removed {
 impl Store {
     /// Makes partitions of the events of this month and the next two where there are none, and moves
     /// there what lay in the default one. Safe when several processes do so at once. Returns the
-    /// names of those that were made; on SQLite, which has one table, none. May take long: not for
-    /// requests.
+    /// names of those that were made; on SQLite, which has one table, none. A month that fails does
+    /// not keep those after it from being made. May take long: not for requests.
     pub async fn make_event_partitions(&self, now: Timestamp) -> Result<Vec<String>, StoreError> {
         match self {
             Self::Postgres(backend) => backend.make_event_partitions(now).await,

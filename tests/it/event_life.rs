@@ -131,6 +131,22 @@ async fn migrate_makes_the_months_and_the_gateway_does_not_without_leave() {
     assert!(!again.contains("made"), "{again}");
 }
 
+/// Of a gateway of before there were months: the command is not held up by the month that is not over.
+#[tokio::test]
+async fn migrate_upgrades_a_database_with_events_and_does_so_again() {
+    let upstream = Upstream::echo().await;
+    let database = postgres::database_of(11).await;
+    let sql = "INSERT INTO auth_events (at, id, writer, number, kind, outcome)
+            VALUES (now(), gen_random_uuid(), gen_random_uuid(), 1, 'login', 'success')";
+    database.sql(sql).await;
+    let builder = TestGateway::builder().upstream("app", &upstream).storage(&database.url);
+    let program = Program::of(builder).await;
+    let told = program.run(&["migrate"]).await.expect(0).stdout;
+    assert!(told.contains("applied V0012__event_partitions"), "{told}");
+    let again = program.run(&["migrate"]).await.expect(0).stdout;
+    assert!(!again.contains("applied") && !again.contains("made"), "{again}");
+}
+
 async fn on_both(test: impl AsyncFn(Program, Store)) {
     let upstream = Upstream::echo().await;
     let database = postgres::database().await;

@@ -17,20 +17,23 @@ impl Postgres {
         &self,
         now: Timestamp,
     ) -> Result<Vec<String>, StoreError> {
-        let mut made = Vec::new();
+        let (mut made, mut failed) = (Vec::new(), None);
         let known = self.event_partitions().await?;
         for month in months_from(now) {
-            if known.contains(&month.partition()) {
+            if month.has_place_in(&known) {
                 continue;
             }
-            let is_new = self
-                .in_long_tx("make_event_partitions", |db| async move { db.make(month).await })
-                .await?;
-            if is_new {
-                made.push(month.partition());
+            let making =
+                self.in_long_tx("make_event_partitions", |db| async move { db.make(month).await });
+            match making.await {
+                Ok(true) => made.push(month.partition()),
+                Ok(false) => {}
+                Err(error) if error.is_unavailable() => return Err(error),
+                // What is in the way of one month is not in the way of those after it.
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
-        Ok(made)
+        failed.map_or(Ok(made), Err)
     }
 
     /// The names of all partitions.
@@ -57,7 +60,7 @@ impl Db {
     async fn make(&self, month: Month) -> Result<bool, Fault> {
         self.lock_schema().await?;
         let name = month.partition();
-        if self.event_partitions().await?.contains(&name) {
+        if month.has_place_in(&self.event_partitions().await?) {
             return Ok(false);
         }
         // Digits and our own words: nothing to quote, and statements like these take no parameters.

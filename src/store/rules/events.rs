@@ -57,6 +57,17 @@ impl Month {
     pub(in crate::store) fn partition(self) -> String {
         format!("{PARTITION}{:04}_{:02}", self.0.year(), self.0.month())
     }
+
+    /// Whether its events have a partition among these: its own, or that of before, which has all
+    /// months up to its end.
+    pub(in crate::store) fn has_place_in(self, partitions: &[String]) -> bool {
+        let own = self.partition();
+        partitions.iter().any(|name| {
+            let is_of_before = name.strip_prefix(PARTITION).is_some_and(|n| n.starts_with(BEFORE));
+            *name == own
+                || is_of_before && end_of_partition(name).is_some_and(|end| end >= self.end())
+        })
+    }
 }
 
 /// The months that have a partition at `now`: the present one and some to come.
@@ -139,6 +150,23 @@ mod tests {
             "users_2026_11",
         ] {
             assert_eq!(end_of_partition(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_month_lies_in_its_own_partition_or_in_that_of_before() {
+        let of = |text: &str| Month::of(time(text));
+        let known = ["auth_events_2027_02", "auth_events_before_2026_12", "auth_events_default"];
+        let known = known.map(str::to_owned);
+        for (month, has_place) in [
+            ("1999-01-01T00:00:00Z", true),
+            ("2026-11-30T23:59:59Z", true),
+            ("2026-12-01T00:00:00Z", false),
+            ("2027-01-15T00:00:00Z", false),
+            ("2027-02-15T00:00:00Z", true),
+            ("2027-03-01T00:00:00Z", false),
+        ] {
+            assert_eq!(of(month).has_place_in(&known), has_place, "{month}");
         }
     }
 

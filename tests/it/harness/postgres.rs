@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use portcullis::config::{Secrets, Storage};
 use portcullis::store::Store;
+use refinery::{Runner, Target, load_sql_migrations};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::Semaphore;
 
@@ -39,6 +40,17 @@ pub(crate) async fn database() -> Database {
 /// A new database without any schema.
 pub(crate) async fn empty_database() -> Database {
     clone_of(&Shared::of_this_process().admin_url, None).await
+}
+
+/// A new database as a version of the schema left it.
+pub(crate) async fn database_of(version: i32) -> Database {
+    let database = empty_database().await;
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/postgres");
+    let migrations = load_sql_migrations(folder).expect("they are there");
+    let mut client = client(&database.url).await;
+    let runner = Runner::new(&migrations).set_target(Target::Version(version));
+    runner.run_async(&mut client).await.expect("migrated");
+    database
 }
 
 async fn clone_of(admin_url: &str, template: Option<&str>) -> Database {

@@ -4,12 +4,11 @@ use jiff::Timestamp;
 use portcullis::config::{Secrets, Storage};
 use portcullis::model::{Event, EventKind};
 use portcullis::store::{EventCursor, EventFilter, Store};
-use refinery::{Runner, Target, load_sql_migrations};
 use uuid::Uuid;
 
 use super::retention::{mid, month, prune};
 use super::{Home, at, event};
-use crate::harness::postgres::{self, Database, empty_database};
+use crate::harness::postgres;
 
 /// An event at a time.
 fn when(time: Timestamp) -> Event {
@@ -42,22 +41,9 @@ async fn count_in(home: &Home, name: &str) -> Option<i64> {
     found.into_iter().find(|(known, _)| known == name).map(|(_, count)| count)
 }
 
-/// A database as version 11 left it.
-async fn database_of_v11() -> Database {
-    let database = empty_database().await;
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/postgres");
-    let migrations = load_sql_migrations(folder).unwrap();
-    let (mut client, connection) =
-        tokio_postgres::connect(&database.url, tokio_postgres::NoTls).await.unwrap();
-    tokio::spawn(connection);
-    let runner = Runner::new(&migrations).set_target(Target::Version(11));
-    runner.run_async(&mut client).await.unwrap();
-    database
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_of_before_stay_whole_in_one_partition_and_late_ones_do_not_hold_it_up() {
-    let database = database_of_v11().await;
+    let database = postgres::database_of(11).await;
     let (writer, now) = (Uuid::from_u128(7), portcullis::clock::Clock::system().now());
     let this_month = now.to_zoned(jiff::tz::TimeZone::UTC).date().first_of_month();
     let start = |months: i64| -> Timestamp {
@@ -96,6 +82,14 @@ async fn events_of_before_stay_whole_in_one_partition_and_late_ones_do_not_hold_
         [(next, 1), (one_more, 0), (old.clone(), 3), ("auth_events_default".into(), 1)];
     expected.sort();
     assert_eq!(partitions(url(&home)).await, expected);
+    // Nothing is missing, neither to us nor to one whose clock is behind.
+    for time in [now, start(-1), start(-30)] {
+        let made = home.store.make_event_partitions(time).await.unwrap();
+        assert_eq!(made, Vec::<String>::new());
+    }
+    let made = home.store.make_event_partitions(start(1)).await.unwrap();
+    assert_eq!(made, [format!("auth_events_{}", name(start(3)))]);
+    assert_eq!(partitions(url(&home)).await.len(), expected.len() + 1);
     // This month's go there, too, and are found as all others.
     home.store.record(&[when(now)]).await.unwrap();
     assert_eq!(count_in(&home, &old).await, Some(4));
@@ -155,6 +149,21 @@ async fn months_are_made_ahead_by_one_of_many_and_take_what_lay_in_the_default_o
     assert_eq!(home.store.new_events(&mut tail).await.unwrap().len(), 1);
     let numbers: Vec<_> = home.all_events().await.iter().map(|stored| stored.number).collect();
     assert_eq!(numbers, [1, 2, 3, 4, 6, 5]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_month_that_cannot_be_made_does_not_hold_up_the_others() {
+    let home = Home::postgres().await;
+    home.sql("CREATE TABLE auth_events_2032_02 (somebody_elses int)").await;
+    let refused = home.store.make_event_partitions(mid(60)).await.unwrap_err();
+    assert!(!refused.is_unavailable(), "{refused:?}");
+    for (name, count) in [
+        ("auth_events_2032_01", Some(0)),
+        ("auth_events_2032_02", None),
+        ("auth_events_2032_03", Some(0)),
+    ] {
+        assert_eq!(count_in(&home, name).await, count, "{name}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
