@@ -201,7 +201,7 @@ pub enum UpdateUser {
         /// The sessions that a new password ended.
         ended: Vec<EndedSession>,
     },
-    /// No such user; nothing was stored.
+    /// No such user, or the session that asks has ended; nothing was stored.
     NotFound,
     /// The stored hash is not the expected one; nothing was stored.
     PasswordChangedMeanwhile,

@@ -358,6 +358,9 @@ async fn deleted_accounts_are_gone_or_keep_their_id() {
         .change(&bob.id, &json!({ "email_confirm": true }))
         .await
         .expect_problem(404, "user_not_found");
+    let key = json!({ "name": "job", "scopes": ["x"] });
+    let key = house.ask("POST", &format!("/users/{}/api_keys", bob.id), Some(&key)).await;
+    key.expect_problem(404, "user_not_found");
     let again = json!({ "email": "bob@example.com", "id": bob.id });
     house.create(&again).await.expect_problem(422, "id_exists");
     house.create(&json!({ "email": "bob@example.com" })).await.expect(200);

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use portcullis::clock::Clock;
 use portcullis::model::EventKind;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::postgres::{self, Database};
 use crate::harness::redis::Redis;
 use crate::harness::{
-    Builder, Caller, PASSWORD, Program, TestGateway, Upstream, events_of, open_store, patiently,
-    pause,
+    Builder, Caller, PASSWORD, Program, TestGateway, Upstream, events_of, noted, open_store,
+    patiently, pause,
 };
 
 /// Contract section 5: "in other gateways on the same database within a second".
@@ -147,6 +147,39 @@ async fn a_logout_reaches_the_other() {
         Pair::refuses_within_a_second(&pair.two, &ann.token, when).await;
         pair.both_accept(&again.token).await;
     }
+}
+
+/// Another gateway may take the token for up to a second more, but what would outlive the session is
+/// held against the database.
+#[tokio::test]
+async fn an_ended_session_does_nothing_that_lasts() {
+    let pair = Pair::start("[api_keys]\nself_service = true").await;
+    let root = pair.one.sign_up("root").await;
+    let ann = pair.one.sign_up("ann").await;
+    let (id, now) = (root.id.parse().expect("an id"), pair.one.clock.now());
+    let set = noted(EventKind::RolesChanged, now);
+    let store = open_store(&pair.database.url);
+    store.set_roles(&id, &["admin".to_owned()], now, &set).await.expect("stored").expect("root");
+    for caller in [&root, &ann] {
+        pair.both_accept(&caller.token).await;
+        pair.one.post("/auth/logout?scope=global").bearer(&caller.token).send().await.expect(204);
+    }
+    let ask = async |method: &str, path: &str, token: &str, body: Value| {
+        let request = pair.two.request(method, path).bearer(token).json(&body);
+        request.send().await.expect_problem(401, "session_not_found");
+    };
+    let password = json!({ "password": "Attacker-Pw-99" });
+    ask("PUT", "/auth/user", &ann.token, password).await;
+    ask("PUT", "/auth/user", &ann.token, json!({ "data": { "x": 1 } })).await;
+    ask("POST", "/auth/api_keys", &ann.token, json!({ "name": "job" })).await;
+    let made = json!({ "email": "made@example.com", "app_metadata": { "roles": ["admin"] } });
+    ask("POST", "/auth/admin/users", &root.token, made).await;
+    let key = json!({ "name": "job", "scopes": ["admin"] });
+    ask("POST", &format!("/auth/admin/users/{}/api_keys", root.id), &root.token, key).await;
+    let session = pair.one.log_in(&ann.email, PASSWORD).await.expect(200).json();
+    assert_eq!(session["user"]["user_metadata"], json!({}));
+    assert!(store.api_keys(None).await.expect("read").is_empty());
+    assert!(events_of(&store, EventKind::UserCreated).await.is_empty());
 }
 
 #[tokio::test]

@@ -259,8 +259,7 @@ impl Accounts {
         if bearer.aal == Aal::One {
             return Err(AuthError::InsufficientAal);
         }
-        let session = self.store.session(&bearer.session_id).await.map_err(failed)?;
-        match session.ok_or(AuthError::SessionNotFound)?.aal() {
+        match self.running_session(bearer).await?.aal() {
             Aal::One => Err(AuthError::InsufficientAal),
             Aal::Two => Ok(()),
         }

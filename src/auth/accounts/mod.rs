@@ -120,7 +120,17 @@ impl Accounts {
     /// [`AuthError::SessionNotFound`] when it is gone; what storing may meet.
     pub async fn user(&self, bearer: &Bearer) -> Result<User, AuthError> {
         let user = self.store.user(&bearer.user_id).await.map_err(failed)?;
-        user.ok_or(AuthError::SessionNotFound)
+        user.filter(|user| user.deleted_at.is_none()).ok_or(AuthError::SessionNotFound)
+    }
+
+    /// The bearer's session as it is stored: another gateway may have ended it a moment ago, of which
+    /// this one has not heard. For whatever outlives the session.
+    ///
+    /// # Errors
+    /// [`AuthError::SessionNotFound`]; what storing may meet.
+    pub(super) async fn running_session(&self, bearer: &Bearer) -> Result<Session, AuthError> {
+        let session = self.store.session(&bearer.session_id).await.map_err(failed)?;
+        session.filter(|session| session.ended.is_none()).ok_or(AuthError::SessionNotFound)
     }
 
     /// The bearer's running sessions.

@@ -208,9 +208,9 @@ impl Accounts {
     }
 
     pub(super) async fn has_logged_in_recently(&self, bearer: &Bearer) -> Result<bool, AuthError> {
-        let session = self.store.session(&bearer.session_id).await.map_err(failed)?;
-        let age = session.map(|session| self.clock.now().duration_since(session.created_at));
-        Ok(age.is_some_and(|age| age.unsigned_abs() < RECENT_LOGIN))
+        let session = self.running_session(bearer).await?;
+        let age = self.clock.now().duration_since(session.created_at);
+        Ok(age.unsigned_abs() < RECENT_LOGIN)
     }
 }
 

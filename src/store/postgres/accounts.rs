@@ -8,7 +8,9 @@ use tokio_postgres::Row;
 use super::links::CHANGE_OF_ADDRESS;
 use super::record::user_columns;
 use super::{Db, Fault, Postgres};
-use crate::model::{Account, Email, EndReason, Event, PasswordHash, Purpose, User, UserId};
+use crate::model::{
+    Account, Email, EndReason, Event, PasswordHash, Purpose, SessionId, User, UserId,
+};
 use crate::store::cases::{LogIn, NewAccount, NewLogin, Sessions, SignUp, UpdateUser, UserUpdate};
 use crate::store::error::StoreError;
 use crate::store::record::{self, USER_WIDTH};
@@ -148,7 +150,7 @@ impl Postgres {
                      email_confirmed_at = coalesce(u.email_confirmed_at, $3),
                      password_hash = $2, password_class = NULL,
                      updated_at = greatest(u.updated_at, $3)
-                 WHERE u.id = $1 AND u.password_hash IS NULL
+                 WHERE u.id = $1 AND u.password_hash IS NULL AND u.deleted_at IS NULL
                    AND (u.disabled_until IS NULL OR u.disabled_until <= $3)
                  RETURNING ",
                 user_columns!()
@@ -180,13 +182,18 @@ impl Postgres {
             let sql = concat!(
                 "-- update_user: lock\nSELECT ",
                 user_columns!(),
-                ", u.password_hash FROM users AS u WHERE u.id = $1 FOR UPDATE"
+                ", u.password_hash FROM users AS u
+                 WHERE u.id = $1 AND u.deleted_at IS NULL FOR UPDATE"
             );
             let Some(Account { user: old, password_hash }) =
                 db.one(sql, &[&user.as_str()], account).await?
             else {
                 return Ok(UpdateUser::NotFound);
             };
+            // Another gateway may have ended it a moment ago, and what is done here stays.
+            if !db.session_runs(user, update.keep_session).await? {
+                return Ok(UpdateUser::NotFound);
+            }
             if let Some((_, Some(expected))) = &update.new_password
                 && password_hash.as_ref() != Some(expected)
             {
@@ -254,10 +261,18 @@ impl Db {
         self.one(sql, &[&user.as_str()], |row| record::user(row, 0)).await
     }
 
-    /// Whether the user was there to be locked.
+    /// Whether the user was there to be locked. One that was deleted but for its id is not.
     pub(super) async fn lock_user(&self, user: &UserId) -> Result<bool, Fault> {
-        let sql = "-- lock_user\nSELECT FROM users WHERE id = $1 FOR UPDATE";
+        let sql = "-- lock_user
+            SELECT FROM users WHERE id = $1 AND deleted_at IS NULL FOR UPDATE";
         Ok(self.run(sql, &[&user.as_str()]).await? > 0)
+    }
+
+    /// Whether the session is the user's and has not been ended.
+    async fn session_runs(&self, user: &UserId, session: SessionId) -> Result<bool, Fault> {
+        let sql = "-- session_runs
+            SELECT FROM sessions WHERE id = $1 AND user_id = $2 AND ended_at IS NULL";
+        Ok(self.run(sql, &[&session, &user.as_str()]).await? > 0)
     }
 
     /// Whether id and address were free.

@@ -41,7 +41,7 @@ impl Postgres {
                     let sql = "-- delete_user\nDELETE FROM users WHERE id = $1";
                     db.run(sql, &[&user.as_str()]).await?;
                 }
-                Deletion::Soft => db.empty_user(user, &no_address(&pseudonym), now).await?,
+                Deletion::Soft => db.empty_user(user, &no_address(), now).await?,
             }
             db.record(std::slice::from_ref(event)).await?;
             Ok(Some(ended))

@@ -167,7 +167,7 @@ pub(in crate::store) fn may_put(
         _ => owner.email_key == link.email.key(),
     };
     let is_agreed = side_of(link.purpose).is_some_and(|side| owner.agreed == Some(side));
-    if !is_for || is_agreed {
+    if !is_for || is_agreed || owner.user.deleted_at.is_some() {
         return Err(Box::new(PutLink::NoUser));
     }
     if owner.user.is_disabled(link.now) {
@@ -258,6 +258,9 @@ pub(in crate::store) enum LinkVerdict {
 
 /// Judges a link that was opened.
 pub(in crate::store) fn judge_link(link: &FoundLink, owner: &Owner, now: Timestamp) -> LinkVerdict {
+    if owner.user.deleted_at.is_some() {
+        return LinkVerdict::Refuse("unknown");
+    }
     if owner.user.is_disabled(now) {
         return LinkVerdict::Refuse("user_disabled");
     }

@@ -7,7 +7,9 @@ use serde_json::Value;
 use super::links::CHANGE_OF_ADDRESS;
 use super::record::user_columns;
 use super::{Db, Fault, Sqlite, micros};
-use crate::model::{Account, Email, EndReason, Event, PasswordHash, Purpose, User, UserId};
+use crate::model::{
+    Account, Email, EndReason, Event, PasswordHash, Purpose, SessionId, User, UserId,
+};
 use crate::store::cases::{LogIn, NewAccount, NewLogin, Sessions, SignUp, UpdateUser, UserUpdate};
 use crate::store::error::StoreError;
 use crate::store::record::{self, USER_WIDTH};
@@ -136,7 +138,7 @@ impl Sqlite {
                     email_confirmed_at = coalesce(email_confirmed_at, ?3),
                     password_hash = ?2, password_class = NULL,
                     updated_at = max(updated_at, ?3)
-                WHERE id = ?1 AND password_hash IS NULL
+                WHERE id = ?1 AND password_hash IS NULL AND deleted_at IS NULL
                   AND (disabled_until IS NULL OR disabled_until <= ?3)";
             let now = micros(login.session.created_at);
             if db.run(sql, params![user.as_str(), password.0, now])? == 0 {
@@ -161,9 +163,14 @@ impl Sqlite {
     ) -> Result<UpdateUser, StoreError> {
         let (user, update, events) = (user.clone(), update.clone(), events.to_vec());
         self.in_tx("update_user", move |db| {
-            let Some(Account { user: old, password_hash }) = db.account(&user)? else {
+            let found = db.account(&user)?.filter(|found| found.user.deleted_at.is_none());
+            let Some(Account { user: old, password_hash }) = found else {
                 return Ok(UpdateUser::NotFound);
             };
+            // Another gateway may have ended it a moment ago, and what is done here stays.
+            if !db.session_runs(&user, update.keep_session)? {
+                return Ok(UpdateUser::NotFound);
+            }
             if let Some((_, Some(expected))) = &update.new_password
                 && password_hash.as_ref() != Some(expected)
             {
@@ -229,6 +236,13 @@ impl Db<'_> {
             ", u.password_hash FROM users AS u WHERE u.id = ?1"
         );
         self.one(sql, [user.as_str()], account)
+    }
+
+    /// Whether the session is the user's and has not been ended.
+    fn session_runs(self, user: &UserId, session: SessionId) -> Result<bool, Fault> {
+        let sql = "-- session_runs
+            SELECT 1 FROM sessions WHERE id = ?1 AND user_id = ?2 AND ended_at IS NULL";
+        Ok(self.one(sql, params![session, user.as_str()], |_| Ok(()))?.is_some())
     }
 
     /// Whether id and address were free.

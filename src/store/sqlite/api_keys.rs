@@ -64,7 +64,8 @@ impl Sqlite {
     ) -> Result<AddApiKey, StoreError> {
         let (new, event) = (new.clone(), event.clone());
         self.in_tx("add_api_key", move |db| {
-            let sql = "-- add_api_key\nSELECT 1 FROM users WHERE id = ?1";
+            let sql = "-- add_api_key
+                SELECT 1 FROM users WHERE id = ?1 AND deleted_at IS NULL";
             if db.one(sql, [new.user_id.as_str()], |_| Ok(()))?.is_none() {
                 return Ok(AddApiKey::NoUser);
             }

@@ -34,7 +34,7 @@ impl Sqlite {
                     let sql = "-- delete_user\nDELETE FROM users WHERE id = ?1";
                     db.run(sql, [user.as_str()])?;
                 }
-                Deletion::Soft => db.empty_user(&user, &no_address(&pseudonym), now)?,
+                Deletion::Soft => db.empty_user(&user, &no_address(), now)?,
             }
             db.record(&[event])?;
             Ok(Some(ended))

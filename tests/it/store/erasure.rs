@@ -3,16 +3,16 @@
 use std::net::IpAddr;
 
 use portcullis::model::{
-    Email, EndReason, Event, EventKind, Letter, LetterKind, LetterOrigin, Outcome, StoredEvent,
-    UserId, uuid_v7,
+    Email, EndReason, Event, EventKind, Letter, LetterKind, LetterOrigin, Outcome, Purpose,
+    StoredEvent, TokenDigest, UserId, uuid_v7,
 };
 use portcullis::store::{
-    ApiKeyCursor, Deletion, EventFilter, Lane, LogIn, NewParcel, Parcel, ParcelKind, Sessions,
-    SignUp,
+    AddApiKey, ApiKeyCursor, Consent, Deletion, EventFilter, Lane, LinkOwner, LogIn, NewEmail,
+    NewLink, NewParcel, Parcel, ParcelKind, PutLink, Sessions, SignUp, UpdateUser, UserUpdate,
 };
 
 use super::api_keys::{add, key};
-use super::{HOUR, Home, account, at, event, hash, login, on_both};
+use super::{HOUR, Home, account, at, event, hash, login, object, on_both};
 
 on_both![
     events_of_a_deleted_account_keep_a_pseudonym_and_nothing_else_of_it,
@@ -20,6 +20,7 @@ on_both![
     many_events_are_rewritten_in_batches,
     what_waited_for_a_deleted_account_is_gone,
     a_soft_deletion_keeps_the_id_taken_and_frees_the_address,
+    nothing_brings_a_soft_deleted_account_back,
     kept_sessions_are_running_and_ended_ones,
 ];
 
@@ -207,8 +208,11 @@ async fn a_soft_deletion_keeps_the_id_taken_and_frees_the_address(home: Home) {
     assert_eq!(refused.unwrap(), LogIn::Refused);
 
     store.erase(at(6)).await.unwrap();
+    // Nothing leads from the record back to the row.
     let named = home.one(EventKind::UserSoftDeleted).await.user_id.unwrap();
-    assert_eq!(user.email, format!("{}@invalid", named.as_str().replacen('-', "+", 1)));
+    let named = named.as_str().trim_start_matches("deleted-").to_owned();
+    assert!(!user.email.contains(&named), "{}", user.email);
+    assert_eq!(store.user_page(Some(&named), 0, 10).await.unwrap().total, 0);
     // Whoever comes next with the address is another user.
     let again = store.sign_up(&account("ann"), None, &event(EventKind::Signup, 7)).await.unwrap();
     assert_eq!(again, SignUp::IdTaken);
@@ -221,6 +225,55 @@ async fn a_soft_deletion_keeps_the_id_taken_and_frees_the_address(home: Home) {
     assert!(store.user(&ann).await.unwrap().is_none());
     let nobody: UserId = "nobody".parse().unwrap();
     assert!(store.delete_user(&nobody, Deletion::Soft, at(9), &deleted).await.unwrap().is_none());
+}
+
+/// Whoever read the account before it was deleted, and goes on after.
+async fn nothing_brings_a_soft_deleted_account_back(home: Home) {
+    let (ann, first) = home.user("ann").await;
+    let store = &home.store;
+    let deleted = event(EventKind::UserSoftDeleted, 5);
+    store.delete_user(&ann, Deletion::Soft, at(5), &deleted).await.unwrap().unwrap();
+    let empty = store.account_by_id(&ann).await.unwrap().unwrap();
+
+    let email: Email = "reborn@example.com".parse().unwrap();
+    let new_email = NewEmail { email: email.clone(), consent: Consent::New };
+    let update = UserUpdate {
+        metadata_patch: Some(object(serde_json::json!({"phone": "+49"}))),
+        new_email: Some(new_email),
+        keep_session: first.session.id,
+        ..super::links::update()
+    };
+    let events = [event(EventKind::UserUpdated, 6)];
+    let refused = store.update_user(&ann, &update, at(6), &events).await.unwrap();
+    assert_eq!(refused, UpdateUser::NotFound);
+    for purpose in [Purpose::EmailChangeNew, Purpose::Recovery] {
+        let link = NewLink {
+            digest: TokenDigest([7; 32]),
+            owner: LinkOwner::Id(ann.clone()),
+            purpose,
+            email: email.clone(),
+            code: None,
+            redirect_to: None,
+            challenge: None,
+            password: None,
+            user_metadata: None,
+            new_email: None,
+            session_id: None,
+            now: at(6),
+            expires_at: at(HOUR),
+        };
+        let made = event(EventKind::Signup, 6);
+        let put = store.put_link(&link, std::time::Duration::ZERO, &made).await.unwrap();
+        assert_eq!(put, PutLink::NoUser);
+    }
+    let logged_in = event(EventKind::Login, 6);
+    let moved = store.move_in(&ann, &hash("second"), &login(&ann, 6), &logged_in).await.unwrap();
+    assert_eq!(moved, LogIn::Refused);
+    let made = event(EventKind::ApiKeyCreated, 6);
+    let added = store.add_api_key(&key(&ann, 1), 10, &made).await.unwrap();
+    assert_eq!(added, AddApiKey::NoUser);
+    let after = store.account_by_id(&ann).await.unwrap().unwrap();
+    assert_eq!((after.user, after.password_hash), (empty.user, empty.password_hash));
 }
 
 async fn kept_sessions_are_running_and_ended_ones(home: Home) {

@@ -638,7 +638,11 @@ async fn password_and_address_change_with_the_factor_only(home: Home) {
         consent: portcullis::store::Consent::New,
     };
     let changes = [
-        UserUpdate { new_password: Some((hash("second"), None)), ..update() },
+        UserUpdate {
+            new_password: Some((hash("second"), None)),
+            sign_out_others: false,
+            ..update()
+        },
         UserUpdate { new_email: Some(new_email), ..update() },
     ];
     for change in changes {

@@ -187,7 +187,9 @@ impl Home {
 
     async fn wants(&self, user: &UserId, address: &str, consent: Consent, second: i64) {
         let new_email = Some(NewEmail { email: email(address), consent });
-        let done = self.change(user, UserUpdate { new_email, ..update() }, second).await;
+        let running = self.store.sessions_of(user, at(second)).await.unwrap();
+        let update = UserUpdate { new_email, keep_session: running[0].id, ..update() };
+        let done = self.change(user, update, second).await;
         let UpdateUser::Done { user, ended } = done else { panic!("{done:?}") };
         assert_eq!((user.new_email.as_deref(), ended.len()), (Some(address), 0));
     }
@@ -1017,7 +1019,10 @@ async fn a_nonce_is_checked_often_and_used_once(home: Home) {
     assert!(!check(&ann, Uuid::nil(), code, 12).await, "another session's");
     assert!(!check(&ann, session, code, 10 + HOUR).await, "expired");
 
-    let foreign = with_nonce(code, Uuid::nil(), "second");
+    let other = super::login(&ann, 13);
+    let entered = event(EventKind::Login, 13);
+    home.store.log_in(&ann, &hash("first"), None, &other, &entered).await.unwrap();
+    let foreign = with_nonce(code, other.session.id, "second");
     assert_eq!(home.change(&ann, foreign, 13).await, UpdateUser::NonceRefused);
     let wrong = with_nonce([7; 32], session, "second");
     assert_eq!(home.change(&ann, wrong, 13).await, UpdateUser::NonceRefused);

@@ -110,6 +110,7 @@ impl Accounts {
             return Err(AuthError::NotAdmin);
         }
         if let Asking::Session(bearer) = &asking {
+            self.running_session(bearer).await?;
             self.second_factor_was_shown(bearer, &user).await?;
         }
         Ok(Administrator { id, session_id, origin })
