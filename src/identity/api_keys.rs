@@ -130,6 +130,14 @@ fn digest_of(text: &[u8]) -> TokenDigest {
     TokenDigest(bytes)
 }
 
+/// Whether `said` gives its subject no role, and no proved address, that it does not have by
+/// `current`. Of a key's own identity, which is the very same, nothing needs to be compared.
+fn says_no_more(said: &Identity, current: &Identity) -> bool {
+    said.subject == current.subject
+        && said.roles.iter().all(|role| current.roles.binary_search(role).is_ok())
+        && (!said.email_verified || (current.email_verified && said.email == current.email))
+}
+
 /// All keys that are not revoked.
 #[derive(Default)]
 pub struct ApiKeys {
@@ -176,14 +184,16 @@ impl ApiKeys {
     }
 
     /// Whether somebody who was believed still is, as far as keys go: of a program, whether its key
-    /// is good.
+    /// is good, and its token says no more of the user than the key would. What was given to the
+    /// user since comes with the program's next token.
     pub fn stand_behind(&self, identity: &Identity, now: Timestamp) -> bool {
         let Some(id) = identity.machine.as_ref().and_then(|machine| machine.key_id) else {
             return true;
         };
         let keys = self.read();
         let key = keys.digests.get(&id).and_then(|digest| keys.by_digest.get(digest));
-        key.is_some_and(|key| key.verify(now).is_ok())
+        let current = key.and_then(|key| key.verify(now).ok());
+        current.is_some_and(|current| says_no_more(identity, &current))
     }
 
     /// Takes what the database says: keys that are there with their users, and ids of keys that are
@@ -417,6 +427,21 @@ mod tests {
         assert!(!holding(2).stand_behind(&one, at(0)));
         let ann = Identity::synthetic("u-1", &[], IssuerIndex::OURS, OURS.into()).unwrap();
         assert!(keys.stand_behind(&ann, at(0)), "a user is no program");
+
+        // A token says what its user was when it was made.
+        let with = |user: User| keys.take(vec![(key(1).0.id, Some((key(1).0, user)))], false);
+        let proved = User { email_confirmed_at: Some(at(0)), ..key(1).1 };
+        with(proved.clone());
+        let token = verify(&keys, 1, 0).unwrap();
+        with(User { roles: vec!["a".to_owned(), "staff".to_owned()], ..proved.clone() });
+        assert!(keys.stand_behind(&token, at(0)), "one role more");
+        with(User { roles: vec!["a".to_owned()], ..proved.clone() });
+        assert!(!keys.stand_behind(&token, at(0)), "the role is lost");
+        with(User { email: "other@example.com".to_owned(), ..proved.clone() });
+        assert!(!keys.stand_behind(&token, at(0)), "the address is another");
+        assert!(keys.stand_behind(&one, at(0)), "whose address was not proved");
+        with(User { email_confirmed_at: None, ..proved });
+        assert!(!keys.stand_behind(&token, at(0)), "the address is not proved any more");
 
         let (key, user) = key(1);
         let user = User { disabled_until: Some(at(50)), ..user };

@@ -494,6 +494,43 @@ async fn a_programs_token_ends_with_its_key_or_by_itself() {
     }
 }
 
+#[tokio::test]
+async fn a_programs_token_ends_with_a_role_of_its_user() {
+    let office = Office::new("").await;
+    let gateway = &office.gateway;
+    let ann = gateway.sign_up("ann").await;
+    let own = format!("/api/{}/x", ann.id);
+    let roles = async |token: &str| {
+        let status = gateway.get_as(token, &own).await.status;
+        (status, office.upstream.last().header("x-user-roles").map(str::to_owned))
+    };
+    let set = async |words: &[&str], key: &str| {
+        office.program.run(&[&["users", "set-roles", &ann.email], words].concat()).await.expect(0);
+        let wanted = (!words.is_empty()).then(|| words.join(","));
+        patiently("the roles", async {
+            while roles(key).await != (200, wanted.clone()) {
+                pause().await;
+            }
+        })
+        .await;
+    };
+    let key = office.key(&ann, &["introspect"]).await;
+    set(&["staff"], &key).await;
+    let of_staff = token(gateway, &key, &[]).await;
+    assert_eq!(roles(&of_staff).await, (200, Some("staff".to_owned())));
+    // What was given since comes with the next token.
+    set(&["boss", "staff"], &key).await;
+    assert_eq!(roles(&of_staff).await, (200, Some("staff".to_owned())));
+    let of_both = token(gateway, &key, &[]).await;
+    assert_eq!(roles(&of_both).await, (200, Some("boss,staff".to_owned())));
+    set(&["boss"], &key).await;
+    for token in [&of_staff, &of_both] {
+        gateway.get_as(token, &own).await.expect_problem(401, "invalid_api_key");
+        let told = introspect(gateway, &key, token).await;
+        assert_eq!(told.json(), json!({ "active": false }), "{}", told.text());
+    }
+}
+
 async fn introspect(gateway: &TestGateway, key: &str, token: &str) -> Answer {
     let request = gateway.post("/auth/oauth/introspect").header("Authorization", basic(key));
     request.form(&[("token", token)]).send().await
