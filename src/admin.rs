@@ -174,12 +174,14 @@ async fn readiness(gateway: &Gateway) -> (bool, Value) {
     // Counters that are away are not a reason to send requests elsewhere: `on_outage` decides.
     let counters = if gateway.limiter.is_degraded() { "degraded" } else { "ok" };
     let draining = if gateway.is_draining() { Err("shutting down".to_owned()) } else { Ok(()) };
-    let ready = database.is_ok() && sessions.is_ok() && draining.is_ok();
+    let signing = if gateway.can_sign() { Ok(()) } else { Err("no key signs".to_owned()) };
+    let ready = database.is_ok() && sessions.is_ok() && draining.is_ok() && signing.is_ok();
     let word = |check: Result<(), String>| check.map_or_else(|why| why, |()| "ok".to_owned());
     let mut checks = json!({
         "database": word(database),
         "ended_sessions": word(sessions),
         "counters": counters,
+        "signing_key": word(signing),
         "draining": word(draining),
     });
     // Nor is another issuer: our own tokens are good without it.

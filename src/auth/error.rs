@@ -104,6 +104,9 @@ pub enum AuthError {
     /// Unknown user, disabled user or wrong password: never told apart.
     #[error("the credentials are wrong")]
     InvalidCredentials,
+    /// No other signing key would sign in this one's place.
+    #[error("no other signing key would sign in its place")]
+    KeyInUse,
     /// No signing key has this id, or it is out of use.
     #[error("no signing key in use has the id")]
     KeyNotFound,
@@ -240,6 +243,7 @@ impl AuthError {
         "invalid_api_key",
         "invalid_credentials",
         "invalid_request",
+        "key_in_use",
         "key_not_found",
         "limit_not_found",
         "method_not_allowed",
@@ -349,6 +353,7 @@ impl AuthError {
             Self::Internal(_) => "unexpected_failure",
             Self::InvalidApiKey => "invalid_api_key",
             Self::InvalidCredentials => "invalid_credentials",
+            Self::KeyInUse => "key_in_use",
             Self::KeyNotFound => "key_not_found",
             Self::LimitNotFound => "limit_not_found",
             Self::MalformedCredential | Self::TwoRefreshTokens => "invalid_request",

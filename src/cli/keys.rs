@@ -12,7 +12,7 @@ use crate::config::{Algorithm, Interval};
 use crate::identity::keys;
 use crate::identity::keys::life::{KeyState, SPREAD, later, retire_at, states};
 use crate::model::{EventKind, SigningKey};
-use crate::store::RevokeKey;
+use crate::store::{RetireKey, RevokeKey};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -102,7 +102,9 @@ pub(super) fn run(context: &Context, args: Args) -> Result<(), Failure> {
         Action::Retire { kid } => {
             let mut event = admin.event(EventKind::SigningKeyChanged, None);
             event.reason = Some(format!("retired:{kid}"));
-            if !admin.store.retire_signing_key(&kid, event.at, &event).await? {
+            // Whatever it does to logins: who asks here sees what is said below, and can mend it.
+            let retired = admin.store.retire_signing_key(&kid, event.at, None, &event).await?;
+            if retired != RetireKey::Done {
                 return Err(Failure::refused(format!("there is no key `{kid}` in use")));
             }
             println!("retired {kid}; its tokens are refused from now on");

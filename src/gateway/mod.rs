@@ -346,6 +346,12 @@ impl Gateway {
         self.draining.load(Relaxed)
     }
 
+    /// Whether a key signs, or will in a moment, as after an emergency. Else nobody can log in.
+    pub fn can_sign(&self) -> bool {
+        let (keys, now) = (Arc::clone(self.verifier.load().keys()), self.clock.now());
+        keys.signer(now).or_else(|| keys.signer(life::later(now, life::SPREAD))).is_some()
+    }
+
     /// Open tunnels over all workers.
     pub(crate) fn open_tunnels(&self) -> i64 {
         i64::try_from(self.tunnels.load(Relaxed)).unwrap_or(i64::MAX)

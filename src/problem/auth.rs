@@ -90,6 +90,11 @@ pub(super) fn auth_problem(error: &AuthError) -> Problem {
         AuthError::InvalidCredentials => {
             refused(StatusCode::UNAUTHORIZED, "The e-mail address or the password is wrong.")
         }
+        AuthError::KeyInUse => refused(
+            StatusCode::CONFLICT,
+            "No other key would sign in its place. Make one and wait until it signs, or revoke this \
+             one, so that another signs at once.",
+        ),
         AuthError::KeyNotFound => {
             refused(StatusCode::NOT_FOUND, "No signing key in use has this id.")
         }

@@ -71,6 +71,7 @@ fn every_error() -> Vec<Error> {
         AuthError::Internal(away()),
         AuthError::InvalidApiKey,
         AuthError::InvalidCredentials,
+        AuthError::KeyInUse,
         AuthError::KeyNotFound,
         AuthError::LimitNotFound,
         AuthError::MalformedCredential,

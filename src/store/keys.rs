@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::error::StoreError;
 use super::seals::SealedColumn;
 use super::{Store, either};
+use crate::config::Algorithm;
 use crate::model::{Event, ListedKey, SigningKey};
 
 /// How a revocation ended.
@@ -20,6 +21,17 @@ pub enum RevokeKey {
         /// one that was given.
         successor: Option<String>,
     },
+}
+
+/// How it ended that a key was to retire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetireKey {
+    /// There is no such key, or it is out of use already.
+    Unknown,
+    /// It signs, or will, and no other one without an end would in its place.
+    InUse,
+    /// Its tokens are accepted until the time that was given.
+    Done,
 }
 
 /// Signing keys.
@@ -88,14 +100,16 @@ impl Store {
         })
     }
 
-    /// Lets a key retire at `at`. Returns whether there is such a key.
+    /// Lets a key that is in use at the event's time retire at `at`. With `signs`, the algorithm
+    /// that signs, not when that would leave nobody to sign with.
     pub async fn retire_signing_key(
         &self,
         kid: &str,
         at: Timestamp,
+        signs: Option<Algorithm>,
         event: &Event,
-    ) -> Result<bool, StoreError> {
-        either!(self, backend => backend.retire_signing_key(kid, at, event).await)
+    ) -> Result<RetireKey, StoreError> {
+        either!(self, backend => backend.retire_signing_key(kid, at, signs, event).await)
     }
 
     fn sealed(&self, key: &SigningKey) -> SigningKey {

@@ -56,7 +56,7 @@ pub use factors::{
 };
 pub use guards::{Guard, Lane, LoginState};
 pub use imports::{ImportBatch, ImportProgress, ImportedAccount};
-pub use keys::RevokeKey;
+pub use keys::{RetireKey, RevokeKey};
 pub use links::{
     CodeMac, Consent, LinkOwner, LinkUse, NewEmail, NewLink, NewSession, PkceCode, PutLink, Shown,
     TradePkce, UseLink,

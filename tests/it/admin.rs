@@ -1,8 +1,10 @@
 //! Contract sections 2 and 7: what probes and monitoring see, on a listener of its own.
 
+use portcullis::model::EventKind;
+use portcullis::store::RetireKey;
 use serde_json::json;
 
-use crate::harness::{TestGateway, Upstream};
+use crate::harness::{TestGateway, Upstream, noted, patiently, pause};
 
 #[tokio::test]
 async fn probes_are_answered_with_named_checks() {
@@ -20,6 +22,31 @@ async fn probes_are_answered_with_named_checks() {
         gateway.admin_get(target).await.expect(404);
     }
     assert_eq!(upstream.count(), 0);
+}
+
+#[tokio::test]
+async fn a_gateway_without_a_key_that_signs_is_not_ready() {
+    let upstream = Upstream::echo().await;
+    // With key pairs in the database.
+    let gateway = TestGateway::builder().upstream("app", &upstream).start().await;
+    let ready = gateway.admin_get("/health/ready").await.expect(200).json();
+    assert_eq!(ready["checks"]["signing_key"], "ok");
+    let (store, now) = (gateway.store(), gateway.clock.now());
+    let kid = &store.listed_keys().await.expect("keys")[0].kid;
+    let event = noted(EventKind::SigningKeyChanged, now);
+    let retired = store.retire_signing_key(kid, now, None, &event).await.expect("stored");
+    assert_eq!(retired, RetireKey::Done);
+    let checks = patiently("the end of the key", async {
+        loop {
+            let answer = gateway.admin_get("/health/ready").await;
+            if answer.status == 503 {
+                return answer.json()["checks"].clone();
+            }
+            pause().await;
+        }
+    })
+    .await;
+    assert_eq!(checks["signing_key"], "no key signs");
 }
 
 #[tokio::test]

@@ -514,7 +514,12 @@ async fn signing_keys_follow_each_other() {
     let (first, states) = keys().await;
     assert_eq!(states, ["active"]);
     assert!(!house.get("/keys").await.text().contains("private"));
+    // The only one stays, or nobody could log in any more.
+    let retire = format!("/keys/{}/retire", first[0]);
+    house.ask("POST", &retire, None).await.expect_problem(409, "key_in_use");
+    house.gateway.log_in(&house.root.email, PASSWORD).await.expect(200);
     let made = house.ask("POST", "/keys", Some(&json!({ "notice": 60 }))).await.expect(201).json();
+    house.ask("POST", &retire, None).await.expect_problem(409, "key_in_use");
     let event = house.act(EventKind::SigningKeyChanged).await.event;
     assert_eq!(event.reason, Some(format!("added:{}", made["kid"].as_str().expect("a kid"))));
     let (_, states) = keys().await;
@@ -534,7 +539,7 @@ async fn signing_keys_follow_each_other() {
     assert_eq!(root.kid(), made["kid"]);
     let again = house.ask_as(&root.token, "POST", &revoke, None).await;
     again.expect_problem(404, "key_not_found");
-    for target in ["/keys/nobody/retire", "/keys/nobody/revoke"] {
+    for target in ["/keys/nobody/retire", &retire, "/keys/nobody/revoke"] {
         let refused = house.ask_as(&root.token, "POST", target, None).await;
         refused.expect_problem(404, "key_not_found");
     }

@@ -5,9 +5,10 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 
 use super::{Db, Fault, Postgres};
+use crate::config::Algorithm;
 use crate::model::{Event, ListedKey, SigningKey};
 use crate::store::error::StoreError;
-use crate::store::keys::RevokeKey;
+use crate::store::keys::{RetireKey, RevokeKey};
 use crate::store::record::{self, key_columns, listed_key_columns};
 use crate::store::rules::whole_micros;
 
@@ -130,16 +131,25 @@ impl Postgres {
         &self,
         kid: &str,
         at: Timestamp,
+        signs: Option<Algorithm>,
         event: &Event,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<RetireKey, StoreError> {
         self.in_tx("retire_signing_key", |db| async move {
+            db.lock_keys().await?;
+            let now = whole_micros(event.at);
+            if let Some(algorithm) = signs
+                && db.is_needed(kid, algorithm, now).await?
+            {
+                return Ok(RetireKey::InUse);
+            }
             let sql = "-- retire_signing_key
-                UPDATE signing_keys SET retire_at = $2 WHERE kid = $1";
-            if db.run(sql, &[&kid, &whole_micros(at)]).await? == 0 {
-                return Ok(false);
+                UPDATE signing_keys SET retire_at = $2
+                WHERE kid = $1 AND revoked_at IS NULL AND (retire_at IS NULL OR retire_at > $3)";
+            if db.run(sql, &[&kid, &whole_micros(at), &now]).await? == 0 {
+                return Ok(RetireKey::Unknown);
             }
             db.record(std::slice::from_ref(event)).await?;
-            Ok(true)
+            Ok(RetireKey::Done)
         })
         .await
     }
@@ -154,8 +164,30 @@ impl Db {
     async fn retire_others(&self, new: &SigningKey, at: Timestamp) -> Result<(), Fault> {
         let sql = "-- retire_others
             UPDATE signing_keys SET retire_at = $3
-            WHERE algorithm = $1 AND kid <> $2 AND retire_at IS NULL";
+            WHERE algorithm = $1 AND kid <> $2 AND (retire_at IS NULL OR retire_at > $3)";
         self.run(sql, &[&new.algorithm.name(), &new.kid, &whole_micros(at)]).await.map(|_| ())
+    }
+
+    /// Whether a key in use is one that signs, or will, and no other key without an end signs. One
+    /// that has an end is not needed either while a newer one signs.
+    async fn is_needed(
+        &self,
+        kid: &str,
+        algorithm: Algorithm,
+        now: Timestamp,
+    ) -> Result<bool, Fault> {
+        let sql = "-- is_needed
+            SELECT FROM signing_keys AS k
+            WHERE k.kid = $1 AND k.algorithm = $2 AND k.revoked_at IS NULL
+              AND (k.retire_at IS NULL OR k.retire_at > $3)
+              AND NOT EXISTS (
+                SELECT FROM signing_keys AS o
+                WHERE o.algorithm = $2 AND o.kid <> $1 AND o.revoked_at IS NULL
+                  AND o.active_from <= $3
+                  AND (o.retire_at IS NULL
+                    OR (o.retire_at > $3 AND k.retire_at IS NOT NULL
+                      AND o.active_from > k.active_from)))";
+        Ok(self.run(sql, &[&kid, &algorithm.name(), &now]).await? > 0)
     }
 
     /// The key that is to sign because none does that has no end: one on standby, or `new`.

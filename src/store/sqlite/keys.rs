@@ -4,9 +4,10 @@ use jiff::Timestamp;
 use rusqlite::{Row, params};
 
 use super::{Db, Fault, Sqlite, micros};
+use crate::config::Algorithm;
 use crate::model::{Event, ListedKey, SigningKey};
 use crate::store::error::StoreError;
-use crate::store::keys::RevokeKey;
+use crate::store::keys::{RetireKey, RevokeKey};
 use crate::store::record::{self, key_columns, listed_key_columns};
 
 impl Sqlite {
@@ -127,17 +128,24 @@ impl Sqlite {
         &self,
         kid: &str,
         at: Timestamp,
+        signs: Option<Algorithm>,
         event: &Event,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<RetireKey, StoreError> {
         let (kid, event) = (kid.to_owned(), event.clone());
         self.in_tx("retire_signing_key", move |db| {
+            if let Some(algorithm) = signs
+                && db.is_needed(&kid, algorithm, event.at)?
+            {
+                return Ok(RetireKey::InUse);
+            }
             let sql = "-- retire_signing_key
-                UPDATE signing_keys SET retire_at = ?2 WHERE kid = ?1";
-            if db.run(sql, params![kid, micros(at)])? == 0 {
-                return Ok(false);
+                UPDATE signing_keys SET retire_at = ?2
+                WHERE kid = ?1 AND revoked_at IS NULL AND (retire_at IS NULL OR retire_at > ?3)";
+            if db.run(sql, params![kid, micros(at), micros(event.at)])? == 0 {
+                return Ok(RetireKey::Unknown);
             }
             db.record(&[event])?;
-            Ok(true)
+            Ok(RetireKey::Done)
         })
         .await
     }
@@ -147,8 +155,26 @@ impl Db<'_> {
     fn retire_others(self, new: &SigningKey, at: Timestamp) -> Result<(), Fault> {
         let sql = "-- retire_others
             UPDATE signing_keys SET retire_at = ?3
-            WHERE algorithm = ?1 AND kid <> ?2 AND retire_at IS NULL";
+            WHERE algorithm = ?1 AND kid <> ?2 AND (retire_at IS NULL OR retire_at > ?3)";
         self.run(sql, params![new.algorithm.name(), new.kid, micros(at)]).map(|_| ())
+    }
+
+    /// Whether a key in use is one that signs, or will, and no other key without an end signs. One
+    /// that has an end is not needed either while a newer one signs.
+    fn is_needed(self, kid: &str, algorithm: Algorithm, now: Timestamp) -> Result<bool, Fault> {
+        let sql = "-- is_needed
+            SELECT 1 FROM signing_keys AS k
+            WHERE k.kid = ?1 AND k.algorithm = ?2 AND k.revoked_at IS NULL
+              AND (k.retire_at IS NULL OR k.retire_at > ?3)
+              AND NOT EXISTS (
+                SELECT 1 FROM signing_keys AS o
+                WHERE o.algorithm = ?2 AND o.kid <> ?1 AND o.revoked_at IS NULL
+                  AND o.active_from <= ?3
+                  AND (o.retire_at IS NULL
+                    OR (o.retire_at > ?3 AND k.retire_at IS NOT NULL
+                      AND o.active_from > k.active_from)))";
+        let params = params![kid, algorithm.name(), micros(now)];
+        Ok(self.one(sql, params, |_| Ok(()))?.is_some())
     }
 
     /// The key that is to sign because none does that has no end: one on standby, or `new`.

@@ -3,13 +3,15 @@
 use portcullis::config::{Algorithm, Secrets};
 use portcullis::model::{EventKind, SigningKey};
 use portcullis::secrets::{OpenError, Protection};
-use portcullis::store::{RevokeKey, SealedColumn, StoreError};
+use portcullis::store::{RetireKey, RevokeKey, SealedColumn, StoreError};
 
 use super::{DAY, Home, at, event, on_both};
 
 on_both![
     of_many_first_keys_one_is_stored,
     keys_rotate_and_retire,
+    a_key_that_nothing_would_sign_in_place_of_stays,
+    a_key_sooner_than_the_one_on_standby_ends_the_others_sooner,
     of_many_who_replace_an_old_key_one_does,
     a_revoked_key_is_followed_by_one_that_signs,
     private_keys_are_sealed,
@@ -63,11 +65,60 @@ async fn keys_rotate_and_retire(home: Home) {
     assert_eq!(keys[2].private_key, two.private_key);
     assert_eq!((keys[2].algorithm, keys[2].active_from), (Algorithm::Es256, at(10)));
 
-    assert!(store.retire_signing_key("rsa", at(30), &changed(30)).await.unwrap());
-    assert!(!store.retire_signing_key("none", at(30), &changed(30)).await.unwrap());
+    let retire = async |kid: &str, second| {
+        store.retire_signing_key(kid, at(second), None, &changed(second)).await.unwrap()
+    };
+    assert_eq!(retire("rsa", 30).await, RetireKey::Done);
+    assert_eq!(retire("rsa", 30).await, RetireKey::Unknown, "once is enough");
+    assert_eq!(retire("none", 30).await, RetireKey::Unknown);
     assert!(!store.add_signing_key_if_none(&key("rsa2", Algorithm::Rs256, 29)).await.unwrap());
     assert!(store.add_signing_key_if_none(&key("rsa2", Algorithm::Rs256, 30)).await.unwrap());
     assert_eq!(home.kinds().await, [EventKind::SigningKeyChanged; 3]);
+}
+
+async fn a_key_that_nothing_would_sign_in_place_of_stays(home: Home) {
+    let store = &home.store;
+    let changed = |second| event(EventKind::SigningKeyChanged, second);
+    let retire = async |kid: &str, second| {
+        let signs = Some(Algorithm::Es256);
+        store.retire_signing_key(kid, at(second), signs, &changed(second)).await.unwrap()
+    };
+    let add = async |kid: &str, algorithm, second: i64| {
+        let new = key(kid, algorithm, second);
+        store.rotate_signing_key(&new, at(second + DAY), &changed(0)).await.unwrap();
+    };
+    add("one", Algorithm::Es256, 0).await;
+    add("rsa", Algorithm::Rs256, 0).await;
+    assert_eq!(retire("one", 1).await, RetireKey::InUse, "the other is of another algorithm");
+    assert_eq!(retire("rsa", 1).await, RetireKey::Done, "which does not sign");
+    add("two", Algorithm::Es256, 100).await;
+    assert_eq!(retire("one", 99).await, RetireKey::InUse, "the next does not sign yet");
+    assert_eq!(retire("two", 99).await, RetireKey::InUse, "and is the only one without an end");
+    add("three", Algorithm::Es256, 200).await;
+    assert_eq!(retire("two", 150).await, RetireKey::InUse, "it signs until its successor does");
+    assert_eq!(retire("one", 150).await, RetireKey::Done, "it is needed no more");
+    assert_eq!(retire("one", 150).await, RetireKey::Unknown);
+    assert_eq!(retire("two", 200).await, RetireKey::Done, "its successor signs");
+    assert_eq!(retire("three", 200).await, RetireKey::InUse);
+    assert_eq!(retire("none", 200).await, RetireKey::Unknown);
+    let kinds = home.kinds().await;
+    assert_eq!(kinds.len(), 4 + 3, "what was refused is no event");
+}
+
+async fn a_key_sooner_than_the_one_on_standby_ends_the_others_sooner(home: Home) {
+    let store = &home.store;
+    let add = async |kid: &str, second: i64| {
+        let new = key(kid, Algorithm::Es256, second);
+        let noted = event(EventKind::SigningKeyChanged, 0);
+        assert!(store.rotate_signing_key(&new, at(second + DAY), &noted).await.unwrap());
+    };
+    add("one", 0).await;
+    // Announced for a far day by mistake.
+    add("far", 1000 * DAY).await;
+    add("soon", 10).await;
+    let ends: Vec<_> =
+        store.listed_keys().await.unwrap().into_iter().map(|k| k.retire_at).collect();
+    assert_eq!(ends, [Some(at(10 + DAY)), None, Some(at(10 + DAY))]);
 }
 
 async fn of_many_who_replace_an_old_key_one_does(home: Home) {
@@ -170,7 +221,8 @@ async fn private_keys_are_sealed(home: Home) {
     let protections: Vec<_> = listed.iter().map(|key| (&*key.kid, key.protection)).collect();
     assert_eq!(protections, [("plain", Protection::Plain), ("sealed", Protection::Sealed(id))]);
     let changed = event(EventKind::SigningKeyChanged, 20);
-    assert!(home.store.retire_signing_key("sealed", at(20), &changed).await.unwrap());
+    let retired = home.store.retire_signing_key("sealed", at(20), None, &changed).await.unwrap();
+    assert_eq!(retired, RetireKey::Done);
     assert_eq!(home.store.signing_keys(at(20)).await.unwrap().len(), 1, "nobody asks for it now");
 
     // A value of one row in the place of another's.

@@ -11,7 +11,7 @@ use crate::config::Algorithm;
 use crate::identity::keys;
 use crate::identity::keys::life::{KeyState, SPREAD, later, retire_at, states};
 use crate::model::{Event, EventKind, ListedKey, SigningKey};
-use crate::store::RevokeKey;
+use crate::store::{RetireKey, RevokeKey};
 
 /// A new signing key.
 #[derive(Clone, Debug)]
@@ -57,14 +57,20 @@ impl Accounts {
         Ok(MadeKey { kid: key.kid, active_from: key.active_from, others_until })
     }
 
-    /// Accepts a key no more. No other one begins to sign for it.
+    /// Accepts a key no more. No other one begins to sign for it, so one that is needed stays.
     ///
     /// # Errors
-    /// [`AuthError::KeyNotFound`]; what storing may meet.
+    /// [`AuthError::KeyNotFound`], [`AuthError::KeyInUse`]; what storing may meet.
     pub async fn retire_key(&self, admin: &Administrator, kid: &str) -> Result<(), AuthError> {
         let event = self.of_key(admin, "retired", kid);
-        let retired = self.store.retire_signing_key(kid, event.at, &event).await;
-        if retired.map_err(failed)? { Ok(()) } else { Err(AuthError::KeyNotFound) }
+        let algorithm = self.tokens.algorithm;
+        let signs = (algorithm != Algorithm::Hs256).then_some(algorithm);
+        let retired = self.store.retire_signing_key(kid, event.at, signs, &event).await;
+        match retired.map_err(failed)? {
+            RetireKey::Done => Ok(()),
+            RetireKey::InUse => Err(AuthError::KeyInUse),
+            RetireKey::Unknown => Err(AuthError::KeyNotFound),
+        }
     }
 
     /// Ends a key in an emergency; another one signs in its place, whose id is returned if the key
