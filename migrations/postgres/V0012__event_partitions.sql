@@ -30,34 +30,6 @@ CREATE INDEX auth_events_by_number ON auth_events (writer, number);
 -- event is ever refused for its time.
 CREATE TABLE auth_events_default PARTITION OF auth_events DEFAULT;
 
-DO $$
-DECLARE
-    -- The present month in UTC, and what all earlier ones end with.
-    month timestamp := date_trunc('month', now() AT TIME ZONE 'UTC');
-    next timestamptz := (month + interval '1 month') AT TIME ZONE 'UTC';
-    old text := 'auth_events_before_' || to_char(month + interval '1 month', 'YYYY_MM');
-    first int := 1;
-BEGIN
-    IF NOT EXISTS (SELECT FROM auth_events_before) THEN
-        DROP TABLE auth_events_before;
-        first := 0;
-    END IF;
-    FOR n IN first..2 LOOP
-        EXECUTE format('CREATE TABLE %I PARTITION OF auth_events FOR VALUES FROM (%L) TO (%L)',
-            'auth_events_' || to_char(month + n * interval '1 month', 'YYYY_MM'),
-            (month + n * interval '1 month') AT TIME ZONE 'UTC',
-            (month + (n + 1) * interval '1 month') AT TIME ZONE 'UTC');
-    END LOOP;
-    IF first = 1 THEN
-        -- What is dated after the present month does not hold it up for years.
-        WITH late AS (DELETE FROM auth_events_before WHERE at >= next RETURNING *)
-        INSERT INTO auth_events SELECT * FROM late;
-        EXECUTE format('ALTER TABLE auth_events_before RENAME TO %I', old);
-        EXECUTE format('ALTER TABLE auth_events ATTACH PARTITION %I FOR VALUES FROM (MINVALUE) TO (%L)',
-            old, next);
-    END IF;
-END $$;
-
 -- What events.retention has removed of each writer's row of numbers: with it, and only with it, a
 -- number that is not there is no gap.
 CREATE TABLE event_removals (
@@ -69,3 +41,58 @@ CREATE TABLE event_removals (
     -- removal follows the times.
     up_to bigint NOT NULL
 );
+
+-- Who might use the table of events may use the one that has its name now. Where the gateway's role is
+-- not that of the owner, it could store no event otherwise.
+DO $$
+DECLARE
+    given record;
+BEGIN
+    FOR given IN
+        SELECT pair.source, pair.target, acl.privilege_type AS privilege,
+            CASE WHEN acl.grantee = 0 THEN 'PUBLIC'
+                ELSE quote_ident(pg_get_userbyid(acl.grantee)) END AS grantee,
+            CASE WHEN acl.is_grantable AND acl.grantee <> 0 THEN ' WITH GRANT OPTION'
+                ELSE '' END AS suffix
+        FROM (VALUES
+            ('auth_events_before', 'auth_events'),
+            ('auth_events_before', 'auth_events_default'),
+            ('event_writers', 'event_removals')
+        ) AS pair (source, target)
+        JOIN pg_class AS c ON c.oid = pair.source::regclass
+        CROSS JOIN aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) AS acl
+    LOOP
+        EXECUTE format('GRANT %s ON %I TO %s%s',
+            given.privilege, given.target, given.grantee, given.suffix);
+    END LOOP;
+END $$;
+
+DO $$
+DECLARE
+    -- The present month in UTC, and what all earlier ones end with.
+    month timestamp := date_trunc('month', now() AT TIME ZONE 'UTC');
+    next timestamptz := (month + interval '1 month') AT TIME ZONE 'UTC';
+    -- Bounds are written so that no DateStyle or TimeZone of a role reads them otherwise.
+    bound text := 'YYYY-MM-DD "00:00:00+00"';
+    old text := 'auth_events_before_' || to_char(month + interval '1 month', 'YYYY_MM');
+    first int := 1;
+BEGIN
+    IF NOT EXISTS (SELECT FROM auth_events_before) THEN
+        DROP TABLE auth_events_before;
+        first := 0;
+    END IF;
+    FOR n IN first..2 LOOP
+        EXECUTE format('CREATE TABLE %I PARTITION OF auth_events FOR VALUES FROM (%L) TO (%L)',
+            'auth_events_' || to_char(month + n * interval '1 month', 'YYYY_MM'),
+            to_char(month + n * interval '1 month', bound),
+            to_char(month + (n + 1) * interval '1 month', bound));
+    END LOOP;
+    IF first = 1 THEN
+        -- What is dated after the present month does not hold it up for years.
+        WITH late AS (DELETE FROM auth_events_before WHERE at >= next RETURNING *)
+        INSERT INTO auth_events SELECT * FROM late;
+        EXECUTE format('ALTER TABLE auth_events_before RENAME TO %I', old);
+        EXECUTE format('ALTER TABLE auth_events ATTACH PARTITION %I FOR VALUES FROM (MINVALUE) TO (%L)',
+            old, to_char(month + interval '1 month', bound));
+    END IF;
+END $$;

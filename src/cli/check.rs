@@ -81,6 +81,7 @@ async fn connect(config: &crate::config::Config) -> Result<(), Failure> {
         }
         outcome => {
             outcome?;
+            store.check_rights().await?;
             println!("database {}: fine", store.describe());
         }
     }

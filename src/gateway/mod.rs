@@ -681,7 +681,8 @@ async fn prepare(store: &Store, migrate: bool) -> Result<(), StoreError> {
             tracing::info!(version = migrated.to, "the database schema was brought up to date");
         }
     }
-    store.check_schema().await
+    store.check_schema().await?;
+    store.check_rights().await
 }
 
 /// The stored keys; the first start makes one.

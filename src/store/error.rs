@@ -50,6 +50,15 @@ pub enum StoreError {
         /// Version of this program.
         known: u32,
     },
+    /// The role of `storage.url` may not use a table that somebody else owns.
+    #[error(
+        "the role of storage.url may not read and add rows of the table {table}; \
+         as its owner: GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA … TO …"
+    )]
+    Rights {
+        /// The table.
+        table: String,
+    },
     /// A secret that cannot be opened: the key is missing or another one, or the row was changed.
     #[error("{column} of row {row} cannot be used")]
     Sealed {

@@ -146,6 +146,17 @@ impl Store {
         either!(self, backend => backend.check_schema().await)
     }
 
+    /// Whether the database lets this program read and add rows everywhere. SQLite always does.
+    ///
+    /// # Errors
+    /// [`StoreError::Rights`] when it does not.
+    pub async fn check_rights(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(backend) => backend.check_rights().await,
+            Self::Sqlite(_) => Ok(()),
+        }
+    }
+
     /// Whether the database answers.
     pub async fn ping(&self) -> Result<(), StoreError> {
         either!(self, backend => backend.ping().await)

@@ -8,10 +8,35 @@ use tokio_postgres::error::SqlState;
 use super::{DEADLINE, Fault, Postgres, is_outage};
 use crate::store::cases::Migrated;
 use crate::store::error::StoreError;
-use crate::store::migrate;
+use crate::store::{migrate, record};
 
 /// Key of the advisory lock that migrating processes hold; any number nobody else uses.
 pub(super) const MIGRATION_LOCK: i64 = 0x706f_7274_6375_6c6c;
+
+/// What the gateway reads and adds rows to.
+const TABLES: [&str; 21] = [
+    "users",
+    "sessions",
+    "refresh_tokens",
+    "revocations",
+    "signing_keys",
+    "event_writers",
+    "auth_events",
+    "event_removals",
+    "event_webhook",
+    "event_deliveries",
+    "one_time_tokens",
+    "outbox",
+    "login_guards",
+    "api_keys",
+    "api_key_changes",
+    "factors",
+    "factor_challenges",
+    "recovery_codes",
+    "imports",
+    "erasures",
+    "sign_up_attempts",
+];
 
 /// How long a migration waits for another process's.
 const LOCK_WAIT: Duration = Duration::from_mins(1);
@@ -31,6 +56,22 @@ impl Postgres {
         } else {
             Err(migrate::behind(found, &runner))
         }
+    }
+
+    /// Not whether it may change and delete: an operator may have taken that for the record of events
+    /// on purpose.
+    pub(in crate::store) async fn check_rights(&self) -> Result<(), StoreError> {
+        let sql = "-- check_rights
+            SELECT t.name FROM unnest($1::text[]) WITH ORDINALITY AS t (name, nth)
+            WHERE NOT (has_table_privilege(to_regclass(t.name), 'SELECT')
+                AND has_table_privilege(to_regclass(t.name), 'INSERT'))
+            ORDER BY t.nth LIMIT 1";
+        let missing = self
+            .at_once("check_rights", |db| async move {
+                db.one(sql, &[&&TABLES[..]], |row| record::text(row, "pg_class", 0)).await
+            })
+            .await?;
+        missing.map_or(Ok(()), |table| Err(StoreError::Rights { table }))
     }
 
     /// On a connection of its own: without the limits of the pool's, and the advisory lock ends
