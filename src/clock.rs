@@ -31,6 +31,12 @@ impl Clock {
         }
     }
 
+    /// Whether it is ahead of the clock of another machine by more than `by`. A manual clock never is:
+    /// it stands for the time of everything around it.
+    pub fn is_ahead_of(&self, theirs: Timestamp, by: std::time::Duration) -> bool {
+        self.0.is_none() && theirs.checked_add(by).is_ok_and(|latest| self.now() > latest)
+    }
+
     /// Moves a manual clock forward; the system's clock stays as it is.
     pub fn advance(&self, by: std::time::Duration) {
         if let Some(ms) = &self.0 {

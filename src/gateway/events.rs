@@ -19,6 +19,10 @@ use crate::telemetry::chain;
 /// changed.
 const LOOK: Duration = Duration::from_mins(10);
 
+/// How far this machine's clock may be ahead of the database's when events are removed: more than
+/// clocks that are kept differ, and far less than a day, the measure of what is removed.
+const AHEAD: Duration = Duration::from_mins(5);
+
 /// Who looks after the events.
 pub(super) struct Keeper {
     store: Arc<Store>,
@@ -101,6 +105,20 @@ impl Keeper {
         let Some(retention) = self.rules.load().retention else { return };
         let now = self.clock.now();
         let Ok(before) = now.checked_sub(retention.0) else { return };
+        // What a wrong clock makes too old cannot be brought back.
+        match self.store.time().await {
+            Ok(Some(theirs)) if self.clock.is_ahead_of(theirs, AHEAD) => {
+                tracing::error!(
+                    here = %now,
+                    database = %theirs,
+                    "old events are not removed: this machine's clock is ahead of the database's; \
+                     set whichever is wrong"
+                );
+                return;
+            }
+            Ok(_) => {}
+            Err(error) => return log_failure(&error),
+        }
         let mut removed = Removed::default();
         let ended = self.store.prune_events(before, now, &mut removed).await;
         if removed.events > 0 {

@@ -157,6 +157,14 @@ impl Store {
         }
     }
 
+    /// The time of the database's server; `None` on SQLite, which goes by this machine's clock.
+    pub async fn time(&self) -> Result<Option<Timestamp>, StoreError> {
+        match self {
+            Self::Postgres(backend) => backend.time().await,
+            Self::Sqlite(_) => Ok(None),
+        }
+    }
+
     /// Whether the database answers.
     pub async fn ping(&self) -> Result<(), StoreError> {
         either!(self, backend => backend.ping().await)

@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio_postgres::error::SqlState;
 
 use super::{DEADLINE, Fault, Postgres, is_outage};
@@ -72,6 +73,15 @@ impl Postgres {
             })
             .await?;
         missing.map_or(Ok(()), |table| Err(StoreError::Rights { table }))
+    }
+
+    pub(in crate::store) async fn time(&self) -> Result<Option<Timestamp>, StoreError> {
+        let sql = "-- time\nSELECT clock_timestamp()";
+        self.at_once(
+            "time",
+            |db| async move { Ok(db.client().query_one(sql, &[]).await?.try_get(0)?) },
+        )
+        .await
     }
 
     /// On a connection of its own: without the limits of the pool's, and the advisory lock ends
