@@ -16,6 +16,9 @@ pub(super) fn run(context: &Context) -> Result<(), Failure> {
         for name in &made {
             println!("made {name}");
         }
+        for name in store.drop_empty_event_partitions(Clock::system().now()).await? {
+            println!("dropped {name}, which was empty");
+        }
         println!("{}: schema version {}", store.describe(), migrated.to);
         Ok(())
     })

@@ -411,6 +411,7 @@ mod tests {
             is_send(store.new_events(&mut EventCursor::default()));
             is_send(store.prune(now));
             is_send(store.make_event_partitions(now));
+            is_send(store.drop_empty_event_partitions(now));
             is_send(store.prune_events(now, now, &mut Removed::default()));
             is_send(store.check_events(1));
             is_send(store.claim_delivery(now, r.idle, 1));

@@ -38,9 +38,21 @@ impl Store {
         }
     }
 
-    /// Removes the events of the days (UTC) before `before`; an event tells of it, when there were
-    /// any. PostgreSQL drops the partitions that are over as a whole, if this program may change the
-    /// schema (`storage.migrate`); else, and of the others, rows go in many small transactions. May
+    /// Drops the partitions of months before this one that nothing is left in; returns their names.
+    /// Waits a second for those who read, and no longer.
+    pub async fn drop_empty_event_partitions(
+        &self,
+        now: Timestamp,
+    ) -> Result<Vec<String>, StoreError> {
+        match self {
+            Self::Postgres(backend) => backend.drop_empty_event_partitions(now).await,
+            Self::Sqlite(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Removes the events of the days (UTC) before `before`, in many transactions; an event in each
+    /// tells of what it removed. PostgreSQL drops the partitions that are over as a whole, if this program may change the
+    /// schema (`storage.migrate`) and owns them; else, and of the others, rows go, some at a time. May
     /// take long: not for requests. What is gone is added to `removed`, also when the end is an error.
     pub async fn prune_events(
         &self,

@@ -40,6 +40,20 @@ impl Postgres {
     pub(super) async fn event_partitions(&self) -> Result<Vec<String>, StoreError> {
         self.at_once("event_partitions", |db| async move { db.event_partitions().await }).await
     }
+
+    /// The names of those that this program may drop: that is for the owner of both tables.
+    pub(super) async fn own_event_partitions(&self) -> Result<Vec<String>, StoreError> {
+        let sql = "-- own_event_partitions
+            SELECT c.relname::text FROM pg_inherits AS i
+            JOIN pg_class AS c ON c.oid = i.inhrelid JOIN pg_class AS p ON p.oid = i.inhparent
+            WHERE i.inhparent = 'auth_events'::regclass
+              AND pg_has_role(c.relowner, 'USAGE') AND pg_has_role(p.relowner, 'USAGE')
+            ORDER BY c.relname";
+        self.at_once("own_event_partitions", |db| async move {
+            db.all(sql, &[], |row| record::text(row, "pg_class", 0)).await
+        })
+        .await
+    }
 }
 
 impl Db {

@@ -20,20 +20,17 @@ impl Sqlite {
         removed: &mut Removed,
     ) -> Result<(), StoreError> {
         let before = start_of_day(before);
-        let mut here = Removed::default();
-        let ended = self.remove_events(micros(before), &mut here).await;
-        removed.add(here);
-        if here.events > 0 {
-            self.record(&[removed_event(now, here.events, before)]).await?;
-        }
-        ended
-    }
-
-    async fn remove_events(&self, before: i64, removed: &mut Removed) -> Result<(), StoreError> {
         loop {
-            let batch = self.in_tx("prune_events", move |db| db.remove_some_events(before)).await?;
-            removed.add(batch);
-            if batch.events < u64::from(REMOVE_BATCH) {
+            let removing = self.in_tx("prune_events", move |db| {
+                let gone = db.remove_some_events(micros(before))?;
+                if gone.events > 0 {
+                    db.record(&[removed_event(now, gone.events, before)])?;
+                }
+                Ok(gone)
+            });
+            let gone = removing.await?;
+            removed.add(gone);
+            if gone.events < u64::from(REMOVE_BATCH) {
                 return Ok(());
             }
         }
