@@ -16,13 +16,16 @@ use crate::model::{EventKind, StoredEvent, UserId};
 pub struct Trail {
     /// The writer.
     pub writer: Uuid,
-    /// When it wrote its first event; `None` = nothing is known of this writer but events.
+    /// When it wrote its first event; `None` = nothing is known of this writer but events, stored or
+    /// removed.
     pub first_event_at: Option<Timestamp>,
     /// The last number that it gave.
     pub last_number: i64,
-    /// Events that are stored.
+    /// Numbers of which an event is stored.
     pub stored: i64,
-    /// The lowest and the highest number of those.
+    /// Events beyond those, of numbers that are there already.
+    pub repeated: i64,
+    /// The lowest and the highest number of those that are stored.
     pub span: Option<(i64, i64)>,
     /// Events that the retention removed.
     pub removed: i64,
@@ -35,14 +38,17 @@ pub struct Trail {
 impl Trail {
     /// How many events were lost; negative when there are more than there can be.
     pub fn lost(&self) -> i64 {
-        let given = self.last_number.max(self.span.map_or(0, |(_, last)| last));
+        let last = self.span.map_or(0, |(_, last)| last);
+        let given = self.last_number.max(last).max(self.removed_up_to);
         given - self.stored - self.removed
     }
 
     /// Whether everything is there that was not removed by the retention, and nothing else.
     pub fn is_whole(&self) -> bool {
         self.lost() == 0
+            && self.repeated == 0
             && self.missing.is_empty()
+            && self.removed_up_to <= self.last_number
             && self.span.is_none_or(|(first, last)| first >= 1 && last <= self.last_number)
     }
 
@@ -123,6 +129,7 @@ mod tests {
             first_event_at: None,
             last_number: last,
             stored,
+            repeated: 0,
             span: (stored > 0).then_some(span),
             removed: removed.0,
             removed_up_to: removed.1,
@@ -152,5 +159,8 @@ mod tests {
         // Put back, or the writer's last number set lower.
         assert!(!trail(5, 5, (1, 5), (2, 2)).is_whole());
         assert!(!trail(4, 5, (1, 5), (0, 0)).is_whole());
+        // One twice, and a writer that nobody knows any more.
+        assert!(!Trail { repeated: 1, ..trail(5, 5, (1, 5), (0, 0)) }.is_whole());
+        assert!(!trail(0, 0, (0, 0), (5, 5)).is_whole());
     }
 }

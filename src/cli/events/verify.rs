@@ -59,9 +59,12 @@ fn complaints(trail: &Trail) -> Vec<String> {
     };
     let mut lines = Vec::new();
     if trail.first_event_at.is_none() {
-        lines.push("there are events of this writer, and the writer is not known".to_owned());
-    } else if trail.span.is_some_and(|(_, last)| last > trail.last_number) {
+        lines.push("there are or were events of this writer, and it is not known".to_owned());
+    } else if trail.span.map_or(0, |(_, last)| last).max(trail.removed_up_to) > trail.last_number {
         lines.push("there are events with higher numbers than were given".to_owned());
+    }
+    if trail.repeated > 0 {
+        lines.push(format!("{} events with numbers that others have", trail.repeated));
     }
     if !trail.missing.is_empty() {
         let ranges: Vec<_> = trail.missing.iter().map(range).collect();
@@ -84,6 +87,7 @@ fn as_json(trail: &Trail) -> serde_json::Value {
         "first_event_at": trail.first_event_at,
         "last_number": trail.last_number,
         "stored": trail.stored,
+        "repeated": trail.repeated,
         "first_stored": trail.span.map(|(first, _)| first),
         "last_stored": trail.span.map(|(_, last)| last),
         "removed": trail.removed,

@@ -8,19 +8,21 @@ use crate::store::error::StoreError;
 use crate::store::trail::Trail;
 
 /// All writers with what is left of their numbers, for [`trail`]; also those that nothing is known of
-/// but events.
+/// but events, or that some were removed.
 macro_rules! trails_sql {
     () => {
         "-- check_events
-         SELECT coalesce(w.id, s.writer) AS writer, w.first_event_at,
+         SELECT coalesce(w.id, s.writer, r.writer) AS writer, w.first_event_at,
              coalesce(w.last_number, 0) AS last_number, coalesce(s.stored, 0) AS stored, s.low,
-             s.high, coalesce(r.removed, 0) AS removed, coalesce(r.up_to, 0) AS up_to
+             s.high, coalesce(r.removed, 0) AS removed, coalesce(r.up_to, 0) AS up_to,
+             coalesce(s.repeated, 0) AS repeated
          FROM event_writers AS w
          FULL JOIN (
-             SELECT writer, count(*) AS stored, min(number) AS low, max(number) AS high
+             SELECT writer, count(DISTINCT number) AS stored, min(number) AS low,
+                 max(number) AS high, count(*) - count(DISTINCT number) AS repeated
              FROM auth_events GROUP BY writer
          ) AS s ON s.writer = w.id
-         LEFT JOIN event_removals AS r ON r.writer = coalesce(w.id, s.writer)
+         FULL JOIN event_removals AS r ON r.writer = coalesce(w.id, s.writer)
          ORDER BY w.first_event_at, 1"
     };
 }
@@ -62,6 +64,7 @@ pub(in crate::store) fn trail<R: Record>(record: &R) -> Result<Trail, StoreError
         span: low.zip(r.maybe(5, R::number)?),
         removed: r.must(6, R::number)?,
         removed_up_to: r.must(7, R::number)?,
+        repeated: r.must(8, R::number)?,
         missing: Vec::new(),
     })
 }
