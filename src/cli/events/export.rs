@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use super::{Admin, Failure, kind};
+use crate::clock::random_bytes;
 use crate::model::{EventKind, UserId};
 use crate::store::EventSelection;
 
@@ -39,9 +40,10 @@ pub(super) struct Args {
 
 pub(super) async fn run(admin: &Admin, args: Args) -> Result<(), Failure> {
     let Args { since, until, kind, user, output, overwrite } = args;
-    let event = admin.event(EventKind::EventsExported, None);
+    let mut event = admin.event(EventKind::EventsExported, None);
     let until = Some(until.unwrap_or(event.at));
     let selection = EventSelection { kinds: kind, users: user, since, until };
+    event.reason = Some(in_words(&selection));
     let Some(file) = output else {
         // First of all: whoever stops the command in the middle has some of them too.
         admin.store.record(&[event]).await?;
@@ -52,20 +54,45 @@ pub(super) async fn run(admin: &Admin, args: Args) -> Result<(), Failure> {
         return Ok(());
     };
     // A file that is replaced is whole until the new one is.
-    let made = if overwrite { file.with_added_extension("new") } else { file.clone() };
-    let mut out = BufWriter::new(create(&made).map_err(|error| cannot(&made, &error))?);
-    admin.store.record(&[event]).await?;
-    let written = write(admin, &selection, &mut out, &made).await;
-    if overwrite {
-        if written.is_err() {
-            // Of the two errors the first says more.
-            let _ = fs::remove_file(&made);
-        } else {
+    // Its name is its own, so that what a crash left of another one is in nobody's way.
+    let made = if overwrite {
+        file.with_added_extension(format!("{:08x}.new", u32::from_ne_bytes(random_bytes())))
+    } else {
+        file.clone()
+    };
+    let opened = create(&made).map_err(|error| cannot(&made, &error))?;
+    let written = async {
+        admin.store.record(&[event]).await?;
+        let mut out = BufWriter::new(&opened);
+        let count = write(admin, &selection, &mut out, &made).await?;
+        opened.sync_all().map_err(|error| cannot(&made, &error))?;
+        if overwrite {
             fs::rename(&made, &file).map_err(|error| cannot(&file, &error))?;
         }
+        Ok::<_, Failure>(count)
+    }
+    .await;
+    if written.is_err() {
+        // A part is not kept. Of two errors the first says more.
+        let _ = fs::remove_file(&made);
     }
     eprintln!("{} events", written?);
     Ok(())
+}
+
+/// What was asked for. Of users only how many: their ids would outlive them here.
+fn in_words(selection: &EventSelection) -> String {
+    let mut words = Vec::new();
+    words.extend(selection.since.map(|since| format!("since {since}")));
+    words.extend(selection.until.map(|until| format!("until {until}")));
+    if !selection.kinds.is_empty() {
+        let kinds: Vec<_> = selection.kinds.iter().map(|kind| kind.as_str()).collect();
+        words.push(format!("kinds {}", kinds.join(" ")));
+    }
+    if !selection.users.is_empty() {
+        words.push(format!("users {}", selection.users.len()));
+    }
+    words.join(", ")
 }
 
 fn create(file: &Path) -> io::Result<File> {
