@@ -1,6 +1,7 @@
 //! The long life of events: how they are removed, checked, and handed to an archive.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::Stdio;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,7 +11,8 @@ use serde_json::{Value, json};
 
 use crate::harness::postgres;
 use crate::harness::{
-    Program, TestGateway, Upstream, events_of, noted, open_store, patiently, pause, until_events,
+    Program, Running, TestGateway, Upstream, events_of, noted, open_store, patiently, pause,
+    until_events,
 };
 
 const DAY: Duration = Duration::from_hours(24);
@@ -127,8 +129,64 @@ async fn migrate_makes_the_months_and_the_gateway_does_not_without_leave() {
     );
     assert_eq!(count(children).await, 4);
     assert!(all_whole(&store).await);
+    // A month that was emptied row by row goes, too.
+    store.make_event_partitions(time("2001-01-15T00:00:00Z")).await.expect("made");
     let again = program.run(&["migrate"]).await.expect(0).stdout;
     assert!(!again.contains("made"), "{again}");
+    assert!(again.contains("dropped auth_events_2001_02"), "{again}");
+    assert_eq!(count(children).await, 4);
+}
+
+/// What a wrong clock removes is gone: it does not remove.
+#[tokio::test]
+async fn a_gateway_whose_clock_is_ahead_of_the_database_removes_nothing() {
+    let upstream = Upstream::echo().await;
+    let database = postgres::database().await;
+    database
+        .sql(
+            "CREATE SCHEMA past;
+             CREATE FUNCTION past.clock_timestamp() RETURNS timestamptz LANGUAGE sql
+                 AS 'SELECT pg_catalog.clock_timestamp() - interval ''3 years''';
+             DO $$ BEGIN
+                 EXECUTE format('ALTER DATABASE %I SET search_path = public, past, pg_catalog',
+                     current_database());
+             END $$",
+        )
+        .await;
+    let config = "[events]\nretention = \"30d\"";
+    let builder = TestGateway::builder().upstream("app", &upstream).storage(&database.url);
+    let program = Program::of(builder.config(config)).await;
+    let store = open_store(&database.url);
+    let old = noted(EventKind::Login, time("2001-01-01T00:00:00Z"));
+    store.record(&[old]).await.expect("stored");
+    let log = program.folder().join("log");
+    let serve = || {
+        let mut command = program.command(&["serve"]);
+        let file = std::fs::File::create(&log).expect("ours");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
+        Running(command.spawn().expect("the program runs"))
+    };
+    let running = serve();
+    patiently("the gateway to refuse", async {
+        let said = || std::fs::read_to_string(&log).expect("it is there");
+        while !said().contains("this machine's clock is ahead of the database's") {
+            pause().await;
+        }
+    })
+    .await;
+    running.kill();
+    assert_eq!(events_of(&store, EventKind::Login).await.len(), 1);
+
+    database
+        .sql(
+            "DO $$ BEGIN
+                 EXECUTE format('ALTER DATABASE %I RESET search_path', current_database());
+             END $$",
+        )
+        .await;
+    let _running = serve();
+    until_events(&store, EventKind::EventsPruned, 1).await;
+    assert!(events_of(&store, EventKind::Login).await.is_empty());
 }
 
 /// Of a gateway of before there were months: the command is not held up by the month that is not over.
@@ -265,12 +323,23 @@ async fn an_export_has_each_event_in_order_in_a_file_of_ones_own() {
         let refused = program.run(&since).await.expect(1);
         assert!(refused.stderr.contains("events.jsonl cannot be written"), "{refused}");
         expect(&read(), &|_| true);
+        // What a crash left is in nobody's way.
+        let left = program.folder().join("events.jsonl.new");
+        std::fs::write(&left, "half").expect("ours");
         let told = program.run(&[&since[..], &["--overwrite"]].concat()).await.expect(0);
         assert_eq!(told.stderr, "6000 events\n");
         expect(&read(), &|event| event.at >= time(half));
         let mode = std::fs::metadata(&file).expect("it is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert!(!program.folder().join("events.jsonl.new").exists());
+        std::fs::remove_file(left).expect("it was not touched");
+        std::fs::create_dir(program.folder().join("folder")).expect("ours");
+        let cannot = ["events", "export", "--until", half, "--output", "folder", "--overwrite"];
+        program.run(&cannot).await.expect(1);
+        let names = std::fs::read_dir(program.folder())
+            .expect("ours")
+            .map(|entry| entry.expect("ours").file_name().into_string().expect("UTF-8"));
+        let new: Vec<_> = names.filter(|name| name.contains(".new")).collect();
+        assert!(new.is_empty(), "{new:?}");
 
         let export = ["events", "export", "--until", half];
         let told = program.run(&export).await.expect(0);
@@ -290,7 +359,16 @@ async fn an_export_has_each_event_in_order_in_a_file_of_ones_own() {
         program.run(&["events", "export", "--kind", "moon_landing"]).await.expect(2);
         program.run(&["events", "export", "--overwrite"]).await.expect(2);
         let exports = events_of(&store, EventKind::EventsExported).await;
-        assert_eq!(exports.len(), 5, "whoever took them is known, and who was refused took none");
+        // That into the folder had written all before it failed.
+        assert_eq!(exports.len(), 6, "whoever took them is known, and who was refused took none");
+        let reasons: Vec<_> =
+            exports.iter().filter_map(|stored| stored.event.reason.as_deref()).collect();
+        for reason in [
+            "since 2026-11-21T10:00:06Z, until 2026-11-22T00:00:00Z",
+            "until 2026-11-21T10:00:06Z, kinds login_failed, users 2",
+        ] {
+            assert!(reasons.contains(&reason), "{reasons:?}");
+        }
         assert!(exports.iter().all(|stored| stored.event.actor.as_deref() == Some("cli")));
         let all = store.events(&EventFilter::default(), 1, None).await.expect("read");
         assert_eq!(all.len(), 1);

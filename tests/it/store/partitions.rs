@@ -3,12 +3,12 @@
 use jiff::Timestamp;
 use portcullis::config::{Secrets, Storage};
 use portcullis::model::{Event, EventKind};
-use portcullis::store::{EventCursor, EventFilter, Store};
+use portcullis::store::{EventCursor, EventFilter, Store, StoreError};
 use uuid::Uuid;
 
 use super::retention::{mid, month, prune};
 use super::{Home, at, event};
-use crate::harness::postgres;
+use crate::harness::postgres::{self, Database};
 
 /// An event at a time.
 fn when(time: Timestamp) -> Event {
@@ -43,7 +43,22 @@ async fn count_in(home: &Home, name: &str) -> Option<i64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_of_before_stay_whole_in_one_partition_and_late_ones_do_not_hold_it_up() {
+    upgraded(postgres::database_of(11).await).await;
+}
+
+/// As a time is written then, "CST" is Shanghai's to whom writes it, and Chicago's to whom reads it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn months_are_those_of_utc_however_times_are_written_here() {
     let database = postgres::database_of(11).await;
+    let sql = "DO $$ BEGIN
+            EXECUTE format('ALTER DATABASE %I SET timezone = ''Asia/Shanghai''', current_database());
+            EXECUTE format('ALTER DATABASE %I SET datestyle = ''SQL, MDY''', current_database());
+        END $$";
+    database.sql(sql).await;
+    upgraded(database).await;
+}
+
+async fn upgraded(database: Database) {
     let (writer, now) = (Uuid::from_u128(7), portcullis::clock::Clock::system().now());
     let this_month = now.to_zoned(jiff::tz::TimeZone::UTC).date().first_of_month();
     let start = |months: i64| -> Timestamp {
@@ -188,6 +203,122 @@ async fn a_month_that_is_over_goes_as_a_whole_and_without_rights_row_by_row() {
         assert_eq!((first.removed, first.removed_up_to), (4, 4));
         assert!(month(3) < limit);
     }
+}
+
+/// A role of the database that owns nothing; it is gone when the test has told it to.
+struct Guest {
+    name: String,
+    /// Who it is once connected: the superuser of the tests gives all else up.
+    url: String,
+}
+
+impl Guest {
+    async fn of(home: &Home) -> Self {
+        let name =
+            format!("guest_{}", Uuid::from_bytes(portcullis::clock::random_bytes()).simple());
+        home.sql(&format!("CREATE ROLE {name}")).await;
+        let separator = if url(home).contains('?') { '&' } else { '?' };
+        let url = format!("{}{separator}options=-c%20role%3D{name}", url(home));
+        Self { name, url }
+    }
+
+    fn store(&self, migrate: bool) -> Store {
+        let storage = Storage { url: self.url.as_str().into(), max_connections: 4, migrate };
+        Store::open(&storage, &Secrets::default()).unwrap()
+    }
+
+    async fn leave(self, home: &Home) {
+        let name = self.name;
+        home.sql(&format!("DROP OWNED BY {name}; DROP ROLE {name}")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_might_use_the_events_before_may_use_them_by_month() {
+    let home = Home::on(postgres::database_of(11).await);
+    home.sql(
+        "INSERT INTO auth_events (at, id, writer, number, kind, outcome)
+         VALUES (now(), gen_random_uuid(), gen_random_uuid(), 1, 'login', 'success')",
+    )
+    .await;
+    let guest = Guest::of(&home).await;
+    let all =
+        format!("SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {}", guest.name);
+    home.sql(&format!("GRANT {all}")).await;
+    home.store.migrate().await.unwrap();
+    let store = guest.store(false);
+    store.check_schema().await.unwrap();
+    let now = portcullis::clock::Clock::system().now();
+    let old = "2001-01-01T00:00:00Z".parse().unwrap();
+    store.record(&[when(now), when(old)]).await.unwrap();
+    // Tables that are new are for those who are told of them, and a gateway says so at its start.
+    let refused = store.check_rights().await.unwrap_err();
+    assert!(refused.to_string().contains("GRANT SELECT"), "{refused}");
+    let of_the_webhook = format!("ALL ON event_webhook, event_deliveries TO {}", guest.name);
+    home.sql(&format!("GRANT {of_the_webhook}")).await;
+    assert_eq!(prune(&store, old + jiff::Span::new().hours(48), now).await.unwrap().events, 1);
+    home.sql(&format!("GRANT {all}")).await;
+    store.check_rights().await.unwrap();
+
+    let client = postgres::client(url(&home)).await;
+    let sql = "SELECT relname::text FROM pg_class WHERE relnamespace = 'public'::regnamespace
+        AND relkind IN ('r', 'p') AND NOT relispartition AND relname <> 'refinery_schema_history'";
+    for row in client.query(sql, &[]).await.unwrap() {
+        let name: String = row.get(0);
+        for right in ["SELECT", "INSERT"] {
+            home.sql(&format!("REVOKE {right} ON {name} FROM {}", guest.name)).await;
+            let refused = store.check_rights().await;
+            assert!(
+                matches!(&refused, Err(StoreError::Rights { table }) if *table == name),
+                "{right} {name}: {refused:?}"
+            );
+            home.sql(&format!("GRANT {right} ON {name} TO {}", guest.name)).await;
+        }
+    }
+    store.check_rights().await.unwrap();
+    guest.leave(&home).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_dropped_is_emptied_and_the_owner_drops_it() {
+    let home = Home::postgres().await;
+    for distance in [0, 3] {
+        home.store.make_event_partitions(mid(distance)).await.unwrap();
+    }
+    let guest = Guest::of(&home).await;
+    let name = &guest.name;
+    home.sql(&format!(
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {name};
+         GRANT CREATE ON SCHEMA public TO {name}"
+    ))
+    .await;
+    home.store.record(&[-1, 0, 1, 2, 3].map(|distance| when(mid(distance)))).await.unwrap();
+    // The months are somebody else's, and the role might make some.
+    let removed = prune(&guest.store(true), month(1), mid(3)).await.unwrap();
+    assert_eq!((removed.events, count_in(&home, "auth_events_2027_01").await), (2, Some(0)));
+    guest.leave(&home).await;
+
+    // Somebody's view hangs on February: that is told of, and the events go all the same.
+    home.sql("CREATE VIEW february AS SELECT at FROM auth_events_2027_02").await;
+    let refused = prune(&home.store, month(3), mid(3)).await.unwrap_err();
+    assert!(!refused.is_unavailable(), "{refused:?}");
+    assert_eq!(count_in(&home, "auth_events_2027_02").await, Some(0));
+    for name in ["auth_events_2027_01", "auth_events_2027_03"] {
+        assert_eq!(count_in(&home, name).await, None);
+    }
+    home.sql("DROP VIEW february").await;
+
+    let dropped = home.store.drop_empty_event_partitions(mid(3)).await.unwrap();
+    assert_eq!(dropped, ["auth_events_2027_02"]);
+    // Neither what is not over, nor what has something in it: one of ours, and what tells of the rest.
+    assert_eq!(count_in(&home, "auth_events_2027_04").await, Some(4));
+    assert_eq!(count_in(&home, "auth_events_2027_05").await, Some(0));
+    let dropped = home.store.drop_empty_event_partitions(mid(6)).await.unwrap();
+    assert_eq!(dropped, ["auth_events_2027_05", "auth_events_2027_06"]);
+    assert_eq!(count_in(&home, "auth_events_2027_04").await, Some(4));
+    assert!(
+        home.store.check_events(10).await.unwrap().iter().all(portcullis::store::Trail::is_whole)
+    );
 }
 
 /// Whoever reads or writes holds up a change of the tables, and nobody else for longer than a second.
