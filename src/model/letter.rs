@@ -63,6 +63,12 @@ pub struct Letter {
     pub new_email: Option<Email>,
     /// Reauthentication: the session that asked.
     pub session_id: Option<SessionId>,
+    /// Invitation: the id of an account to be, which was told already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_id: Option<UserId>,
+    /// The administrator who wants it sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
     /// Who asked, for the events about it.
     pub asked_by: LetterOrigin,
 }
@@ -81,6 +87,8 @@ impl Letter {
             user_metadata: None,
             new_email: None,
             session_id: None,
+            new_id: None,
+            actor: None,
             asked_by,
         }
     }
@@ -147,6 +155,8 @@ mod tests {
             user_metadata: object.as_object().cloned(),
             new_email: Some("ann@new.example".parse().unwrap()),
             session_id: Some(uuid::Uuid::nil()),
+            new_id: Some("u-2".parse().unwrap()),
+            actor: Some("u-3".to_owned()),
             asked_by: LetterOrigin {
                 address: Some("2001:db8::1".parse().unwrap()),
                 user_agent: Some("test/1".to_owned()),
@@ -159,6 +169,12 @@ mod tests {
         for secret in ["Ann", "argon2id", "app.example"] {
             assert!(!printed.contains(secret), "{printed}");
         }
+
+        // As an earlier version wrote it.
+        let mut older = kept.clone();
+        older.as_object_mut().unwrap().retain(|key, _| key != "new_id" && key != "actor");
+        let expected = Letter { new_id: None, actor: None, ..letter };
+        assert_eq!(serde_json::from_value::<Letter>(older).unwrap(), expected);
 
         let mut odd = kept;
         odd["kind"] = "moon_landing".into();

@@ -11,6 +11,7 @@ use portcullis::store::{NewParcel, Parcel, ParcelKind};
 use serde_json::{Value, json};
 use url::{Url, form_urlencoded};
 
+use crate::admin_api::give;
 use crate::harness::{
     Answer, Caller, PASSWORD, TestGateway, Upstream, events_of, noted, reply, until_events,
 };
@@ -754,9 +755,39 @@ async fn administrators_invite_and_others_do_not() {
     let letter = post.letter("new@example.com", "invite").await;
     let session = post.show("invite", &letter).await.expect(200).json();
     assert_eq!(session["user"]["user_metadata"], json!({ "team": 7 }));
+    assert_eq!(session["user"]["id"], user["id"], "the id that was told");
+    let begun = events_of(&store, EventKind::UserCreated).await;
+    let begun = &begun.last().expect("the beginning of the account").event;
+    assert_eq!(begun.actor.as_deref(), Some(&*ann.id));
+    assert_eq!(begun.user_id.as_ref().map(model::UserId::as_str), user["id"].as_str());
     invite(&ann, "new@example.com").await.expect_problem(422, "email_exists");
     let invited = events_of(&store, EventKind::Invited).await;
     assert_eq!(invited[0].event.actor.as_deref(), Some(&*ann.id));
+    assert_eq!(invited[0].event.user_id, begun.user_id);
+
+    let banned = json!({ "email": "off@example.com", "ban_duration": "1h" });
+    let banned = post.gateway.post("/auth/admin/users").bearer(&ann.token).json(&banned);
+    banned.send().await.expect(200);
+    invite(&ann, "off@example.com").await.expect_problem(422, "user_banned");
+}
+
+#[tokio::test]
+async fn a_link_to_recover_leaves_a_sign_up_that_waits_its_password() {
+    let post = Post::start("").await;
+    let root = post.confirmed("root").await;
+    give(&post.gateway, &root.id, &["admin"]).await;
+    post.gateway.configure(
+        "[signup]
+confirm_email = true",
+    );
+    post.gateway.reload().await.expect(200);
+    post.gateway.try_sign_up("new@example.com").await.expect(200);
+    let letter = post.letter("new@example.com", "confirmation").await;
+    let link = json!({ "type": "recovery", "email": "new@example.com" });
+    let made = post.gateway.post("/auth/admin/generate_link").bearer(&root.token).json(&link);
+    made.send().await.expect(200);
+    post.show("signup", &letter).await.expect(200);
+    post.gateway.log_in("new@example.com", PASSWORD).await.expect(200);
 }
 
 #[tokio::test]

@@ -77,8 +77,11 @@ impl Accounts {
             expires_at: now.checked_add(lifetime).unwrap_or(Timestamp::MAX),
         };
         let not_within = if attempt == 1 { self.links.resend_interval.0 } else { Duration::ZERO };
-        let signup = letter_event(letter, EventKind::Signup, Outcome::Success, now);
-        let user = match self.store.put_link(&link, not_within, &signup).await.map_err(failed)? {
+        let begun = Event {
+            actor: letter.actor.clone(),
+            ..letter_event(letter, beginning_of(letter), Outcome::Success, now)
+        };
+        let user = match self.store.put_link(&link, not_within, &begun).await.map_err(failed)? {
             PutLink::Stored(user) => user,
             PutLink::TooSoon => return Ok(Delivery::Nothing("too_soon")),
             PutLink::NoUser => return Ok(Delivery::Nothing("no_account")),
@@ -265,10 +268,18 @@ fn template_of(kind: LetterKind) -> Template {
     }
 }
 
+/// What the beginning of an account is called that the letter makes.
+fn beginning_of(letter: &Letter) -> EventKind {
+    if letter.actor.is_some() { EventKind::UserCreated } else { EventKind::Signup }
+}
+
 fn owner_of(letter: &Letter, now: Timestamp) -> LinkOwner {
     match (&letter.user_id, letter.may_create) {
         (Some(user), _) => LinkOwner::Id(user.clone()),
-        (None, true) => LinkOwner::AddressOrNew(UserId::generate(now)),
+        (None, true) => {
+            let id = letter.new_id.clone().unwrap_or_else(|| UserId::generate(now));
+            LinkOwner::AddressOrNew(id)
+        }
         (None, false) => LinkOwner::Address,
     }
 }

@@ -106,8 +106,8 @@ impl Accounts {
     /// there is, or one made of the request.
     ///
     /// # Errors
-    /// [`AuthError::EmailExists`] when the address is proved, [`AuthError::EmailProviderDisabled`];
-    /// what storing may meet.
+    /// [`AuthError::EmailExists`] when the address is proved, [`AuthError::UserBanned`],
+    /// [`AuthError::EmailProviderDisabled`]; what storing may meet.
     pub async fn invite(
         &self,
         admin: &Administrator,
@@ -119,17 +119,20 @@ impl Accounts {
         let account = self.store.account_by_email(&wanted.email).await.map_err(failed)?;
         let user = match account.map(|account| account.user) {
             Some(user) if user.email_confirmed_at.is_some() => return Err(AuthError::EmailExists),
+            Some(user) if user.is_disabled(now) => return Err(AuthError::UserBanned),
             Some(user) => user,
             None => user_to_be(&wanted.email, wanted.user_metadata.clone(), now),
         };
         let event = Event {
             email: Some(clean_text(wanted.email.address().as_bytes(), MAX_EMAIL)),
-            ..admin.event(EventKind::Invited, None, now)
+            ..admin.event(EventKind::Invited, Some(&user.id), now)
         };
         let letter = Letter {
             may_create: true,
             redirect_to: Some(self.redirects.choose(redirect_to).into()),
             user_metadata: Some(wanted.user_metadata),
+            new_id: Some(user.id.clone()),
+            actor: Some(admin.id().to_string()),
             ..Letter::new(LetterKind::Invite, wanted.email, admin.origin().asked_by())
         };
         let parcel = NewParcel { id: uuid_v7(now), parcel: Parcel::Mail(letter), at: now };

@@ -60,6 +60,8 @@ async fn a_parcel_comes_back_as_it_was_posted(home: Home) {
         user_metadata: Some(object(json!({"name": "Ann 🦀", "n": [1, 2.5, null]}))),
         new_email: Some("new@example.com".parse().unwrap()),
         session_id: Some(Uuid::from_u128(7)),
+        new_id: Some("u-new".parse().unwrap()),
+        actor: Some("u-root".to_owned()),
         asked_by: LetterOrigin {
             address: Some("192.0.2.7".parse().unwrap()),
             user_agent: Some(clean_text(b"test/1\n", 100)),

@@ -7,7 +7,7 @@ use url::Url;
 use super::super::delivery::{lifetime_of, link_address};
 use super::super::links::address_of;
 use super::super::session::later;
-use super::super::{Accounts, MAX_EMAIL, failed};
+use super::super::{Accounts, MAX_EMAIL, RETRY_AFTER, failed};
 use super::Administrator;
 use crate::auth::error::AuthError;
 use crate::auth::input;
@@ -83,7 +83,8 @@ impl LinkMaker<'_> {
     ///
     /// # Errors
     /// [`AuthError::UserNotFound`], [`AuthError::EmailExists`] when the purpose is an address that is
-    /// proved, or a new one that another account has, [`AuthError::UserBanned`]; what storing may
+    /// proved, or a new one that another account has, [`AuthError::UserBanned`],
+    /// [`AuthError::ValidationFailed`] when the address need not agree to a change; what storing may
     /// meet.
     pub async fn make(
         &self,
@@ -111,7 +112,8 @@ impl LinkMaker<'_> {
             redirect_to: Some(redirect_to.to_string()),
             challenge: wanted.challenge,
             password,
-            user_metadata: Some(wanted.user_metadata),
+            // The other links bring nothing, and take nothing from a sign-up that waits for its own.
+            user_metadata: makes_account(wanted.purpose).then_some(wanted.user_metadata),
             new_email: wanted.new_email,
             session_id: None,
             now,
@@ -123,7 +125,13 @@ impl LinkMaker<'_> {
             PutLink::Stored(user) => user,
             PutLink::AddressTaken(_) => return Err(AuthError::EmailExists),
             PutLink::Disabled => return Err(AuthError::UserBanned),
-            PutLink::NoUser | PutLink::TooSoon => return Err(AuthError::UserNotFound),
+            // The wish was there before, and asks one address only, or this one has agreed.
+            PutLink::NoUser if is_change(wanted.purpose) => return Err(need_not_agree()),
+            PutLink::NoUser => return Err(AuthError::UserNotFound),
+            PutLink::TooSoon => {
+                let source = "another link for the same was made at the same moment".into();
+                return Err(AuthError::Unavailable { retry_after: RETRY_AFTER, source });
+            }
         };
         // Nobody has the link yet: without its event it is worth nothing.
         let event = Event {
@@ -142,7 +150,7 @@ impl LinkMaker<'_> {
     }
 
     /// Notes a wish for another address, unless it is the present one, and says whose link it takes
-    /// and where that is sent.
+    /// and where that is sent. What would refuse the link is asked first: the wish is stored before it.
     async fn wish(
         &self,
         wanted: &input::LinkWanted,
@@ -155,6 +163,9 @@ impl LinkMaker<'_> {
         if taken.is_some() {
             return Err(AuthError::EmailExists);
         }
+        if user.is_disabled(event.at) {
+            return Err(AuthError::UserBanned);
+        }
         let is_wished = user
             .new_email
             .as_ref()
@@ -162,6 +173,9 @@ impl LinkMaker<'_> {
         if !is_wished {
             let asks_current =
                 user.email_confirmed_at.is_some() && self.rules.email_change == EmailChange::Both;
+            if !asks_current && wanted.purpose == Purpose::EmailChangeCurrent {
+                return Err(need_not_agree());
+            }
             let consent = if asks_current { Consent::Both } else { Consent::New };
             let new_email = Some(NewEmail { email: new.clone(), consent });
             let change = UserChange { new_email, ..UserChange::default() };
@@ -176,6 +190,16 @@ impl LinkMaker<'_> {
         };
         Ok((LinkOwner::Id(user.id), to))
     }
+}
+
+/// Whether the link makes an account where there is none.
+fn makes_account(purpose: Purpose) -> bool {
+    !is_change(purpose) && purpose != Purpose::Recovery
+}
+
+fn need_not_agree() -> AuthError {
+    let detail = "This address need not agree to the change, or has agreed";
+    AuthError::ValidationFailed(detail.to_owned())
 }
 
 fn is_change(purpose: Purpose) -> bool {
