@@ -22,7 +22,8 @@ use tokio::sync::oneshot;
 
 use super::equal_time::{Plan, Timings};
 use super::formats::{
-    Class, MAX_ITERATIONS, MAX_MEMORY_KIB, MAX_PARALLELISM, Measured, Workbench, prefix,
+    Class, MAX_ITERATIONS, MAX_KIB_PASSES, MAX_MEMORY_KIB, MAX_PARALLELISM, Measured, Workbench,
+    prefix,
 };
 use crate::config::{self, Problem};
 use crate::model::PasswordHash;
@@ -230,6 +231,10 @@ impl Settings {
         }
         if problems.is_empty() && memory_kib < 8 * parallelism {
             problems.push(Problem::new(key("memory"), "must be at least 8KiB for each lane"));
+        }
+        if problems.is_empty() && u64::from(memory_kib) * u64::from(iterations) > MAX_KIB_PASSES {
+            let message = "must be fewer: times the memory it must be at most 1GiB";
+            problems.push(Problem::new(key("iterations"), message));
         }
         if !problems.is_empty() {
             return Err(problems);
@@ -573,6 +578,11 @@ mod tests {
         assert_eq!(compile(ByteSize::kib(7), 2, 1).err().unwrap(), ["passwords.argon2.memory"]);
         assert_eq!(compile(ByteSize::mib(257), 2, 1).err().unwrap(), ["passwords.argon2.memory"]);
         assert_eq!(compile(ByteSize::kib(8), 2, 2).err().unwrap(), ["passwords.argon2.memory"]);
+        assert!(compile(ByteSize::mib(256), 4, 1).is_ok());
+        assert_eq!(
+            compile(ByteSize::mib(256), 5, 1).err().unwrap(),
+            ["passwords.argon2.iterations"]
+        );
         let both = ["passwords.argon2.iterations", "passwords.argon2.parallelism"];
         assert_eq!(compile(ByteSize::mib(19), 17, 0).err().unwrap(), both);
     }

@@ -23,6 +23,8 @@ pub(crate) const MAX_MEMORY_KIB: u32 = 256 * 1024;
 pub(crate) const MAX_ITERATIONS: u32 = 16;
 /// Most lanes a stored hash may ask for; they run one after the other.
 pub(crate) const MAX_PARALLELISM: u32 = 16;
+/// Most memory times passes of Argon2: about two seconds of one core, as with scrypt below.
+pub(crate) const MAX_KIB_PASSES: u64 = 1 << 20;
 /// 2^14 rounds take more than a second of one core, and each step more doubles that. One such hash
 /// makes every failed login as slow, so that it must not be too much for all; writers use 10 to 12.
 const MAX_BCRYPT_COST: u32 = 14;
@@ -30,6 +32,11 @@ const MAX_BCRYPT_COST: u32 = 14;
 const MAX_PBKDF2_ITERATIONS: u32 = 2_000_000;
 /// scrypt passes over its memory `p` times: so many bytes in all take some four seconds.
 const MAX_SCRYPT_BYTES: u64 = 1 << 30;
+
+/// Least iterations that RFC 2898 advised in 2000; those before had hardly any.
+const MIN_PBKDF2_ITERATIONS: u32 = 1000;
+/// Least memory times passes of scrypt and Argon2: the first defaults of both were above it.
+const MIN_KIB_PASSES: u64 = 1024;
 
 /// Kind and cost of a stored hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,6 +108,23 @@ impl Class {
         }
     }
 
+    /// Whether it costs so little that whoever has the hash has the password.
+    pub fn is_weak(self) -> bool {
+        match self {
+            Self::Argon2 { memory_kib, iterations, .. } => {
+                u64::from(memory_kib) * u64::from(iterations) < MIN_KIB_PASSES
+            }
+            // Its least cost takes a millisecond.
+            Self::Bcrypt { .. } => false,
+            Self::Hmac(_) => true,
+            Self::Pbkdf2 { iterations, .. } => iterations < MIN_PBKDF2_ITERATIONS,
+            Self::Scrypt { log_n, r, p } => {
+                let eighths = (u64::from(r) * u64::from(p)).checked_shl(u32::from(log_n));
+                eighths.is_some_and(|eighths| eighths / 8 < MIN_KIB_PASSES)
+            }
+        }
+    }
+
     /// Whether one login may cost as much, and the numbers make sense at all.
     ///
     /// # Errors
@@ -111,6 +135,7 @@ impl Class {
                 Params::new(memory_kib, iterations, lanes, None).is_ok(),
                 memory_kib <= MAX_MEMORY_KIB
                     && iterations <= MAX_ITERATIONS
+                    && u64::from(memory_kib) * u64::from(iterations) <= MAX_KIB_PASSES
                     && lanes <= MAX_PARALLELISM,
             ),
             Self::Bcrypt { cost } => ((4..=31).contains(&cost), cost <= MAX_BCRYPT_COST),
@@ -221,6 +246,33 @@ mod tests {
     }
 
     #[test]
+    fn what_costs_nothing_protects_nothing() {
+        let is_weak = |word: &str| word.parse::<Class>().unwrap().is_weak();
+        for weak in [
+            "argon2id/8/1/1",
+            "argon2id/511/2/1",
+            "hmac-sha512",
+            "pbkdf2-sha256/1",
+            "pbkdf2-sha1/999",
+            "scrypt/2/1/1",
+            "scrypt/512/8/1",
+        ] {
+            assert!(is_weak(weak), "{weak}");
+        }
+        for fine in [
+            "argon2id/512/2/1",
+            "argon2id/19456/2/1",
+            "argon2id/262144/4/1",
+            "bcrypt/4",
+            "pbkdf2-sha1/1000",
+            "scrypt/1024/8/1",
+            "scrypt/32768/8/1",
+        ] {
+            assert!(!is_weak(fine), "{fine}");
+        }
+    }
+
+    #[test]
     fn words_that_say_nothing_are_refused() {
         use FormatError::{Malformed, TooExpensive, UnknownKind};
         let table = [
@@ -238,6 +290,8 @@ mod tests {
             ("argon2id/262145/1/1", TooExpensive),
             ("argon2id/1024/17/1", TooExpensive),
             ("argon2id/1024/1/17", TooExpensive),
+            ("argon2id/262144/5/1", TooExpensive),
+            ("argon2id/65537/16/1", TooExpensive),
             ("md5", UnknownKind),
             ("pbkdf2-md5/1000", UnknownKind),
             ("pbkdf2-sha256/0", Malformed),

@@ -36,7 +36,7 @@ use zeroize::Zeroizing;
 pub use bench::{Effort, Verdict};
 pub(crate) use bench::{Measured, Workbench, prefix};
 pub use class::Class;
-pub(crate) use class::{MAX_ITERATIONS, MAX_MEMORY_KIB, MAX_PARALLELISM};
+pub(crate) use class::{MAX_ITERATIONS, MAX_KIB_PASSES, MAX_MEMORY_KIB, MAX_PARALLELISM};
 pub use pbkdf2::Digest;
 
 /// Longest stored text. The longest that any of the formats needs is some 400 bytes.

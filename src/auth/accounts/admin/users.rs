@@ -11,6 +11,7 @@ use crate::auth::formats::{Class, Scheme};
 use crate::auth::input::{self, AccountWords, BanFor, InputError, MAX_METADATA_BYTES};
 use crate::model::{Email, Event, EventKind, PasswordHash, User, UserId, clean_text};
 use crate::store::{self, Ban, ChangeUser, Classified, Deletion, NewAccount, UserChange, UserPage};
+use crate::telemetry::chain;
 
 impl Accounts {
     /// A page of accounts, the newest first: at most `limit` after so many; those whose address or id
@@ -64,7 +65,7 @@ impl Accounts {
             store::SignUp::EmailTaken => return Err(AuthError::EmailExists),
             store::SignUp::IdTaken => return Err(AuthError::IdExists),
         }
-        self.note_class(&id, hash).await?;
+        self.note_class(&id, hash).await;
         self.any_user(&id).await
     }
 
@@ -101,7 +102,7 @@ impl Accounts {
             }),
         };
         let user = self.store_change(admin, id, &change, now).await?;
-        self.note_class(id, hash).await?;
+        self.note_class(id, hash).await;
         Ok(user)
     }
 
@@ -157,8 +158,9 @@ impl Accounts {
                 AuthError::ValidationFailed(format!("`password_hash` cannot be used: {error}"))
             })?;
             let class = class.class();
-            if let Class::Hmac(_) = class {
-                let detail = "`password_hash` is of a kind that protects nothing";
+            if class.is_weak() {
+                let detail = "`password_hash` is of a kind or a cost that protects nothing: PBKDF2 \
+                              needs 1000 iterations, scrypt and Argon2 1 MiB of memory times passes";
                 return Err(AuthError::ValidationFailed(detail.to_owned()));
             }
             return Ok(Some((PasswordHash(text.clone()), Some(class))));
@@ -181,17 +183,17 @@ impl Accounts {
         Ok(self.hasher.hash(password.clone()).await?)
     }
 
-    /// Notes the class of a hash that was given, so that failed logins take as long as with it.
-    async fn note_class(
-        &self,
-        user: &UserId,
-        stored: Option<(PasswordHash, Option<Class>)>,
-    ) -> Result<(), AuthError> {
-        let Some((hash, Some(class))) = stored else { return Ok(()) };
+    /// Notes the class of a hash that was given, so that failed logins take as long as with it. The
+    /// account is stored already: where this fails, the hash is found in a few seconds, as those are
+    /// that other programs store.
+    async fn note_class(&self, user: &UserId, stored: Option<(PasswordHash, Option<Class>)>) {
+        let Some((hash, Some(class))) = stored else { return };
         if hash.0.starts_with(self.hasher.prefix()) {
-            return Ok(());
+            return;
         }
         let found = Classified { user: user.clone(), hash, class: class.to_string() };
-        self.store.classify_passwords(&[found]).await.map_err(failed)
+        if let Err(error) = self.store.classify_passwords(&[found]).await {
+            tracing::warn!(error = chain(&error), "the kind of a password is not noted yet");
+        }
     }
 }
