@@ -1,12 +1,16 @@
 //! What limits count under, for those who count and for those who look.
 
+use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::config::{Limit, LimitBy, OnOutage};
 use crate::identity::caller::OURS;
 use crate::limit::{Caller, Key, Rule};
-use crate::model::{Email, SessionId, UserId};
+use crate::model::{Email, SessionId, UserId, clean_text};
 use crate::store::Lane;
+
+/// Longest label of a count, in bytes: a route may have a long name.
+const MAX_LABEL: usize = 256;
 
 /// Logins. Strangers fill up a count of their own, not that of the account's known places.
 pub fn login(email: &Email, lane: &Lane) -> String {
@@ -47,6 +51,8 @@ pub struct Counter {
     pub account: Option<String>,
     /// The user of ours that was named.
     pub user: Option<UserId>,
+    /// The limit, and what else was named, for events: `login ip=192.0.2.1`.
+    pub label: String,
 }
 
 /// Why there is no such count.
@@ -99,7 +105,26 @@ impl Whose {
             ..Caller::anonymous(address, self.route.as_deref().unwrap_or_default())
         });
         let account = self.account.as_ref().map(|email| email.address().to_owned());
-        Ok(Counter { rule, key, account, user })
+        let label = self.label(name, user.is_none());
+        Ok(Counter { rule, key, account, user, label })
+    }
+
+    /// What events say of the count, beside account and user, for which they have places.
+    fn label(&self, limit: &str, with_user: bool) -> String {
+        let mut label = limit.to_owned();
+        let foreign = self.user.clone().filter(|_| with_user);
+        for (what, value) in [
+            ("ip", self.ip.map(|ip| ip.to_string())),
+            ("session", self.session.map(|session| session.to_string())),
+            ("issuer", self.issuer.clone().filter(|_| foreign.is_some())),
+            ("user", foreign.clone()),
+            ("route", self.route.clone()),
+        ] {
+            if let Some(value) = value {
+                let _ = write!(label, " {what}={value}");
+            }
+        }
+        clean_text(label.as_bytes(), MAX_LABEL)
     }
 
     /// What the gateway counts such an account by.

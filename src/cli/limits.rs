@@ -132,16 +132,17 @@ async fn show(admin: &Admin, which: &Which, json: bool) -> Result<(), Failure> {
 }
 
 async fn reset(admin: &Admin, which: &Which) -> Result<(), Failure> {
-    let Counter { rule, key, account, user } = which.counter(admin)?;
-    let had_any = limiter(admin)?.reset(&rule, &key).await.map_err(|error| away(&error))?;
-    if !had_any {
+    let Counter { rule, key, account, user, label } = which.counter(admin)?;
+    let limiter = limiter(admin)?;
+    let mut event = admin.event(EventKind::LimitReset, user.as_ref());
+    event.reason = Some(label);
+    event.email = account;
+    // Counts are not in the database: what cannot be recorded is not done.
+    admin.store.record(&[event]).await?;
+    if !limiter.reset(&rule, &key).await.map_err(|error| away(&error))? {
         println!("{} had counted nothing of {key}", rule.name());
         return Ok(());
     }
-    let mut event = admin.event(EventKind::LimitReset, user.as_ref());
-    event.reason = Some(rule.name().to_string());
-    event.email = account;
-    admin.store.record(&[event]).await?;
     println!("{} has forgotten what it had counted of {key}", rule.name());
     Ok(())
 }

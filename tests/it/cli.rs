@@ -661,7 +661,8 @@ async fn limits_in_redis_are_seen_and_reset() {
     assert_eq!(
         told,
         [
-            (Some("login"), None, Some("cli")),
+            (Some("login ip=127.0.0.1"), None, Some("cli")),
+            (Some("login ip=127.0.0.9"), None, Some("cli")),
             (Some("login_account"), Some("ann@example.com"), Some("cli")),
         ]
     );

@@ -31,7 +31,7 @@ impl Accounts {
         Ok(LimitState { counter, decision })
     }
 
-    /// Forgets what a limit has counted.
+    /// Forgets what a limit has counted, if anything.
     ///
     /// # Errors
     /// [`AuthError::Unavailable`] when Redis cannot be asked; what storing may meet.
@@ -41,16 +41,16 @@ impl Accounts {
         limiter: &Limiter,
         counter: &Counter,
     ) -> Result<(), AuthError> {
-        if !limiter.reset(&counter.rule, &counter.key).await.map_err(away)? {
-            return Ok(());
-        }
         let now = self.clock.now();
         let event = Event {
-            reason: Some(counter.rule.name().to_string()),
+            reason: Some(counter.label.clone()),
             email: counter.account.clone(),
             ..admin.event(EventKind::LimitReset, counter.user.as_ref(), now)
         };
-        self.store.record(&[event]).await.map_err(failed)
+        // Counts are not in the database: what cannot be recorded is not done.
+        self.store.record(&[event]).await.map_err(failed)?;
+        limiter.reset(&counter.rule, &counter.key).await.map_err(away)?;
+        Ok(())
     }
 
     /// Failed logins with an address, by where they came from.
