@@ -234,6 +234,19 @@ impl fmt::Debug for PasswordHash {
         f.write_str("PasswordHash(..)")
     }
 }
+/// Most roles of one user, and most bytes of JSON that they may take: each token names them all, and
+/// one that is too long cannot be made.
+pub const MAX_ROLES: usize = 64;
+/// See [`MAX_ROLES`].
+pub const MAX_ROLES_BYTES: usize = 1024;
+
+/// Whether one user may have all of these at once.
+pub fn are_few_roles(roles: &[String]) -> bool {
+    // ["a","b"]
+    let bytes = 1 + roles.iter().map(|role| role.len() + 3).sum::<usize>();
+    roles.len() <= MAX_ROLES && bytes <= MAX_ROLES_BYTES
+}
+
 /// Whether `role` may be given to a user: `[a-z0-9_-]{1,64}`.
 pub fn is_role_name(role: &str) -> bool {
     (1..=64).contains(&role.len())

@@ -16,7 +16,8 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 pub use account::{
-    Account, Email, InvalidEmail, InvalidUserId, PasswordHash, User, UserId, is_role_name,
+    Account, Email, InvalidEmail, InvalidUserId, MAX_ROLES, MAX_ROLES_BYTES, PasswordHash, User,
+    UserId, are_few_roles, is_role_name,
 };
 pub use api_key::{ApiKey, MAX_SCOPES, is_scope_name};
 pub use event::{Event, EventKind, Outcome, StoredEvent};

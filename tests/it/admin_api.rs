@@ -568,7 +568,7 @@ async fn limits_are_seen_and_reset() {
     assert_eq!((&seen["limit"], &seen["remaining"]), (&json!("login"), &json!(95)));
     house.ask("DELETE", of_ip, None).await.expect(204);
     let event = house.act(EventKind::LimitReset).await.event;
-    assert_eq!(event.reason.as_deref(), Some("login"));
+    assert_eq!(event.reason.as_deref(), Some("login ip=127.0.0.1"));
     assert_eq!(house.get(of_ip).await.expect(200).json()["remaining"], 100);
 
     let guard = "/limits/login_guard?account=ann%40example.com";
@@ -599,6 +599,52 @@ async fn limits_are_seen_and_reset() {
             refused.expect_problem(422, "validation_failed");
         }
     }
+}
+
+#[tokio::test]
+async fn a_reset_that_cannot_be_recorded_is_none() {
+    let house = House::start("").await;
+    house.gateway.log_in(&house.root.email, "Wrong-Password-1").await.expect(401);
+    let database = rusqlite::Connection::open(house.gateway.file("portcullis.db")).expect("opens");
+    let rename = |from: &str, to: &str| {
+        database.execute(&format!("ALTER TABLE {from} RENAME TO {to}"), []).expect("renamed");
+    };
+    let of_ip = "/limits/login?ip=127.0.0.1";
+    let left = async || house.get(of_ip).await.expect(200).json()["remaining"].clone();
+    assert_eq!(left().await, 99);
+    rename("auth_events", "elsewhere");
+    house.ask("DELETE", of_ip, None).await.expect(500);
+    assert_eq!(left().await, 99);
+    rename("elsewhere", "auth_events");
+    house.ask("DELETE", of_ip, None).await.expect(204);
+    assert_eq!(left().await, 100);
+}
+
+#[tokio::test]
+async fn what_is_too_much_or_nothing_is_refused() {
+    let house = House::start("").await;
+    let long = format!("/users?filter={}", "!".repeat(255));
+    for target in ["/users?filter=a%00b", "/events?email=%00", &long] {
+        house.get(target).await.expect_problem(422, "validation_failed");
+    }
+    let early = house.get("/events?since=-009999-01-05T00:00:00Z").await.expect(200).json();
+    assert!(!early["events"].as_array().expect("events").is_empty());
+    let roles: Vec<_> = (0..65).map(|n| format!("r{n}")).collect();
+    for words in [
+        json!({ "ban_duration": "1ns" }),
+        json!({ "app_metadata": { "roles": roles } }),
+        json!({ "password_hash": "pbkdf2:sha256:1$salt$5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8" }),
+        json!({ "password_hash": "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA" }),
+        json!({ "password_hash": "$argon2id$v=19$m=262144,t=16,p=1$c2FsdHNhbHQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA" }),
+    ] {
+        let refused = house.change(&house.root.id, &words).await;
+        refused.expect_problem(422, "validation_failed");
+    }
+    // Sixteen keys are enough for any rotation.
+    for _ in 1..16 {
+        house.ask("POST", "/keys", None).await.expect(201);
+    }
+    house.ask("POST", "/keys", None).await.expect_problem(422, "validation_failed");
 }
 
 #[tokio::test]
@@ -665,6 +711,24 @@ async fn links_are_made_to_hand_on() {
     link(&taken).await.expect_problem(422, "email_exists");
     let nobody = json!({ "type": "email_change_new", "email": "nobody@example.com", "new_email": "q@example.com" });
     link(&nobody).await.expect_problem(404, "user_not_found");
+
+    // What would refuse the link is found before the wish is stored.
+    let off = json!({ "email": "off@example.com", "ban_duration": "1h" });
+    let off = id_of(&house.create(&off).await.expect(200).json());
+    let open =
+        id_of(&house.create(&json!({ "email": "open@example.com" })).await.expect(200).json());
+    for (kind, who, code) in [
+        ("email_change_new", "off@example.com", "user_banned"),
+        ("email_change_current", "off@example.com", "user_banned"),
+        ("email_change_current", "open@example.com", "validation_failed"),
+    ] {
+        let wanted = json!({ "type": kind, "email": who, "new_email": "wish@example.com" });
+        link(&wanted).await.expect_problem(422, code);
+    }
+    for id in [&off, &open] {
+        let user = house.get(&format!("/users/{id}")).await.expect(200).json();
+        assert!(user.get("new_email").is_none_or(Value::is_null), "{user}");
+    }
 
     let anna = id_of(&session["user"]);
     house.change(&anna, &json!({ "ban_duration": "1h" })).await.expect(200);

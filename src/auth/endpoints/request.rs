@@ -52,7 +52,7 @@ impl AuthRequest {
         self.path.split('/').nth(number + 1).unwrap_or_default()
     }
 
-    /// The one value of a query parameter.
+    /// The one value of a query parameter. Without NUL, which no database takes.
     pub(super) fn parameter(&self, name: &str) -> Result<Option<String>, AuthError> {
         let query = self.query.as_deref().unwrap_or_default();
         let mut values = form_urlencoded::parse(query.as_bytes())
@@ -61,6 +61,9 @@ impl AuthRequest {
         let value = values.next();
         if values.next().is_some() {
             return Err(AuthError::ValidationFailed(format!("`{name}` is given twice")));
+        }
+        if value.as_ref().is_some_and(|value| value.contains('\0')) {
+            return Err(AuthError::ValidationFailed(format!("`{name}` must not contain NUL")));
         }
         Ok(value)
     }

@@ -7,11 +7,17 @@ use secrecy::SecretString;
 use serde_json::Value;
 
 use super::{Fields, InputError, invalid, new_metadata};
-use crate::model::{Challenge, Email, JsonObject, Purpose, UserId, is_role_name};
+use crate::model::{
+    Challenge, Email, JsonObject, MAX_ROLES, MAX_ROLES_BYTES, Purpose, UserId, are_few_roles,
+    is_role_name,
+};
 
 /// Keys of `app_metadata` that are made from other things: whoever sends back what was shown sends
 /// them, too.
 const SHOWN_ONLY: [&str; 2] = ["provider", "providers"];
+
+/// Longest notice of a key.
+const MAX_NOTICE: Duration = Duration::from_hours(30 * 24);
 
 /// `POST /admin/users`
 #[derive(Debug)]
@@ -137,10 +143,13 @@ fn role_names(value: Value) -> Result<Vec<String>, InputError> {
         Value::Null => Some(Vec::new()),
         value => serde_json::from_value(value).ok(),
     };
-    roles.filter(|roles| roles.iter().all(|role| is_role_name(role))).ok_or_else(|| {
-        invalid(
-            "`app_metadata.roles` must be a list of words of 1 to 64 of the characters a-z 0-9 _ -",
-        )
+    let may_be =
+        |roles: &Vec<String>| roles.iter().all(|role| is_role_name(role)) && are_few_roles(roles);
+    roles.filter(may_be).ok_or_else(|| {
+        InputError::Invalid(format!(
+            "`app_metadata.roles` must be a list of words of 1 to 64 of the characters a-z 0-9 _ -, \
+             at most {MAX_ROLES} of them and {MAX_ROLES_BYTES} bytes"
+        ))
     })
 }
 
@@ -152,9 +161,11 @@ fn ban(text: &str) -> Result<BanFor, InputError> {
     let plain = text.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase() || b == b'.');
     let time = text.parse::<SignedDuration>().ok().filter(|_| plain);
     time.and_then(|time| Duration::try_from(time).ok())
-        .filter(|time| !time.is_zero())
+        .filter(|time| *time >= Duration::from_secs(1))
         .map(BanFor::Time)
-        .ok_or_else(|| invalid("`ban_duration` must be none, or a time such as 24h or 1h30m"))
+        .ok_or_else(|| {
+            invalid("`ban_duration` must be none, or a time of a second or more such as 1h30m")
+        })
 }
 
 /// `DELETE /admin/users/{id}`: whether the id stays taken.
@@ -228,12 +239,17 @@ impl LinkWanted {
     }
 }
 
-/// `POST /admin/keys`: for how long the new key only waits; `None` = as configured.
+/// `POST /admin/keys`: for how long the new key only waits; `None` = as configured. Until it signs, and
+/// its tokens' lifetime longer, the others stay good.
 ///
 /// # Errors
 /// [`InputError::Invalid`].
 pub fn key_notice(mut fields: Fields) -> Result<Option<Duration>, InputError> {
-    fields.optional_seconds("notice", 0)
+    let notice = fields.optional_seconds("notice", 0)?;
+    if notice.is_some_and(|notice| notice > MAX_NOTICE) {
+        return Err(invalid("`notice` must be at most 2592000 seconds, which are 30 days"));
+    }
+    Ok(notice)
 }
 
 #[cfg(test)]
@@ -263,6 +279,14 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_announced_at_most_a_month_before() {
+        let notice = |seconds: u64| key_notice(fields(&format!(r#"{{"notice":{seconds}}}"#)));
+        assert_eq!(notice(2_592_000), Ok(Some(MAX_NOTICE)));
+        assert!(notice(2_592_001).is_err());
+        assert_eq!(key_notice(fields("{}")), Ok(None));
+    }
+
+    #[test]
     fn bans_are_none_or_a_time() {
         let seconds = |s| Ok(BanFor::Time(Duration::from_secs(s)));
         for (text, expected) in [
@@ -275,7 +299,19 @@ mod tests {
         ] {
             assert_eq!(ban(text), expected, "{text}");
         }
-        for bad in ["", "0h", "-1h", "24", "1d ago", "P1D", "forever", "1 h", "9999999999999999h"] {
+        for bad in [
+            "",
+            "0h",
+            "1ns",
+            "999ms",
+            "-1h",
+            "24",
+            "1d ago",
+            "P1D",
+            "forever",
+            "1 h",
+            "9999999999999999h",
+        ] {
             assert!(ban(bad).is_err(), "{bad}");
         }
     }
@@ -301,6 +337,13 @@ mod tests {
         let long =
             format!(r#"{{"email":"a@b.example","user_metadata":{{"x":"{}"}}}}"#, "x".repeat(2048));
         assert!(NewUser::parse(fields(&long)).is_err());
+        let of_roles = |count: usize, length: usize| {
+            let roles: Vec<_> = (0..count).map(|n| format!("{n:0length$}")).collect();
+            let user = serde_json::json!({ "app_metadata": { "roles": roles } });
+            UserWords::parse(fields(&user.to_string())).is_ok()
+        };
+        assert!(of_roles(64, 12) && of_roles(15, 64));
+        assert!(!of_roles(65, 2) && !of_roles(16, 64), "each token names them");
         assert!(UserWords::parse(fields(r#"{"id":"x"}"#)).is_err());
     }
 

@@ -1,7 +1,7 @@
 //! `portcullis users set-roles`, and what a role is.
 
 use super::{Admin, Failure, found};
-use crate::model::{EventKind, is_role_name};
+use crate::model::{EventKind, MAX_ROLES, MAX_ROLES_BYTES, are_few_roles, is_role_name};
 use crate::store::{ChangeUser, UserChange};
 
 pub(super) async fn set_roles(
@@ -33,5 +33,11 @@ pub(super) fn checked_roles(mut roles: Vec<String>) -> Result<Vec<String>, Failu
     }
     roles.sort_unstable();
     roles.dedup();
+    if !are_few_roles(&roles) {
+        return Err(Failure::usage(format!(
+            "a user has at most {MAX_ROLES} roles, which take at most {MAX_ROLES_BYTES} bytes: each \
+             token names them all"
+        )));
+    }
     Ok(roles)
 }

@@ -72,8 +72,8 @@ impl Postgres {
                         &filter.user_id.as_ref().map(UserId::as_str),
                         &filter.email,
                         &filter.outcome.map(Outcome::as_str),
-                        &filter.since.map(whole_micros),
-                        &filter.until.map(whole_micros),
+                        &filter.since.map(held),
+                        &filter.until.map(held),
                         &at,
                         &id,
                         &i64::from(limit),
@@ -210,7 +210,14 @@ fn stored(row: &Row) -> Result<StoredEvent, StoreError> {
 /// The place before which to list; without one, after everything.
 fn place_before(before: Option<(Timestamp, Uuid)>) -> (Timestamp, Uuid) {
     let (at, id) = before.unwrap_or((Timestamp::MAX, Uuid::max()));
-    (whole_micros(at), id)
+    (held(at), id)
+}
+
+/// A time to compare with, which may be any: PostgreSQL has none before 4713 BC, and there are no
+/// events before the first year.
+fn held(time: Timestamp) -> Timestamp {
+    const FIRST: Timestamp = Timestamp::constant(-62_135_596_800, 0);
+    whole_micros(time.max(FIRST))
 }
 
 fn column<'a, T>(events: &'a [Event], field: impl Fn(&'a Event) -> T) -> Vec<T> {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use jiff::Timestamp;
 use portcullis::model::{EventKind, Outcome, StoredEvent};
 use portcullis::store::{EventCursor, EventFilter, Store};
 use uuid::Uuid;
@@ -11,6 +12,7 @@ use super::{Home, account, at, event, on_both};
 on_both![
     events_come_back_as_they_were,
     events_are_filtered_and_paged,
+    any_time_can_be_asked_for,
     numbers_have_no_gap_under_concurrency,
     a_tail_sees_each_event_once,
 ];
@@ -33,6 +35,27 @@ async fn events_come_back_as_they_were(home: Home) {
     assert_eq!(found.iter().map(|s| s.number).collect::<Vec<_>>(), [2, 1]);
     assert_eq!(found[0].writer, found[1].writer);
     assert_eq!(found.into_iter().map(|s| s.event).collect::<Vec<_>>(), [full, bare]);
+}
+
+async fn any_time_can_be_asked_for(home: Home) {
+    let mut e = event(EventKind::Login, 0);
+    e.user_id = Some("u-1".parse().unwrap());
+    home.store.record(&[e.clone()]).await.unwrap();
+    let user = "u-1".parse().unwrap();
+    for (since, until, before, found) in [
+        (Timestamp::MIN, Timestamp::MAX, Timestamp::MAX, 1),
+        (Timestamp::MAX, Timestamp::MAX, Timestamp::MAX, 0),
+        (Timestamp::MIN, Timestamp::MIN, Timestamp::MAX, 0),
+        (Timestamp::MIN, Timestamp::MAX, Timestamp::MIN, 0),
+    ] {
+        let filter =
+            EventFilter { since: Some(since), until: Some(until), ..EventFilter::default() };
+        let place = Some((before, Uuid::nil()));
+        let all = home.store.events(&filter, 10, place).await.unwrap();
+        assert_eq!(all.len(), found, "{since} {until} {before}");
+        let own = home.store.events_of_user(&user, 10, place).await.unwrap();
+        assert_eq!(own.len(), usize::from(before == Timestamp::MAX));
+    }
 }
 
 async fn events_are_filtered_and_paged(home: Home) {

@@ -13,6 +13,10 @@ use crate::identity::keys::life::{KeyState, SPREAD, later, retire_at, states};
 use crate::model::{Event, EventKind, ListedKey, SigningKey};
 use crate::store::{RetireKey, RevokeKey};
 
+/// Most keys in use when another is made. The JWKS lists them all, and readers of such sets, this
+/// program among them, take no more than 32.
+const MAX_KEYS: usize = 16;
+
 /// A new signing key.
 #[derive(Clone, Debug)]
 pub struct MadeKey {
@@ -38,7 +42,8 @@ impl Accounts {
     /// Makes a key that signs after `notice`, or as configured, but not before all gateways know it.
     ///
     /// # Errors
-    /// [`AuthError::ValidationFailed`] where there are no key pairs; what storing may meet.
+    /// [`AuthError::ValidationFailed`] where there are no key pairs, or too many; what storing may
+    /// meet.
     pub async fn rotate_keys(
         &self,
         admin: &Administrator,
@@ -48,7 +53,14 @@ impl Accounts {
             let detail = "HS256 has no key pair; change tokens.secret instead";
             return Err(AuthError::ValidationFailed(detail.to_owned()));
         }
-        let key = self.new_key(notice.unwrap_or(self.tokens.key_notice.0).max(SPREAD))?;
+        let is_live = |state: &KeyState| !matches!(state, KeyState::Retired | KeyState::Revoked);
+        let live = self.signing_keys().await?.iter().filter(|(_, state)| is_live(state)).count();
+        if live >= MAX_KEYS {
+            let detail =
+                format!("there are {live} signing keys in use: retire some, or let them end");
+            return Err(AuthError::ValidationFailed(detail));
+        }
+        let key = self.new_key(notice.unwrap_or(self.tokens.key_notice.0).max(SPREAD)).await?;
         let others_until = retire_at(&self.tokens, key.active_from);
         let event = self.of_key(admin, "added", &key.kid);
         if !self.store.rotate_signing_key(&key, others_until, &event).await.map_err(failed)? {
@@ -83,10 +95,15 @@ impl Accounts {
         admin: &Administrator,
         kid: &str,
     ) -> Result<Option<String>, AuthError> {
+        // Before a key is made for nothing.
+        let listed = self.store.listed_keys().await.map_err(failed)?;
+        if !listed.iter().any(|key| key.kid == kid && key.revoked_at.is_none()) {
+            return Err(AuthError::KeyNotFound);
+        }
         let event = self.of_key(admin, "revoked", kid);
         let replacement = match self.tokens.algorithm {
             Algorithm::Hs256 => None,
-            _ => Some(self.new_key(SPREAD)?),
+            _ => Some(self.new_key(SPREAD).await?),
         };
         let revoked = self.store.revoke_signing_key(kid, replacement.as_ref(), &event).await;
         match revoked.map_err(failed)? {
@@ -95,10 +112,13 @@ impl Accounts {
         }
     }
 
-    fn new_key(&self, wait: Duration) -> Result<SigningKey, AuthError> {
-        let now = self.clock.now();
-        keys::generate(self.tokens.algorithm, now, later(now, wait))
-            .map_err(|error| AuthError::Internal(error.into()))
+    async fn new_key(&self, wait: Duration) -> Result<SigningKey, AuthError> {
+        let (algorithm, now) = (self.tokens.algorithm, self.clock.now());
+        let generate = move || keys::generate(algorithm, now, later(now, wait));
+        // An RSA key takes a second of work.
+        let made = tokio::task::spawn_blocking(generate).await;
+        let made = made.map_err(|error| AuthError::Internal(error.into()))?;
+        made.map_err(|error| AuthError::Internal(error.into()))
     }
 
     fn of_key(&self, admin: &Administrator, done: &str, kid: &str) -> Event {

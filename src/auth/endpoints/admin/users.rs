@@ -13,6 +13,9 @@ use crate::auth::shapes;
 use crate::model::User;
 use crate::store::Deletion;
 
+/// Longest text to look for, in bytes: as long as an address can be. It comes back in `Link`.
+const MAX_FILTER: usize = 254;
+
 const TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
 pub(super) const ENDPOINTS: &[Endpoint] = &[
@@ -48,6 +51,10 @@ impl Auth {
         self.administrator(&request, seen).await?;
         let page = NumberedPage::read(&request)?;
         let filter = request.filled_parameter("filter")?;
+        if filter.as_ref().is_some_and(|filter| filter.len() > MAX_FILTER) {
+            let detail = format!("`filter` must not be longer than {MAX_FILTER} bytes");
+            return Err(AuthError::ValidationFailed(detail));
+        }
         let found = self.accounts.user_page(filter.as_deref(), page.after(), page.per_page).await?;
         let now = self.accounts.clock.now();
         let body = shapes::admin::users(&found.users, self.audience(), now);

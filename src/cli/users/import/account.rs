@@ -10,7 +10,7 @@ use super::source::{self, Settings, Source};
 use crate::auth::formats::{Class, FormatError, Scheme};
 use crate::auth::input::MAX_METADATA_BYTES;
 use crate::cli::users::FOR_EVER;
-use crate::model::{Email, JsonObject, PasswordHash, User, UserId, is_role_name};
+use crate::model::{Email, JsonObject, PasswordHash, User, UserId, are_few_roles, is_role_name};
 use crate::store::{ImportedAccount, NewAccount};
 
 /// Which addresses count as proved.
@@ -156,6 +156,9 @@ impl Reading {
         };
         if !roles.iter().all(|role| is_role_name(role)) {
             return Err(RowError::BadRole);
+        }
+        if !are_few_roles(&roles) {
+            return Err(RowError::ManyRoles);
         }
         if roles.iter().any(|role| role == "admin") && !self.allow_admin {
             return Err(RowError::Admin);

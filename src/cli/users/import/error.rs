@@ -1,6 +1,7 @@
 //! Why a row is not imported.
 
 use crate::auth::formats::FormatError;
+use crate::model::{MAX_ROLES, MAX_ROLES_BYTES};
 
 /// Why a row is not imported. None of the texts holds what a field held: it may be a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +30,10 @@ pub(super) enum RowError {
     MetadataTooLong(usize),
     #[error("a role is 1 to 64 of the characters a-z 0-9 _ -, and one of its roles is not")]
     BadRole,
+    #[error(
+        "it has more roles than the {MAX_ROLES}, or {MAX_ROLES_BYTES} bytes, that one may have"
+    )]
+    ManyRoles,
     #[error("it has the role admin, which needs --allow-admin")]
     Admin,
     #[error("it was deleted where it comes from")]
