@@ -19,7 +19,7 @@ use crate::auth::{AuthError, AuthRequest, OverLimit};
 use crate::identity::address::Resolved;
 use crate::identity::site::Arrival;
 use crate::message::{BodyLength, FieldSink, Known, Piece, RequestHead};
-use crate::model::{EventKind, clean_text};
+use crate::model::{Event, EventKind, clean_text};
 use crate::problem::Error;
 use crate::proxy::authorize::Permit;
 use crate::proxy::forward::{Ended, ForwardError, Outbound, TunnelTerms, Words, forward};
@@ -262,6 +262,14 @@ impl Desk {
             Err(failure) => {
                 if let AuthError::OverLimit(over) = &failure.error {
                     self.note_account_limit(record, over);
+                }
+                if matches!(failure.error, AuthError::NotAdmin) {
+                    // Whoever tries this may try it often: such events are bounded, and may be lost.
+                    self.gateway.events.note(Event {
+                        user_id: failure.user_id.clone(),
+                        session_id: failure.session_id,
+                        ..event(record, EventKind::AccessDenied, failure.error.code())
+                    });
                 }
                 record.account = (failure.user_id.map(|id| id.as_str().into()), failure.session_id);
                 return Err(Failed { error: Error::Auth(failure.error), headers: failure.headers });

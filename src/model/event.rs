@@ -75,7 +75,7 @@ impl StoredEvent {
 words! {
     /// Kinds of events.
     EventKind {
-        /// A route refused a role, a bad token, or everybody.
+        /// A route refused a role, a bad token, or everybody; or somebody is no administrator.
         AccessDenied = "access_denied",
         /// An API key was made.
         ApiKeyCreated = "api_key_created",

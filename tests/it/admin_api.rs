@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{
     Answer, Caller, PASSWORD, TestGateway, Upstream, events_of, noted, patiently, pause,
+    until_events,
 };
 
 const NEW_PASSWORD: &str = "Other-Plover-9-Ladder";
@@ -137,6 +138,12 @@ async fn only_administrators_are_let_in_by_their_roles_of_now() {
         // Before anything else of the request is looked at.
         let refused = house.ask_as(&ann.token, method, path, Some(&json!([]))).await;
         refused.expect_problem(403, "not_admin");
+    }
+    let refused = until_events(&house.gateway.store(), EventKind::AccessDenied, ASKED.len()).await;
+    for stored in &refused {
+        let user = stored.event.user_id.as_ref().map(ToString::to_string);
+        let told = (user.as_deref(), stored.event.reason.as_deref());
+        assert_eq!(told, (Some(&*ann.id), Some("not_admin")));
     }
     house.get("/users").await.expect(200);
     // A token from before counts as little as one that still says so.
