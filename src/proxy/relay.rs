@@ -10,7 +10,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use super::headers::HeaderPolicy;
+use super::headers::{HeaderPolicy, passing_answer_trailers};
 use super::origin::{Fault, Origin};
 use crate::message::{BodyLength, Piece};
 use crate::wire::pace::{Moment, Watch};
@@ -323,7 +323,7 @@ impl<'a, C: Client, O: Origin> Relay<'a, C, O> {
                     self.traffic.down.set(self.traffic.down.get() + taken as u64);
                 }
                 Piece::End => {
-                    let trailers = self.origin.take_trailers();
+                    let trailers = self.origin.take_trailers().map(passing_answer_trailers);
                     self.client.end_answer(trailers);
                     return self.client.poll_flush(cx).map_err(Failure::Client);
                 }

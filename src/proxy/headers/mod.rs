@@ -346,6 +346,23 @@ pub fn write_response(fields: Fields<'_>, drops: impl Fn(Known) -> bool, out: &m
     }
 }
 
+/// The upstream's trailers that a client may see: those that say of the answer what only its end can
+/// tell. Cookies, framing and what CORS allows belong into a head (RFC 9110 §6.5.1), where they are
+/// looked at, but clients merge what they find.
+pub fn passing_answer_trailers(mut trailers: HeaderMap) -> HeaderMap {
+    let names: Vec<HeaderName> = trailers.keys().cloned().collect();
+    for name in names {
+        let text = name.as_str().as_bytes();
+        let belongs_into_head = Known::of(text) != Known::Other
+            || is_hop_by_hop(text)
+            || text.starts_with(b"access-control-");
+        if belongs_into_head {
+            trailers.remove(&name);
+        }
+    }
+    trailers
+}
+
 fn is_hop_by_hop(name: &[u8]) -> bool {
     match name.first() {
         Some(b'k' | b'K') => name.eq_ignore_ascii_case(b"keep-alive"),
