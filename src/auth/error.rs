@@ -192,6 +192,9 @@ pub enum AuthError {
     /// The user has no running session with this id.
     #[error("the user has no such session")]
     UnknownSession,
+    /// The user has more roles or metadata than fit into an access token. Nothing was stored.
+    #[error("what the access token would say does not fit into one")]
+    TokenTooLarge,
     /// The user has as many API keys as allowed.
     #[error("the user has as many API keys as allowed")]
     TooManyApiKeys,
@@ -271,6 +274,7 @@ impl AuthError {
         "session_expired",
         "session_not_found",
         "signup_disabled",
+        "token_too_large",
         "too_many_api_keys",
         "too_many_enrolled_mfa_factors",
         "unavailable",
@@ -375,6 +379,7 @@ impl AuthError {
             Self::SessionExpired => "session_expired",
             Self::SessionNotFound => "session_not_found",
             Self::SignupDisabled => "signup_disabled",
+            Self::TokenTooLarge => "token_too_large",
             Self::TooManyFactors => "too_many_enrolled_mfa_factors",
             Self::UnknownSession => "not_found",
             Self::TooManyApiKeys => "too_many_api_keys",

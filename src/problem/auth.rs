@@ -142,6 +142,11 @@ pub(super) fn auth_problem(error: &AuthError) -> Problem {
         AuthError::SignupDisabled => {
             refused(StatusCode::FORBIDDEN, "Signing up is switched off here.")
         }
+        AuthError::TokenTooLarge => refused(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "This account has more roles or metadata than fit into an access token; a cookie takes less \
+             than a bearer. An administrator can take some away.",
+        ),
         AuthError::TooManyFactors => refused(
             StatusCode::UNPROCESSABLE_ENTITY,
             "This user has as many second factors as one may have.",

@@ -93,6 +93,7 @@ fn every_error() -> Vec<Error> {
         AuthError::SessionExpired,
         AuthError::SessionNotFound,
         AuthError::SignupDisabled,
+        AuthError::TokenTooLarge,
         AuthError::TooManyFactors,
         AuthError::TooManyWrongCodes { retry_after: wait },
         AuthError::Unavailable { retry_after: wait, source: away() },

@@ -2,12 +2,15 @@
 //! for each use case that has more than one ending.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::error::StoreError;
 use super::guards::Lane;
 use super::links::{CodeMac, NewEmail};
 use super::outbox::NewParcel;
@@ -27,6 +30,40 @@ pub struct NewAccount {
     pub password_hash: Option<PasswordHash>,
 }
 
+/// Judges whether a user can be handed what a session is worth. It is asked inside the transaction,
+/// where user and session are what will be stored: a session that nobody can be handed must not
+/// begin, or take the place of another one.
+#[derive(Clone)]
+pub struct Fit(Arc<Judge>);
+
+type Judge = dyn Fn(&User, &Session) -> bool + Send + Sync;
+
+impl Fit {
+    /// Judged by `fits`, which must be quick and wait for nothing.
+    pub fn new(fits: impl Fn(&User, &Session) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(fits))
+    }
+
+    /// Whatever is handed out fits.
+    pub fn always() -> Self {
+        Self::new(|_, _| true)
+    }
+
+    pub(super) fn check(&self, user: &User, session: &Session) -> Result<(), StoreError> {
+        if (self.0)(user, session) {
+            Ok(())
+        } else {
+            Err(StoreError::Unfit { user: user.id.clone() })
+        }
+    }
+}
+
+impl fmt::Debug for Fit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fit").finish_non_exhaustive()
+    }
+}
+
 /// A session to be, with its first refresh token.
 #[derive(Clone, Debug)]
 pub struct NewLogin {
@@ -38,6 +75,8 @@ pub struct NewLogin {
     pub clears: Option<Lane>,
     /// How many running sessions the user may have with it; the oldest end. `None` = any number.
     pub max_sessions: Option<NonZeroU32>,
+    /// Judges it.
+    pub fit: Fit,
 }
 
 /// How a sign-up ended.
@@ -84,6 +123,8 @@ pub struct Rotation {
     pub idle: Duration,
     /// `exp` of the access token to give out.
     pub access_expires_at: Timestamp,
+    /// Judges what is to be given out.
+    pub fit: Fit,
     /// Stored when the token is rotated, with user and session filled in; when it was used before,
     /// stored as a failed [`EventKind::RefreshReuse`].
     pub event: Event,

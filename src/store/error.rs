@@ -1,6 +1,8 @@
-//! What can go wrong in the store. Callers match on three things: the database is away (try later),
-//! the schema is not ours (refuse to start), anything else (a bug or a damaged database).
+//! What can go wrong in the store. Callers match on four things: the database is away (try later),
+//! the schema is not ours (refuse to start), a session that its user cannot be handed, anything else
+//! (a bug or a damaged database).
 
+use crate::model::UserId;
 use crate::secrets::{BadKey, OpenError};
 
 /// The error of the driver underneath.
@@ -75,6 +77,12 @@ pub enum StoreError {
     /// `storage.url` is not usable. The text never quotes it: it may hold a password.
     #[error("storage.url {0}")]
     Url(String),
+    /// The session would be of no use: what it is worth cannot be handed to its user.
+    #[error("what a session of user {user} is worth cannot be handed out")]
+    Unfit {
+        /// Whose session it would be.
+        user: UserId,
+    },
     /// The database refused what we asked.
     #[error("{operation}: the database refused a statement")]
     Query {

@@ -12,6 +12,7 @@
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::cases::Fit;
 use super::error::StoreError;
 use super::seals::SealedColumn;
 use super::{Store, either};
@@ -105,6 +106,8 @@ pub struct FactorVerification {
     pub refresh: TokenDigest,
     /// `exp` of the access token to give out.
     pub access_expires_at: Timestamp,
+    /// Judges what is to be given out.
+    pub fit: Fit,
     /// Whether letters tell the user of a new factor and of a used recovery code.
     pub notify: bool,
     /// Time and origin of the events; what happened is filled in.

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::cases::NewLogin;
+use super::cases::{Fit, NewLogin};
 use super::error::StoreError;
 use super::{Store, either};
 use crate::model::{
@@ -120,6 +120,8 @@ pub struct NewSession {
     pub user_agent: Option<String>,
     /// As [`NewLogin::max_sessions`].
     pub max_sessions: Option<NonZeroU32>,
+    /// Judges it.
+    pub fit: Fit,
 }
 
 impl NewSession {
@@ -138,8 +140,8 @@ impl NewSession {
             factor_id: None,
             ended: None,
         };
-        let max_sessions = self.max_sessions;
-        NewLogin { session, refresh: self.refresh, clears: None, max_sessions }
+        let (max_sessions, fit) = (self.max_sessions, self.fit.clone());
+        NewLogin { session, refresh: self.refresh, clears: None, max_sessions, fit }
     }
 }
 

@@ -45,7 +45,7 @@ pub use admin::{Ban, ChangeUser, Deletion, UserChange, UserPage};
 pub use api_keys::{AddApiKey, ApiKeyCursor, ApiKeyNews, ChangedApiKey, KeyName, RotateApiKey};
 pub use attempts::SignUpAttempt;
 pub use cases::{
-    EventCursor, EventFilter, KnownToken, LogIn, Migrated, NewAccount, NewLogin, PoolStatus,
+    EventCursor, EventFilter, Fit, KnownToken, LogIn, Migrated, NewAccount, NewLogin, PoolStatus,
     Refresh, RevocationCursor, Rotation, Sessions, SignUp, UpdateUser, UserUpdate,
 };
 pub use deliveries::{Delivery, DeliveryState};

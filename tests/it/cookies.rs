@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use portcullis::model::EventKind;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
@@ -13,7 +14,8 @@ use crate::admin_api::{ASKED, give};
 use crate::factors::App;
 use crate::harness::h2raw::{Fields, H2};
 use crate::harness::{
-    Answer, Caller, PASSWORD, Request, Seen, Step, TestGateway, Upstream, patiently, reply,
+    Answer, Caller, PASSWORD, Request, Seen, Step, TestGateway, Upstream, events_of, patiently,
+    reply,
 };
 use crate::links::{CHALLENGE, Post, VERIFIER};
 
@@ -271,6 +273,69 @@ async fn a_token_for_a_cookie_fits_whatever_the_user_notes() {
 fn claims(token: &str) -> Value {
     let text = token.split('.').nth(1).expect("a payload");
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).expect("base64url")).expect("JSON")
+}
+
+/// Longer and longer, until no token takes them all.
+fn many_roles(count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("a-role-with-a-long-name-number-{n:04}")).collect()
+}
+
+#[tokio::test]
+async fn a_session_whose_token_does_not_fit_does_not_begin_nor_end_another() {
+    let (_upstream, gateway) = gateway(&format!("{ON}[sessions]\nmax_per_user = 2\n")).await;
+    let (id, jar) = gateway.join("ann").await;
+    let give_many = async |count: usize| {
+        let roles = many_roles(count);
+        give(&gateway, &id, &roles.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    };
+    let login = json!({ "email": "ann@example.com", "password": PASSWORD });
+    let post = |target: &str| gateway.post(target).by_own_page().json(&login).send();
+    let kept = expect_in_cookies(&post("/auth/login?cookies=true").await.expect(200));
+    let user = id.parse().expect("an id");
+    let store = gateway.store();
+    let running = async || {
+        let sessions = store.sessions_of(&user, gateway.clock.now()).await.expect("an answer");
+        sessions.into_iter().map(|session| session.id).collect::<Vec<_>>()
+    };
+    let before = running().await;
+    assert_eq!(before.len(), 2);
+
+    // Too many for a cookie, then for a bearer as well.
+    give_many(70).await;
+    for (roles, targets) in [
+        (70, &["/auth/login?cookies=true", "/auth/token?grant_type=password&cookies=true"][..]),
+        (300, &["/auth/login?cookies=true", "/auth/login"]),
+    ] {
+        give_many(roles).await;
+        for target in targets {
+            let refused = post(target).await;
+            refused.expect_problem(422, "token_too_large");
+            expect_no_cookies(&refused);
+            assert_eq!(running().await, before, "{target}");
+        }
+    }
+    let line = gateway.log_line(|line| line["user_id"] == *id && line["level"] == "WARN").await;
+    assert!(line["message"].as_str().is_some_and(|text| text.contains("take some away")), "{line}");
+    let failed = events_of(&store, EventKind::LoginFailed).await;
+    assert_eq!(failed.len(), 4);
+    for event in failed {
+        assert_eq!(event.event.reason.as_deref(), Some("token_too_large"));
+        assert_eq!((event.event.user_id.as_ref(), event.event.session_id), (Some(&user), None));
+    }
+
+    // A refresh is refused without taking anything away.
+    let refresh = || gateway.post(REFRESHING).with_cookies(&kept).by_own_page().send();
+    let refused = refresh().await;
+    refused.expect_problem(422, "token_too_large");
+    expect_no_cookies(&refused);
+    give_many(70).await;
+    refresh().await.expect_problem(422, "token_too_large");
+    // As a bearer they fit, so it begins, and the oldest ends for it.
+    post("/auth/login").await.expect(200);
+    assert_ne!(running().await, before);
+    give_many(1).await;
+    expect_in_cookies(&refresh().await.expect(200));
+    assert_eq!(gateway.post(REFRESHING).with_cookies(&jar).by_own_page().send().await.status, 400);
 }
 
 #[tokio::test]

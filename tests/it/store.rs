@@ -33,7 +33,7 @@ use portcullis::model::{
     UserId,
 };
 use portcullis::store::{
-    EventFilter, NewAccount, NewLogin, Refresh, RevocationCursor, Rotation, SignUp, Store,
+    EventFilter, Fit, NewAccount, NewLogin, Refresh, RevocationCursor, Rotation, SignUp, Store,
 };
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -198,6 +198,7 @@ fn login(user: &UserId, second: i64) -> NewLogin {
         refresh: digest(),
         clears: None,
         max_sessions: None,
+        fit: Fit::always(),
     }
 }
 
@@ -221,6 +222,7 @@ fn rotation(shown: TokenDigest, second: i64) -> Rotation {
         reuse_window: Duration::from_secs(10),
         idle: Duration::from_hours(7 * 24),
         access_expires_at: at(second + HOUR),
+        fit: Fit::always(),
         event: event(EventKind::TokenRefreshed, second),
     }
 }

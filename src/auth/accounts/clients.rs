@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::session::{later, random_uuid};
-use super::{Accounts, Origin, failed};
+use super::{Accounts, Origin, failed, unissued};
 use crate::auth::error::AuthError;
 use crate::identity::api_keys::is_api_key;
 use crate::identity::refresh::RefreshToken;
@@ -89,7 +89,7 @@ impl Accounts {
             extent: Extent::Whole,
         };
         let access = issue_to_client(signer, key, &scopes, &options, now)
-            .map_err(|error| AuthError::Internal(error.into()))?;
+            .map_err(|error| unissued(error, &key.subject))?;
         let event = origin.event(EventKind::ClientTokenIssued, Outcome::Success, now);
         self.store.record(&[of_client(event, key)]).await.map_err(failed)?;
         let expires_in = access.expires_at.saturating_sub(now.as_second());

@@ -132,7 +132,8 @@ impl Accounts {
     /// # Errors
     /// [`AuthError::FactorVerificationFailed`], [`AuthError::ChallengeExpired`],
     /// [`AuthError::FactorNotFound`], [`AuthError::TooManyWrongCodes`],
-    /// [`AuthError::InsufficientAal`], [`AuthError::SessionNotFound`]; what storing may meet.
+    /// [`AuthError::InsufficientAal`], [`AuthError::SessionNotFound`], [`AuthError::TokenTooLarge`];
+    /// what storing may meet.
     pub async fn verify_factor(
         &self,
         bearer: &Bearer,
@@ -155,6 +156,7 @@ impl Accounts {
             proof,
             refresh: refresh_token.digest(),
             access_expires_at: self.access_expires_at(now),
+            fit: self.fit(origin, now)?,
             notify: self.letters.are_on(),
             event: factor_event(bearer, EventKind::FactorVerified, origin, now),
         };

@@ -10,7 +10,7 @@ use crate::auth::error::{AuthError, OverLimit};
 use crate::auth::input;
 use crate::auth::password::Verdict;
 use crate::model::{Account, Email, Event, EventKind, Outcome, User, UserId, clean_text};
-use crate::store::{self, Lane, LoginState, NewLogin};
+use crate::store::{self, Lane, LoginState, NewLogin, StoreError};
 
 /// The name of the pauses after failed logins, beside those of `[limits]`.
 const GUARD: &str = "login_guard";
@@ -66,7 +66,7 @@ impl Accounts {
     /// [`AuthError::InvalidCredentials`] for an unknown address, a wrong password and a disabled
     /// account alike, after as many hashes in each case; [`AuthError::EmailNotConfirmed`] after the
     /// right password, be it that of a sign-up; [`AuthError::Unavailable`] when the earlier system does
-    /// not say whether it is right; and what hashing and storing may meet.
+    /// not say whether it is right; [`AuthError::TokenTooLarge`]; and what hashing and storing may meet.
     pub async fn log_in(
         &self,
         tried: input::LogIn,
@@ -135,16 +135,17 @@ impl Accounts {
             }
             (Some(_), ..) => return self.refuse_login(&lane, event, "wrong_password").await,
         };
-        let (login, refresh_token) = self.new_login(&user_id, origin, now);
+        let (login, refresh_token) = self.new_login(&user_id, origin, now)?;
         let login = NewLogin { clears: Some(lane.clone()), ..login };
         let event = Event { session_id: Some(login.session.id), ..event };
         let rehash = rehash.as_ref();
-        match self.store.log_in(&user_id, &checked, rehash, &login, &event).await.map_err(failed)? {
-            store::LogIn::Done { user, ended } => {
+        match self.store.log_in(&user_id, &checked, rehash, &login, &event).await {
+            Err(error) => self.not_begun(error, event).await,
+            Ok(store::LogIn::Done { user, ended }) => {
                 self.revocations.end(ended);
                 self.issued(user, &login.session, &refresh_token, origin, now)
             }
-            store::LogIn::Refused => {
+            Ok(store::LogIn::Refused) => {
                 let event = Event { session_id: None, ..event };
                 self.refuse_login(&lane, event, "account_changed").await
             }
@@ -175,7 +176,7 @@ impl Accounts {
             Some(account) => account.user.id.clone(),
             None => profile.id.clone().unwrap_or_else(|| UserId::generate(now)),
         };
-        let (login, refresh_token) = self.new_login(&user_id, origin, now);
+        let (login, refresh_token) = self.new_login(&user_id, origin, now)?;
         let login = NewLogin { clears: Some(lane.clone()), ..login };
         let event = Event {
             user_id: Some(user_id.clone()),
@@ -184,13 +185,13 @@ impl Accounts {
             ..event
         };
         if account.is_some() {
-            let moved = self.store.move_in(&user_id, &hash, &login, &event).await;
-            return match moved.map_err(failed)? {
-                store::LogIn::Done { user, ended } => {
+            return match self.store.move_in(&user_id, &hash, &login, &event).await {
+                Err(error) => self.not_begun(error, event).await,
+                Ok(store::LogIn::Done { user, ended }) => {
                     self.revocations.end(ended);
                     self.issued(user, &login.session, &refresh_token, origin, now)
                 }
-                store::LogIn::Refused => {
+                Ok(store::LogIn::Refused) => {
                     let event = Event { session_id: None, ..event };
                     self.refuse_login(&lane, event, "account_changed").await
                 }
@@ -205,21 +206,34 @@ impl Accounts {
             ..User::new(user_id, email.address(), now)
         };
         let new = store::NewAccount { user, email, password_hash: Some(hash) };
-        match self.store.sign_up(&new, Some(&login), &event).await.map_err(failed)? {
-            store::SignUp::Created => {
+        match self.store.sign_up(&new, Some(&login), &event).await {
+            // Nobody has the id that the event would name.
+            Err(error) => self.not_begun(error, Event { user_id: None, ..event }).await,
+            Ok(store::SignUp::Created) => {
                 self.issued(new.user, &login.session, &refresh_token, origin, now)
             }
-            store::SignUp::EmailTaken => {
+            Ok(store::SignUp::EmailTaken) => {
                 // By another login at this moment, most likely: the password is known here now.
                 let account = self.store.account_by_email(&new.email).await.map_err(failed)?;
                 let tried = input::LogIn { email: new.email, password };
                 let state = LoginState { account, lane, blocked_until: None, signed_up: None };
                 Box::pin(self.log_in(tried, state, unproved, origin)).await
             }
-            store::SignUp::IdTaken => Err(AuthError::Internal(
+            Ok(store::SignUp::IdTaken) => Err(AuthError::Internal(
                 "the id that the earlier system gives is another user's here".into(),
             )),
         }
+    }
+
+    /// The password was right, but nothing was stored. Where it is because of the account, that is
+    /// recorded as a failure of no guess.
+    async fn not_begun<T>(&self, error: StoreError, event: Event) -> Result<T, AuthError> {
+        let error = failed(error);
+        if matches!(error, AuthError::TokenTooLarge) {
+            let event = failed_login(Event { session_id: None, ..event }, error.code());
+            self.store.record(&[event]).await.map_err(failed)?;
+        }
+        Err(error)
     }
 
     /// Nothing is known of the password, so it counts as no failure.

@@ -40,6 +40,7 @@ use super::policy::Policy;
 use super::redirects::Redirects;
 use crate::clock::Clock;
 use crate::config;
+use crate::identity::token::IssueError;
 use crate::identity::{ApiKeys, Revocations, Verifier};
 use crate::model::{
     Aal, Event, EventKind, Outcome, Session, SessionId, StoredEvent, User, UserId, clean_text,
@@ -187,9 +188,28 @@ pub struct Bearer {
 }
 
 fn failed(error: StoreError) -> AuthError {
-    if error.is_unavailable() {
-        AuthError::Unavailable { retry_after: RETRY_AFTER, source: error.into() }
-    } else {
-        AuthError::Internal(error.into())
+    match error {
+        StoreError::Unfit { user } => too_large(user.as_str()),
+        error if error.is_unavailable() => {
+            AuthError::Unavailable { retry_after: RETRY_AFTER, source: error.into() }
+        }
+        error => AuthError::Internal(error.into()),
     }
+}
+
+fn unissued(error: IssueError, user_id: &str) -> AuthError {
+    match error {
+        IssueError::TooLong(_) => too_large(user_id),
+        IssueError::Sign(_) => AuthError::Internal(error.into()),
+    }
+}
+
+/// Only an operator can mend it, who may see nothing but the log.
+fn too_large(user_id: &str) -> AuthError {
+    tracing::warn!(
+        user_id,
+        "a user has more roles or metadata than fit into an access token, and is handed none: \
+         take some away"
+    );
+    AuthError::TokenTooLarge
 }

@@ -32,7 +32,7 @@ impl Accounts {
     ///
     /// # Errors
     /// [`AuthError::RefreshTokenNotFound`], [`AuthError::RefreshTokenAlreadyUsed`],
-    /// [`AuthError::SessionExpired`], and what storing may meet.
+    /// [`AuthError::SessionExpired`], [`AuthError::TokenTooLarge`], and what storing may meet.
     pub async fn refresh(
         &self,
         shown: &input::Refresh,
@@ -50,6 +50,7 @@ impl Accounts {
             reuse_window: REUSE_WINDOW,
             idle: self.tokens.refresh_idle.0,
             access_expires_at: self.access_expires_at(now),
+            fit: self.fit(origin, now)?,
             event: origin.event(EventKind::TokenRefreshed, Outcome::Success, now),
         };
         match self.store.refresh(&rotation).await.map_err(failed)? {

@@ -6,12 +6,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Accounts, Keeper, Origin};
+use super::{Accounts, Keeper, Origin, unissued};
 use crate::auth::error::AuthError;
 use crate::auth::shapes::Tokens;
 use crate::clock::random_bytes;
+use crate::config;
+use crate::identity::Verifier;
+use crate::identity::keys::Signer;
 use crate::identity::refresh::RefreshToken;
-use crate::identity::token::{Extent, IssueOptions, issue};
+use crate::identity::token::{Extent, IssueOptions, fits, issue};
 use crate::model::{AuthMethod, Proof, Session, SessionId, User, UserId};
 use crate::store;
 
@@ -37,7 +40,7 @@ impl Accounts {
         user_id: &UserId,
         origin: &Origin,
         now: Timestamp,
-    ) -> (store::NewLogin, RefreshToken) {
+    ) -> Result<(store::NewLogin, RefreshToken), AuthError> {
         let refresh_token = RefreshToken::from_random(random_bytes());
         let session = Session {
             id: random_uuid(),
@@ -57,8 +60,22 @@ impl Accounts {
             refresh: refresh_token.digest(),
             clears: None,
             max_sessions: self.max_sessions(),
+            fit: self.fit(origin, now)?,
         };
-        (login, refresh_token)
+        Ok((login, refresh_token))
+    }
+
+    /// Judges whether [`Self::issued`] will find room in an access token for what there is to say,
+    /// before the session is stored.
+    pub(super) fn fit(&self, origin: &Origin, now: Timestamp) -> Result<store::Fit, AuthError> {
+        let verifier = self.verifier.load_full();
+        signer(&verifier, now)?;
+        let (tokens, extent) = (self.tokens.clone(), extent(origin));
+        Ok(store::Fit::new(move |user, session| {
+            let options = options(&tokens, extent);
+            // A key that is gone meanwhile is no matter of size.
+            signer(&verifier, now).map_or(true, |signer| fits(signer, user, session, &options, now))
+        }))
     }
 
     /// How many sessions a user may have; the oldest end. `None` = any number.
@@ -81,24 +98,10 @@ impl Accounts {
         now: Timestamp,
     ) -> Result<Issued, AuthError> {
         let verifier = self.verifier.load();
-        let signer = verifier.keys().signer(now);
-        // Between the end of a key in an emergency and the first token of the next one.
-        let signer = signer.ok_or_else(|| AuthError::Unavailable {
-            retry_after: Duration::from_secs(1),
-            source: "no signing key is active".into(),
-        })?;
-        let options = IssueOptions {
-            issuer: &self.tokens.issuer,
-            audience: &self.tokens.audience,
-            lifetime: self.tokens.access_lifetime.0,
-            jti: random_uuid(),
-            extent: match origin.keeper {
-                Keeper::Client => Extent::Whole,
-                Keeper::Browser => Extent::ForCookie,
-            },
-        };
+        let signer = signer(&verifier, now)?;
+        let options = options(&self.tokens, extent(origin));
         let access = issue(signer, &user, session, &options, now)
-            .map_err(|error| AuthError::Internal(error.into()))?;
+            .map_err(|error| unissued(error, user.id.as_str()))?;
         let tokens = Tokens {
             access_token: access.token,
             expires_at: access.expires_at,
@@ -106,6 +109,31 @@ impl Accounts {
         };
         let refresh_ends = later(now, self.tokens.refresh_idle.0).min(session.expires_at);
         Ok(Issued { tokens, user, session_id: session.id, at: now, refresh_ends })
+    }
+}
+
+fn signer(verifier: &Verifier, now: Timestamp) -> Result<&Signer, AuthError> {
+    // Between the end of a key in an emergency and the first token of the next one.
+    verifier.keys().signer(now).ok_or_else(|| AuthError::Unavailable {
+        retry_after: Duration::from_secs(1),
+        source: "no signing key is active".into(),
+    })
+}
+
+fn extent(origin: &Origin) -> Extent {
+    match origin.keeper {
+        Keeper::Client => Extent::Whole,
+        Keeper::Browser => Extent::ForCookie,
+    }
+}
+
+fn options(tokens: &config::Tokens, extent: Extent) -> IssueOptions<'_> {
+    IssueOptions {
+        issuer: &tokens.issuer,
+        audience: &tokens.audience,
+        lifetime: tokens.access_lifetime.0,
+        jti: random_uuid(),
+        extent,
     }
 }
 

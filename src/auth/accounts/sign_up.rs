@@ -24,7 +24,7 @@ impl Accounts {
             last_sign_in_at: Some(now),
             ..User::new(UserId::generate(now), email.address(), now)
         };
-        let (login, refresh_token) = self.new_login(&user.id, origin, now);
+        let (login, refresh_token) = self.new_login(&user.id, origin, now)?;
         let event = Event {
             user_id: Some(user.id.clone()),
             email: Some(clean_text(email.address().as_bytes(), MAX_EMAIL)),

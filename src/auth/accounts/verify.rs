@@ -51,8 +51,8 @@ impl Accounts {
     /// other has not yet.
     ///
     /// # Errors
-    /// [`AuthError::OtpExpired`] for all that is not good, [`AuthError::EmailExists`]; what storing
-    /// may meet.
+    /// [`AuthError::OtpExpired`] for all that is not good, [`AuthError::EmailExists`],
+    /// [`AuthError::TokenTooLarge`], after which the link is as good as before; what storing may meet.
     pub async fn verify(
         &self,
         shown: input::Verify,
@@ -117,7 +117,7 @@ impl Accounts {
         origin: &Origin,
     ) -> Result<(UseLink, jiff::Timestamp, RefreshToken), AuthError> {
         let now = self.clock.now();
-        let (session, refresh_token) = self.new_session(origin, now);
+        let (session, refresh_token) = self.new_session(origin, now)?;
         let link_use = LinkUse {
             shown,
             session,
@@ -142,7 +142,7 @@ impl Accounts {
     ///
     /// # Errors
     /// [`AuthError::FlowStateNotFound`], [`AuthError::FlowStateExpired`],
-    /// [`AuthError::BadCodeVerifier`], and what storing may meet.
+    /// [`AuthError::BadCodeVerifier`], [`AuthError::TokenTooLarge`], and what storing may meet.
     pub async fn trade_code(
         &self,
         shown: &input::Pkce,
@@ -151,7 +151,7 @@ impl Accounts {
         let code = OpaqueToken::parse(shown.auth_code.expose_secret());
         let code = code.ok_or(AuthError::FlowStateNotFound)?.digest();
         let now = self.clock.now();
-        let (session, refresh_token) = self.new_session(origin, now);
+        let (session, refresh_token) = self.new_session(origin, now)?;
         let event = origin.event(EventKind::LinkUsed, Outcome::Success, now);
         let verifier = shown.code_verifier.expose_secret();
         match self.store.trade_pkce(code, verifier, &session, now, &event).await.map_err(failed)? {
@@ -170,7 +170,7 @@ impl Accounts {
         &self,
         origin: &Origin,
         now: jiff::Timestamp,
-    ) -> (store::NewSession, RefreshToken) {
+    ) -> Result<(store::NewSession, RefreshToken), AuthError> {
         let refresh_token = RefreshToken::from_random(random_bytes());
         let session = store::NewSession {
             id: random_uuid(),
@@ -180,8 +180,9 @@ impl Accounts {
             address: Some(origin.address),
             user_agent: origin.user_agent.clone(),
             max_sessions: self.max_sessions(),
+            fit: self.fit(origin, now)?,
         };
-        (session, refresh_token)
+        Ok((session, refresh_token))
     }
 }
 

@@ -246,6 +246,14 @@ impl KeyPair {
         }
     }
 
+    /// How many bytes a signature has (RFC 7518 §3, RFC 8037 §3.1).
+    pub(super) fn signature_bytes(&self) -> usize {
+        match self {
+            Self::Ecdsa(_) | Self::Ed25519(_) => 64,
+            Self::Rsa(pair) => pair.public_modulus_len(),
+        }
+    }
+
     /// A signature in JWS form.
     pub(super) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
         // The generator is aws-lc's own whatever is passed here.

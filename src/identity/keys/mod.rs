@@ -263,6 +263,14 @@ impl Signer {
         self.algorithm
     }
 
+    /// How many bytes a signature has.
+    pub(super) fn signature_bytes(&self) -> usize {
+        match &self.key {
+            SigningMaterial::Pair(pair) => pair.signature_bytes(),
+            SigningMaterial::Secret(_) => hmac::HMAC_SHA256.digest_algorithm().output_len(),
+        }
+    }
+
     /// The signature over `message`, in JWS form.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -97,13 +97,25 @@ struct Claims<'a> {
     email_verified: bool,
     role: &'a str,
     app_metadata: JsonObject,
-    user_metadata: &'a JsonObject,
+    user_metadata: UserMetadata<'a>,
     aal: Aal,
     /// The user has a second factor, which the session has not shown.
     #[serde(skip_serializing_if = "is_false")]
     mfa_pending: bool,
     amr: &'a [Proof],
     is_anonymous: bool,
+}
+
+/// `None` = an empty object.
+struct UserMetadata<'a>(Option<&'a JsonObject>);
+
+impl Serialize for UserMetadata<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Some(object) => object.serialize(serializer),
+            None => JsonObject::new().serialize(serializer),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -139,18 +151,40 @@ pub fn issue(
     options: &IssueOptions<'_>,
     now: Timestamp,
 ) -> Result<IssuedToken, IssueError> {
+    let claims = claims(user, session, options, now);
+    let token = sign(signer, "JWT", &claims, options.extent.max_bytes())?;
+    Ok(IssuedToken { token, expires_at: claims.exp })
+}
+
+/// Whether [`issue`] would find the token short enough. Signs nothing.
+pub fn fits(
+    signer: &Signer,
+    user: &User,
+    session: &Session,
+    options: &IssueOptions<'_>,
+    now: Timestamp,
+) -> bool {
+    let claims = claims(user, session, options, now);
+    unsigned(signer, "JWT", &claims, options.extent.max_bytes()).is_ok()
+}
+
+fn claims<'a>(
+    user: &'a User,
+    session: &'a Session,
+    options: &IssueOptions<'a>,
+    now: Timestamp,
+) -> Claims<'a> {
     let issued_at = now.as_second();
     let lifetime = i64::try_from(options.lifetime.as_secs()).unwrap_or(i64::MAX);
     let expires_at = issued_at.saturating_add(lifetime);
-    let nothing = JsonObject::new();
     let (app_metadata, user_metadata) = match options.extent {
-        Extent::Whole => (user.public_app_metadata(), &user.user_metadata),
+        Extent::Whole => (user.public_app_metadata(), Some(&user.user_metadata)),
         Extent::ForCookie => {
             let roles = Value::from(user.roles.clone());
-            (JsonObject::from_iter([("roles".to_owned(), roles)]), &nothing)
+            (JsonObject::from_iter([("roles".to_owned(), roles)]), None)
         }
     };
-    let claims = Claims {
+    Claims {
         iss: options.issuer,
         sub: user.id.as_str(),
         aud: options.audience,
@@ -162,14 +196,12 @@ pub fn issue(
         email_verified: user.email_confirmed_at.is_some(),
         role: "authenticated",
         app_metadata,
-        user_metadata,
+        user_metadata: UserMetadata(user_metadata),
         aal: session.aal(),
         mfa_pending: session.aal() == Aal::One && user.has_second_factor(),
         amr: &session.methods,
         is_anonymous: false,
-    };
-    let token = sign(signer, "JWT", &claims, options.extent.max_bytes())?;
-    Ok(IssuedToken { token, expires_at })
+    }
 }
 
 /// Signs a token for a program that has shown its API key, with some of the key's scopes (RFC 9068).
@@ -214,22 +246,28 @@ fn sign(
     claims: &impl Serialize,
     max_bytes: usize,
 ) -> Result<String, IssueError> {
+    let mut token = unsigned(signer, typ, claims, max_bytes)?;
+    let signature = signer.sign(token.as_bytes()).map_err(IssueError::Sign)?;
+    token.push('.');
+    URL_SAFE_NO_PAD.encode_string(signature, &mut token);
+    Ok(token)
+}
+
+/// All of a token but its signature, for which there is room.
+fn unsigned(
+    signer: &Signer,
+    typ: &str,
+    claims: &impl Serialize,
+    max_bytes: usize,
+) -> Result<String, IssueError> {
     let header = Header { alg: signer.algorithm().name(), kid: signer.kid(), typ };
     let mut token = String::with_capacity(1024);
     encode(&header, &mut token);
     token.push('.');
     encode(claims, &mut token);
-    // The signature only makes it longer; RSA is not worth the trouble for a token that is refused.
-    if token.len() > max_bytes {
-        return Err(IssueError::TooLong(max_bytes));
-    }
-    let signature = signer.sign(token.as_bytes()).map_err(IssueError::Sign)?;
-    token.push('.');
-    URL_SAFE_NO_PAD.encode_string(signature, &mut token);
-    if token.len() > max_bytes {
-        return Err(IssueError::TooLong(max_bytes));
-    }
-    Ok(token)
+    // A dot, and base64 without padding.
+    let rest = 1 + (signer.signature_bytes() * 4).div_ceil(3);
+    if token.len() + rest > max_bytes { Err(IssueError::TooLong(max_bytes)) } else { Ok(token) }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]

@@ -21,7 +21,9 @@ use secrecy::ExposeSecret as _;
 use zeroize::Zeroizing;
 
 use self::claims::{Claims, Rules};
-pub use self::issue::{Extent, IssueError, IssueOptions, IssuedToken, issue, issue_to_client};
+pub use self::issue::{
+    Extent, IssueError, IssueOptions, IssuedToken, fits, issue, issue_to_client,
+};
 use super::caller::{Identity, IssuerIndex, IssuerSet, OURS};
 use super::jws::Compact;
 use super::keys::{KeyError, KeySet, RemoteKeys, VerifyingKey, import_public};

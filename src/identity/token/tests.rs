@@ -437,6 +437,34 @@ fn a_token_for_a_cookie_has_the_roles_of_all_metadata_and_an_end() {
 }
 
 #[test]
+fn what_fits_is_issued_and_nothing_else() {
+    let pair = |algorithm| {
+        KeySet::from_keys(algorithm, &[generate(algorithm, at(0), at(0)).unwrap()]).unwrap()
+    };
+    for keys in [
+        pair(Algorithm::Es256),
+        pair(Algorithm::EdDsa),
+        pair(Algorithm::Rs256),
+        KeySet::from_secret(SECRET).unwrap(),
+    ] {
+        let signer = keys.signer(at(NOW)).unwrap();
+        for (extent, most) in [(Extent::Whole, MAX_TOKEN_BYTES), (Extent::ForCookie, 3900)] {
+            let options = IssueOptions { extent, ..OPTIONS };
+            // A byte at a time over the edge.
+            let length = |n: usize| {
+                let user = User { roles: vec!["r".repeat(n)], ..user() };
+                let issued = issue(signer, &user, &session(), &options, at(NOW));
+                assert_eq!(issued.is_ok(), fits(signer, &user, &session(), &options, at(NOW)));
+                issued.map(|issued| issued.token.len())
+            };
+            let edge = (0..most).find(|&n| length(most - n).is_ok()).map(|n| most - n).unwrap();
+            assert!(length(edge).unwrap() + 1 >= most && length(edge).unwrap() <= most);
+            assert_eq!(length(edge + 1), Err(IssueError::TooLong(most)));
+        }
+    }
+}
+
+#[test]
 fn issued_tokens_have_the_promised_claims_and_are_believed() {
     let world = World::new();
     let issued = issue(world.signer(), &user(), &session(), &OPTIONS, at(NOW)).unwrap();

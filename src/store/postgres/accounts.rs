@@ -34,6 +34,7 @@ impl Postgres {
                 return Ok(if taken > 0 { SignUp::EmailTaken } else { SignUp::IdTaken });
             }
             if let Some(login) = login {
+                login.fit.check(&new.user, &login.session)?;
                 db.insert_login(login).await?;
             }
             db.record(std::slice::from_ref(event)).await?;
@@ -128,8 +129,9 @@ impl Postgres {
                 db.record(&[trimmed_event(event, login)]).await?;
             }
             // The list of factors decides whether the session is worth anything yet.
-            let user = db.user(user).await?;
-            Ok(user.map_or(LogIn::Refused, |user| LogIn::Done { user, ended }))
+            let Some(user) = db.user(user).await? else { return Ok(LogIn::Refused) };
+            login.fit.check(&user, &login.session)?;
+            Ok(LogIn::Done { user, ended })
         })
         .await
     }
@@ -160,6 +162,7 @@ impl Postgres {
                 .one(sql, &[&user.as_str(), &password.0, &now], |row| record::user(row, 0))
                 .await?;
             let Some(user) = found else { return Ok(LogIn::Refused) };
+            login.fit.check(&user, &login.session)?;
             db.delete_links(&user.id, &[]).await?;
             let ended = db.insert_login(login).await?;
             db.record(std::slice::from_ref(event)).await?;

@@ -400,6 +400,7 @@ impl Db {
         let (Some(user), Some(session)) = (user, session) else {
             return Ok(VerifyFactor::NoSession);
         };
+        v.fit.check(&user, &session)?;
         Ok(VerifyFactor::Done { user: Box::new(user), session: Box::new(session), ended })
     }
 

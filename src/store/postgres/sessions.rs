@@ -33,11 +33,13 @@ impl Postgres {
             match verdict {
                 Verdict::Refuse(answer) => Ok(answer),
                 Verdict::Rotate => {
+                    r.fit.check(&user, &session)?;
                     let session = db.rotate(r, session).await?;
                     db.record(&[r.event_of(&session)]).await?;
                     Ok(Refresh::Rotated { user, session })
                 }
                 Verdict::Repeat(sealed_successor) => {
+                    r.fit.check(&user, &session)?;
                     let session = db.extend(r, session).await?;
                     Ok(Refresh::Repeated { user, session, sealed_successor })
                 }

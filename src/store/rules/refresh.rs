@@ -69,6 +69,7 @@ mod tests {
 
     use super::*;
     use crate::model::{EndReason, Event, EventKind, Outcome, TokenDigest};
+    use crate::store::Fit;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -105,6 +106,7 @@ mod tests {
             reuse_window: Duration::from_secs(10),
             idle: Duration::from_secs(500),
             access_expires_at: at(200),
+            fit: Fit::always(),
             event: Event {
                 id: Uuid::nil(),
                 at: now,

@@ -30,6 +30,7 @@ impl Sqlite {
                 return Ok(if taken.is_some() { SignUp::EmailTaken } else { SignUp::IdTaken });
             }
             if let Some(login) = &login {
+                login.fit.check(&new.user, &login.session)?;
                 db.insert_login(login)?;
             }
             db.record(&[event])?;
@@ -117,7 +118,9 @@ impl Sqlite {
             let trimmed = (!ended.is_empty()).then(|| trimmed_event(&event, &login));
             db.record(&[event])?;
             db.record(trimmed.as_slice())?;
-            Ok(db.user(&user)?.map_or(LogIn::Refused, |user| LogIn::Done { user, ended }))
+            let Some(user) = db.user(&user)? else { return Ok(LogIn::Refused) };
+            login.fit.check(&user, &login.session)?;
+            Ok(LogIn::Done { user, ended })
         })
         .await
     }
@@ -149,7 +152,9 @@ impl Sqlite {
             let trimmed = (!ended.is_empty()).then(|| trimmed_event(&event, &login));
             db.record(&[event])?;
             db.record(trimmed.as_slice())?;
-            Ok(db.user(&user)?.map_or(LogIn::Refused, |user| LogIn::Done { user, ended }))
+            let Some(user) = db.user(&user)? else { return Ok(LogIn::Refused) };
+            login.fit.check(&user, &login.session)?;
+            Ok(LogIn::Done { user, ended })
         })
         .await
     }

@@ -381,6 +381,7 @@ impl Db<'_> {
         let (Some(user), Some(session)) = (self.user(&user.id)?, self.session(session.id)?) else {
             return Ok(VerifyFactor::NoSession);
         };
+        v.fit.check(&user, &session)?;
         Ok(VerifyFactor::Done { user: Box::new(user), session: Box::new(session), ended })
     }
 

@@ -163,6 +163,7 @@ impl Sqlite {
                     db.delete_link(link)?;
                     let login = session.login_of(&link.user_id, method_of(link.purpose), now);
                     if let Some(user) = db.log_in_by_link(&link.user_id, now)? {
+                        login.fit.check(&user, &login.session)?;
                         let ended = db.insert_login(&login)?;
                         let id = Some(login.session.id);
                         db.record(&[used_event(&event, link.purpose, &user.id, id)])?;
@@ -473,6 +474,7 @@ impl Db<'_> {
         let login = link_use.session.login_of(&user.id, method_of(purpose), link_use.now);
         let surplus = self.insert_login(&login)?;
         let user = self.log_in_by_link(&user.id, link_use.now)?.unwrap_or(user);
+        login.fit.check(&user, &login.session)?;
         events.push(used_event(event, purpose, &user.id, Some(login.session.id)));
         if !surplus.is_empty() {
             events.push(trimmed_event(event, &login));

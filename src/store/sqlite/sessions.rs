@@ -32,11 +32,13 @@ impl Sqlite {
             match verdict {
                 Verdict::Refuse(answer) => Ok(answer),
                 Verdict::Rotate => {
+                    r.fit.check(&user, &session)?;
                     let session = db.rotate(&r, session)?;
                     db.record(&[r.event_of(&session)])?;
                     Ok(Refresh::Rotated { user, session })
                 }
                 Verdict::Repeat(sealed_successor) => {
+                    r.fit.check(&user, &session)?;
                     let session = db.extend(&r, session)?;
                     Ok(Refresh::Repeated { user, session, sealed_successor })
                 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use portcullis::model::{ApiKey, EventKind, TokenDigest, User, UserId};
 use portcullis::store::{
-    AddApiKey, ApiKeyCursor, Deletion, KeyName, LinkOwner, LinkUse, NewLink, NewSession,
+    AddApiKey, ApiKeyCursor, Deletion, Fit, KeyName, LinkOwner, LinkUse, NewLink, NewSession,
     RotateApiKey, Shown, Store, UseLink,
 };
 use uuid::Uuid;
@@ -319,6 +319,7 @@ async fn whoever_proves_the_address_ends_the_keys_that_others_made(home: Home) {
             address: None,
             user_agent: None,
             max_sessions: None,
+            fit: Fit::always(),
         },
         pkce: None,
         notify_former_address: false,

@@ -6,8 +6,8 @@ use portcullis::model::{
 };
 use portcullis::secrets::OpenError;
 use portcullis::store::{
-    AddFactor, Deletion, EventFilter, FactorProof, FactorVerification, Holder, LogIn, NewFactor,
-    NewLogin, OpenChallenge, Parcel, ParcelKind, Refresh, RemoveFactor, Remover,
+    AddFactor, Deletion, EventFilter, FactorProof, FactorVerification, Fit, Holder, LogIn,
+    NewFactor, NewLogin, OpenChallenge, Parcel, ParcelKind, Refresh, RemoveFactor, Remover,
     ReplaceRecoveryCodes, SealedColumn, Store, StoreError, UpdateUser, UserUpdate, VerifyFactor,
 };
 use uuid::Uuid;
@@ -16,11 +16,13 @@ use super::keys::secrets;
 use super::{DAY, HOUR, Home, at, digest, event, hash, login, on_both, rotation};
 use crate::harness::noted;
 use crate::store::links::{update, winners};
+use crate::store::sessions::expect_unfit;
 
 on_both![
     a_factor_is_enrolled_challenged_and_verified,
     a_first_factor_ends_the_other_sessions_and_tokens,
     names_are_unique_and_factors_few,
+    a_factor_is_not_verified_by_a_session_that_nobody_can_be_handed,
     unverified_factors_go_and_count_for_nothing,
     a_second_factor_needs_the_first,
     challenges_are_of_a_factor_and_a_session_and_have_an_end,
@@ -170,9 +172,34 @@ fn verification(
         proof,
         refresh: digest(),
         access_expires_at: at(second + HOUR),
+        fit: Fit::always(),
         notify: true,
         event: event(EventKind::FactorVerified, second),
     }
+}
+
+async fn a_factor_is_not_verified_by_a_session_that_nobody_can_be_handed(home: Home) {
+    let (ann, login) = home.user("ann").await;
+    let other = home.another_login(&ann, 1).await;
+    let phone = home.added(&login, "phone", 2).await;
+    let challenge = home.challenged(&login, phone.id, 3).await;
+    let kinds = home.kinds().await;
+    let right = verification(&login, phone.id, challenge, code(STEP), 4);
+    let fit = Fit::new(|user, session| {
+        // As it would be afterwards: tokens say so.
+        assert!(user.has_second_factor() && session.aal() == Aal::Two);
+        false
+    });
+    let tried = FactorVerification { fit, ..right.clone() };
+    expect_unfit(home.store.verify_factor(&tried).await, &ann);
+    assert!(!home.found_user(&ann).await.has_second_factor());
+    assert_eq!(home.store.sessions_of(&ann, at(5)).await.unwrap().len(), 2);
+    let next = rotation(other.refresh, 5);
+    assert!(matches!(home.store.refresh(&next).await.unwrap(), Refresh::Rotated { .. }));
+    assert_eq!(home.kinds().await.len(), kinds.len() + 1, "the refresh");
+    assert_eq!(home.letters(5).await, []);
+    // The code and its challenge are as good as before.
+    assert!(matches!(home.verify(&right).await, VerifyFactor::Done { .. }));
 }
 
 async fn a_factor_is_enrolled_challenged_and_verified(home: Home) {

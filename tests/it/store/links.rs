@@ -8,7 +8,7 @@ use portcullis::model::{
     Outcome, PasswordHash, Proof, Purpose, TokenDigest, User, UserId, uuid_v7,
 };
 use portcullis::store::{
-    CodeMac, Consent, Deletion, EventFilter, LinkOwner, LinkUse, NewEmail, NewLink, NewParcel,
+    CodeMac, Consent, Deletion, EventFilter, Fit, LinkOwner, LinkUse, NewEmail, NewLink, NewParcel,
     NewSession, Parcel, ParcelKind, PkceCode, PutLink, Refresh, Shown, SignUpAttempt, TradePkce,
     UpdateUser, UseLink, UserUpdate,
 };
@@ -17,9 +17,11 @@ use uuid::Uuid;
 
 use super::{DAY, HOUR, Home, at, digest, event, hash, object, on_both, rotation};
 use crate::store::outbox::letter;
+use crate::store::sessions::{expect_unfit, no_fit};
 
 on_both![
     a_link_logs_in_once,
+    a_link_is_good_until_its_session_can_be_handed_out,
     links_that_do_not_fit_are_refused_alike_and_told_apart_in_events,
     the_newest_link_of_a_purpose_counts,
     of_sixteen_uses_of_one_link_one_wins,
@@ -111,6 +113,7 @@ fn new_session(second: i64) -> NewSession {
         address: Some("192.0.2.7".parse().unwrap()),
         user_agent: Some("test/2".to_owned()),
         max_sessions: None,
+        fit: Fit::always(),
     }
 }
 
@@ -253,6 +256,38 @@ async fn a_link_logs_in_once(home: Home) {
     let code = shown_code(sent, "ann@example.com", Purpose::Recovery);
     assert_eq!(home.use_shown(code, 21).await, UseLink::Refused);
     assert_eq!(home.refusal().await, "unknown");
+}
+
+async fn a_link_is_good_until_its_session_can_be_handed_out(home: Home) {
+    let (ann, login) = home.user("ann").await;
+    let kinds = home.kinds().await;
+    let sent = home.sent(Purpose::Signup, "ann@example.com", 10).await;
+    let mut tried = link_use(shown(sent, &[Purpose::Signup]), 11);
+    tried.session.fit = no_fit(&ann, tried.session.id);
+    expect_unfit(home.store.use_link(&tried).await, &ann);
+    assert!(home.found(&ann).await.email_confirmed_at.is_none());
+    let (_, session) = logged_in(home.use_sent(sent, Purpose::Signup, 12).await);
+
+    let code = pkce_code(&home, ChallengeMethod::S256, CHALLENGE, 20).await;
+    let tried = new_session(21);
+    let tried = NewSession { fit: no_fit(&ann, tried.id), ..tried };
+    let used = event(EventKind::LinkUsed, 21);
+    let end = home.store.trade_pkce(code, VERIFIER, &tried, at(21), &used).await;
+    expect_unfit(end, &ann);
+    let traded = trade(&home, code, VERIFIER, 22).await;
+    assert!(matches!(traded, TradePkce::LoggedIn { .. }), "{traded:?}");
+
+    let running = home.store.sessions_of(&ann, at(23)).await.unwrap();
+    assert_eq!(running.len(), 3, "{running:?}");
+    assert!(running.iter().any(|known| known.id == session.id));
+    assert!(running.iter().any(|known| known.id == login.session.id));
+    // One address proved by a link; one that left a code, was shown again, and the code traded.
+    // Those of one second have no order.
+    let found = home.kinds().await;
+    let count = |wanted: EventKind| found.iter().filter(|kind| **kind == wanted).count();
+    assert_eq!(found.len(), kinds.len() + 5, "{found:?}");
+    let counts = [EventKind::LinkUsed, EventKind::LinkRefused, EventKind::UserConfirmed].map(count);
+    assert_eq!(counts, [3, 1, 1]);
 }
 
 async fn links_that_do_not_fit_are_refused_alike_and_told_apart_in_events(home: Home) {

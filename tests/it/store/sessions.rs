@@ -3,9 +3,11 @@
 use std::num::NonZeroU32;
 
 use portcullis::model::{
-    AuthMethod, EndReason, EndedSession, EventKind, Outcome, Proof, TokenDigest, UserId,
+    AuthMethod, EndReason, EndedSession, EventKind, Outcome, Proof, SessionId, TokenDigest, UserId,
 };
-use portcullis::store::{LogIn, NewLogin, Refresh, RevocationCursor, Rotation, Sessions};
+use portcullis::store::{
+    Fit, LogIn, NewLogin, Refresh, RevocationCursor, Rotation, Sessions, StoreError,
+};
 use uuid::Uuid;
 
 use super::{DAY, HOUR, Home, at, event, given, hash, login, on_both, rotation};
@@ -24,6 +26,7 @@ on_both![
     living_sessions_are_listed_and_touched,
     sessions_from_before_there_were_links_began_with_a_password,
     a_login_beyond_the_most_sessions_ends_the_oldest,
+    a_session_that_nobody_can_be_handed_does_not_begin,
     logins_at_once_leave_the_most_sessions,
     pruning_deletes_what_is_long_over,
 ];
@@ -277,6 +280,68 @@ async fn a_login_beyond_the_most_sessions_ends_the_oldest(home: Home) {
         .collect();
     assert_eq!(trimmed.len(), 2);
     assert!(trimmed.contains(&Some(fourth)) && trimmed.contains(&Some(fifth)));
+}
+
+/// Whoever is judged must be who is stored.
+pub(super) fn no_fit(user: &UserId, session: SessionId) -> Fit {
+    let user = user.clone();
+    Fit::new(move |judged, about| {
+        assert_eq!((&judged.id, about.id), (&user, session));
+        false
+    })
+}
+
+#[track_caller]
+pub(super) fn expect_unfit<T: std::fmt::Debug>(end: Result<T, StoreError>, user: &UserId) {
+    match end {
+        Err(StoreError::Unfit { user: named }) => assert_eq!(named, *user),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn a_session_that_nobody_can_be_handed_does_not_begin(home: Home) {
+    let (ann, first) = home.user("ann").await;
+    let kinds = home.kinds().await;
+    let new = NewLogin { max_sessions: NonZeroU32::new(1), ..login(&ann, 10) };
+    let new = NewLogin { fit: no_fit(&ann, new.session.id), ..new };
+    let logged_in = event(EventKind::Login, 10);
+    let rehash = hash("better");
+    let end = home.store.log_in(&ann, &hash("first"), Some(&rehash), &new, &logged_in).await;
+    expect_unfit(end, &ann);
+
+    let mut ben = super::account("ben");
+    let id = ben.user.id.clone();
+    let begun = login(&id, 10);
+    let begun = NewLogin { fit: no_fit(&id, begun.session.id), ..begun };
+    let signed_up = event(EventKind::Signup, 10);
+    expect_unfit(home.store.sign_up(&ben, Some(&begun), &signed_up).await, &id);
+    assert_eq!(home.store.user(&id).await.unwrap(), None);
+    // The same with an account from elsewhere.
+    ben.password_hash = None;
+    let created = event(EventKind::Signup, 11);
+    home.store.sign_up(&ben, None, &created).await.unwrap();
+    let moved = event(EventKind::Login, 12);
+    expect_unfit(home.store.move_in(&id, &hash("new"), &begun, &moved).await, &id);
+    assert_eq!(home.store.account_by_id(&id).await.unwrap().unwrap().password_hash, None);
+
+    // The first session goes on with the token that it has.
+    let trade = rotation(first.refresh, 20);
+    let tried = Rotation { fit: no_fit(&ann, first.session.id), ..trade.clone() };
+    expect_unfit(home.store.refresh(&tried).await, &ann);
+    assert!(given(home.store.refresh(&trade).await.unwrap(), &trade).1, "the first to trade it");
+    let again = rotation(first.refresh, 21);
+    let tried = Rotation { fit: no_fit(&ann, first.session.id), ..again.clone() };
+    expect_unfit(home.store.refresh(&tried).await, &ann);
+    assert!(!given(home.store.refresh(&again).await.unwrap(), &again).1);
+
+    let running = home.store.sessions_of(&ann, at(22)).await.unwrap();
+    assert_eq!(running.iter().map(|session| session.id).collect::<Vec<_>>(), [first.session.id]);
+    assert!(home.revoked(22).await.is_empty());
+    let kept = home.store.account_by_id(&ann).await.unwrap().unwrap();
+    assert_eq!(kept.password_hash, Some(hash("first")));
+    // Ben's account, and the one trade.
+    let expected = [&[EventKind::TokenRefreshed, EventKind::Signup], &kinds[..]].concat();
+    assert_eq!(home.kinds().await, expected);
 }
 
 async fn logins_at_once_leave_the_most_sessions(home: Home) {
