@@ -43,10 +43,10 @@ pub fn may_hold_ours(line: &[u8]) -> bool {
 
 /// A `Cookie` line without ours, the others byte for byte; empty when nothing is left.
 pub fn without_ours(line: &[u8]) -> Cow<'_, [u8]> {
-    if !may_hold_ours(line) || !pairs(line).any(|pair| is_ours(cut(pair).0)) {
+    if !may_hold_ours(line) || !pairs(line).any(passes_for_ours) {
         return Cow::Borrowed(line);
     }
-    let others: Vec<&[u8]> = pairs(line).filter(|pair| !is_ours(cut(pair).0)).collect();
+    let others: Vec<&[u8]> = pairs(line).filter(|pair| !passes_for_ours(pair)).collect();
     let left = others.join(&b';');
     let left = left.trim_ascii_start();
     // Separators alone are no cookies.
@@ -57,14 +57,27 @@ pub fn without_ours(line: &[u8]) -> Cow<'_, [u8]> {
 /// Whether a `Set-Cookie` line would make a browser send a cookie with a name of ours: also one
 /// without a name, whose value some browsers send as if it were a pair (RFC 6265bis §5.7).
 pub fn sets_ours(line: &[u8]) -> bool {
-    let pair = pairs(line).next().unwrap_or_default();
-    let is_padding = |byte: &u8| matches!(byte, b' ' | b'\t' | b'=');
-    let start = pair.iter().position(|byte| !is_padding(byte)).unwrap_or(pair.len());
-    is_ours(cut(&pair[start..]).0)
+    begins_with_ours(line)
 }
 
-fn is_ours(name: &[u8]) -> bool {
-    name == ACCESS.as_bytes() || name == REFRESH.as_bytes()
+/// Whether somebody may read a pair as one of ours: by its name in an odd spelling, or behind a
+/// comma, with which some proxies join lines.
+fn passes_for_ours(pair: &[u8]) -> bool {
+    pair.split(|&byte| byte == b',').any(begins_with_ours)
+}
+
+/// Whether one of our names stands there, after and before nothing but what is in no name.
+fn begins_with_ours(text: &[u8]) -> bool {
+    let start = text.iter().position(|&byte| is_of_name(byte)).unwrap_or(text.len());
+    [ACCESS, REFRESH].iter().any(|name| {
+        let rest = text[start..].strip_prefix(name.as_bytes());
+        rest.is_some_and(|rest| !rest.first().is_some_and(|&byte| is_of_name(byte)))
+    })
+}
+
+/// `tchar` (RFC 9110 §5.6.2), of which names are made.
+fn is_of_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 fn pairs(line: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -133,7 +146,17 @@ mod tests {
             ("__host-portcullis-access=abc", "__host-portcullis-access=abc"),
             ("__Host-portcullis-other=abc; a=1", "__Host-portcullis-other=abc; a=1"),
             ("a=__Host-portcullis-access", "a=__Host-portcullis-access"),
+            ("x__Host-portcullis-access=1", "x__Host-portcullis-access=1"),
+            ("__Host-portcullis-access2=1", "__Host-portcullis-access2=1"),
             ("", ""),
+            // No browser sends these, but somebody may read them as ours.
+            ("\u{a0}__Host-portcullis-access=abc; a=1", "a=1"),
+            ("a=1; \"__Host-portcullis-access\"=abc", "a=1"),
+            ("a=1; =__Host-portcullis-access=abc", "a=1"),
+            ("__Host-portcullis-access\u{b}=abc; a=1", "a=1"),
+            ("b=2; a=1, __Host-portcullis-access=abc", "b=2"),
+            ("a=1,b=2,\"__Host-portcullis-refresh=abc", ""),
+            ("a=1, b=__Host-portcullis-access", "a=1, b=__Host-portcullis-access"),
         ] {
             assert_eq!(&*without_ours(line.as_bytes()), left.as_bytes(), "{line}");
         }
@@ -149,6 +172,9 @@ mod tests {
             "__Host-portcullis-access; Max-Age=0",
             "=__Host-portcullis-access=x",
             " = __Host-portcullis-access=x",
+            "\u{a0}__Host-portcullis-access=x",
+            "; __Host-portcullis-access=x",
+            "\"__Host-portcullis-access\"=x",
         ] {
             assert!(sets_ours(line.as_bytes()), "{line}");
         }

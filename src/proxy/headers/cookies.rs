@@ -4,21 +4,22 @@
 //! what upstreams know: `Authorization`.
 
 use crate::identity::cookies::{self, ACCESS};
+use crate::message::fields::Field;
 use crate::message::{FieldSink, Fields, Known};
 use crate::proxy::authorize::Permit;
 
 pub(super) use crate::identity::cookies::may_hold_ours;
 
-/// Writes what is left of the lines that hold cookies of ours, and the token of one.
-pub(super) fn write(fields: Fields<'_>, permit: &Permit<'_>, out: &mut impl FieldSink) {
-    if !super::is_named_in_connection(fields, b"cookie") {
-        for line in fields.all(Known::Cookie).filter(|line| may_hold_ours(line)) {
-            let left = cookies::without_ours(line);
-            if !left.is_empty() {
-                out.field(b"cookie", &left);
-            }
-        }
+/// Writes what is left of a line that may hold cookies of ours.
+pub(super) fn write_left(line: &Field<'_>, out: &mut impl FieldSink) {
+    let left = cookies::without_ours(line.value);
+    if !left.is_empty() {
+        out.field(line.name, &left);
     }
+}
+
+/// Writes the token that came in a cookie, where the upstream is to have it.
+pub(super) fn write_token(fields: Fields<'_>, permit: &Permit<'_>, out: &mut impl FieldSink) {
     if permit.route().forward_token
         && let Some(token) = token(fields, permit)
     {

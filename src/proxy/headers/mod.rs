@@ -143,10 +143,15 @@ impl HeaderPolicy {
     ) {
         let names_fields = fields.has(Known::Connection);
         for field in fields.iter() {
-            if self.passes(&field, fields, permit, hop)
+            if self.passes(&field, fields, permit, hop) {
+                if !(names_fields && is_named_in_connection(fields, field.name)) {
+                    out.field(field.name, field.value);
+                }
+            } else if field.known == Known::Cookie
                 && !(names_fields && is_named_in_connection(fields, field.name))
             {
-                out.field(field.name, field.value);
+                // In its place: of two cookies of one name, which is the first may matter.
+                cookies::write_left(&field, out);
             }
         }
         if permit.route().websocket_token
@@ -156,7 +161,7 @@ impl HeaderPolicy {
             out.field(b"sec-websocket-protocol", &left);
         }
         if fields.has(Known::Cookie) {
-            cookies::write(fields, permit, out);
+            cookies::write_token(fields, permit, out);
         }
         if let Some(identity) = permit.identity() {
             for (name, value) in self.identity_headers(identity) {
