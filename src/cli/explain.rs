@@ -77,7 +77,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<(), Failure> {
         if !args.cookie {
             return credential;
         }
-        in_cookie(route, &method, &live.sites, args.origin.as_deref(), credential)
+        in_cookie(route, &method, &live.sites, &config, args.origin.as_deref(), credential)
     };
     let now = Clock::system().now().as_second();
     let decision = decide(&live.table, &method, path, certificate, credential, now, &mut trace);

@@ -462,19 +462,9 @@ impl Desk {
         } else {
             None
         };
-        if cookie.is_some()
-            && acts(&head.method, head.websocket)
-            && local.live.sites.page(fields, arrival) == Page::Foreign
-        {
-            return Credential::CrossSite;
-        }
         let elsewhere = Elsewhere { subprotocol, cookie };
-        Credential::of(fields.all(Known::Authorization), elsewhere, |token| {
+        let judge = |token: &[u8]| {
             if is_api_key(token) {
-                // Programs have no cookies.
-                if cookie.is_some() {
-                    return Err(Rejection::Malformed);
-                }
                 return self.gateway.api_keys.verify(token, at);
             }
             let now = at.as_second();
@@ -493,6 +483,19 @@ impl Desk {
                 }
             }
             Ok(identity)
+        };
+        if cookie.is_none() {
+            return Credential::of(fields.all(Known::Authorization), elsewhere, judge);
+        }
+        if acts(&head.method, head.websocket)
+            && local.live.sites.page(fields, arrival) == Page::Foreign
+        {
+            return Credential::CrossSite;
+        }
+        Credential::of(fields.all(Known::Authorization), elsewhere, |token| match judge(token)? {
+            // Programs have no cookies.
+            identity if identity.machine.is_some() => Err(Rejection::Malformed),
+            identity => Ok(identity),
         })
     }
 

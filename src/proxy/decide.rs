@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use http::{HeaderValue, Method};
+use url::Url;
 
 use super::authorize::{Permit, Refusal, Refused, authorize, permit_preflight};
 use super::path::{CanonicalPath, PathError};
@@ -14,7 +15,7 @@ use super::route::{Route, RouteTable};
 use super::trace::{NoTrace, Recording, Step, Trace};
 use crate::config::{self, Config, Expectation, Problem};
 use crate::identity::site::{Arrival, acts};
-use crate::identity::{Credential, Identity, IssuerIndex, Machine, Page, Sites};
+use crate::identity::{Credential, Identity, IssuerIndex, Machine, Page, Rejection, Sites};
 use crate::message::FieldList;
 
 /// What is to happen with a request.
@@ -156,7 +157,7 @@ fn run_test(config: &Config, table: &RouteTable, test: &config::Test) -> Result<
     let mut trace = Recording::default();
     let sites = test.cookie.then(|| Sites::compile(config));
     let credential = |route: &Route| match &sites {
-        Some(sites) => in_cookie(route, &method, sites, test.origin.as_deref(), credential),
+        Some(sites) => in_cookie(route, &method, sites, config, test.origin.as_deref(), credential),
         None => credential,
     };
     // Whoever is imagined has just logged in, whatever the time.
@@ -201,26 +202,35 @@ fn test_credential(config: &Config, test: &config::Test) -> Result<Credential, S
 }
 
 /// What `credential` is worth to a route when a browser sends it in our cookie, for a page of
-/// `origin`, or one of our own.
+/// `origin`, or one of our own. The gateway is taken to be where `tokens.issuer` is.
 pub fn in_cookie(
     route: &Route,
     method: &Method,
     sites: &Sites,
+    config: &Config,
     origin: Option<&str>,
     credential: Credential,
 ) -> Credential {
     if !route.cookies {
         return Credential::Absent;
     }
-    let said: FieldList = match origin {
-        Some(origin) => [("origin", origin)].into_iter().collect(),
-        None => [("sec-fetch-site", "same-origin")].into_iter().collect(),
+    let here = Url::parse(&config.tokens.issuer).ok().filter(Url::has_host);
+    let over_tls = here.as_ref().is_none_or(|url| url.scheme() == "https");
+    let host = here.as_ref().map_or("", Url::authority);
+    let page = match origin {
+        Some(origin) => ("origin", origin),
+        None => ("sec-fetch-site", "same-origin"),
     };
-    let arrival = Arrival { over_tls: true, peer_is_trusted: false };
+    let said: FieldList = [("host", host), page].into_iter().collect();
+    let arrival = Arrival { over_tls, peer_is_trusted: false };
     if acts(method, false) && sites.page(said.view(), arrival) == Page::Foreign {
         return Credential::CrossSite;
     }
-    credential
+    match credential.identity() {
+        // Programs have no cookies.
+        Some(identity) if identity.machine.is_some() => Credential::Rejected(Rejection::Malformed),
+        _ => credential,
+    }
 }
 
 /// The caller that a test or `explain --as` imagines, with a second factor or without; never one that

@@ -541,6 +541,10 @@ async fn explain_imagines_a_token_in_a_cookie() {
     for (arguments, code, end) in [
         (&[] as &[&str], 0, "allow: owner\n"),
         (&["--origin", "https://evil.example"], 1, "refused: 403 cross_site_request\n"),
+        // Where the tokens come from is where the gateway is.
+        (&["--origin", "http://127.0.0.1:8080"], 0, "allow: owner\n"),
+        (&["--origin", "https://127.0.0.1:8080"], 1, "refused: 403 cross_site_request\n"),
+        (&["--origin", "http://127.0.0.1"], 1, "refused: 403 cross_site_request\n"),
     ] {
         let mut told = vec!["explain", "POST", "/api/u-1/tasks", "--as", "u-1", "--cookie"];
         told.extend(arguments);

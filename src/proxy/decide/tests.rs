@@ -655,7 +655,8 @@ fn a_cookie_is_a_token_where_the_route_takes_it_and_a_page_of_ours_asks() {
 
     let sites = Sites::compile(&config);
     let said = |method: Method, path: &str, origin: Option<&str>, whose: &str| {
-        let credential = |route: &Route| in_cookie(route, &method, &sites, origin, user(whose));
+        let credential =
+            |route: &Route| in_cookie(route, &method, &sites, &config, origin, user(whose));
         match decide_quietly(&table, &method, path, None, credential, 0) {
             Decision::Permit(permit) => permit.shadowed().map_or("allow", Refusal::reason),
             Decision::Refuse(refused) => refused.refusal.reason(),
@@ -673,6 +674,7 @@ fn a_cookie_is_a_token_where_the_route_takes_it_and_a_page_of_ours_asks() {
         (Method::POST, "/api/u1", evil, foreign),
         // Whose it is does not matter.
         (Method::POST, "/api/u2", evil, foreign),
+        (Method::POST, "/api/u1", Some("http://127.0.0.1:8080"), "allow"),
         (Method::DELETE, "/optional", evil, foreign),
         (Method::POST, "/bearer", None, "no_token"),
         (Method::POST, "/bearer", evil, "no_token"),
