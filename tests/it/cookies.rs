@@ -282,7 +282,10 @@ fn many_roles(count: usize) -> Vec<String> {
 
 #[tokio::test]
 async fn a_session_whose_token_does_not_fit_does_not_begin_nor_end_another() {
-    let (_upstream, gateway) = gateway(&format!("{ON}[sessions]\nmax_per_user = 2\n")).await;
+    let (_upstream, gateway) = gateway(&format!(
+        "{ON}[sessions]\nmax_per_user = 2\n[limits]\nlogin = {{ rate = \"99/hour\", by = \"ip\" }}\n"
+    ))
+    .await;
     let (id, jar) = gateway.join("ann").await;
     let give_many = async |count: usize| {
         let roles = many_roles(count);
@@ -290,7 +293,10 @@ async fn a_session_whose_token_does_not_fit_does_not_begin_nor_end_another() {
     };
     let login = json!({ "email": "ann@example.com", "password": PASSWORD });
     let post = |target: &str| gateway.post(target).by_own_page().json(&login).send();
+    // Of sessions of one moment, which is the oldest is left to their ids.
+    gateway.advance(Duration::from_mins(1));
     let kept = expect_in_cookies(&post("/auth/login?cookies=true").await.expect(200));
+    gateway.advance(Duration::from_mins(1));
     let user = id.parse().expect("an id");
     let store = gateway.store();
     let running = async || {
@@ -314,8 +320,6 @@ async fn a_session_whose_token_does_not_fit_does_not_begin_nor_end_another() {
             assert_eq!(running().await, before, "{target}");
         }
     }
-    let line = gateway.log_line(|line| line["user_id"] == *id && line["level"] == "WARN").await;
-    assert!(line["message"].as_str().is_some_and(|text| text.contains("take some away")), "{line}");
     let failed = events_of(&store, EventKind::LoginFailed).await;
     assert_eq!(failed.len(), 4);
     for event in failed {
@@ -357,9 +361,12 @@ async fn while_they_are_off_a_cookie_is_nothing() {
         let beside = gateway.get(target).with_cookies(&jar).bearer(&ann.token);
         beside.send().await.expect(200);
     }
-    let out = gateway.post("/auth/logout").with_cookies(&jar).by_own_page().send().await;
-    out.expect_problem(401, "no_authorization");
-    expect_no_cookies(&out);
+    // To whom they mean nothing, any word for them does.
+    for query in ["cookies=foo", "cookies=1", "cookies=false"] {
+        let plain = gateway.post(&format!("/auth/login?{query}")).json(&body).send().await;
+        expect_no_cookies(&plain);
+        Caller::from_session(&plain.expect(200).json());
+    }
     // It is a token all the same, which a browser may still have from before.
     assert_eq!(upstream.only().header("cookie"), None);
 }
@@ -380,6 +387,27 @@ async fn a_reload_switches_them() {
     gateway.reload().await.expect(200);
     gateway.see(&jar, "/private/x").await.expect_problem(401, "no_authorization");
     gateway.see(&jar, "/auth/user").await.expect_problem(401, "no_authorization");
+
+    // Who logs out now means what the browser still has.
+    let out = |jar: &Jar| gateway.post("/auth/logout").with_cookies(jar);
+    let evil = out(&jar).header("Sec-Fetch-Site", "cross-site").send().await;
+    evil.expect_problem(403, "cross_site_request");
+    expect_no_cookies(&evil);
+    let beside = out(&jar).by_own_page().bearer("nonsense").send().await;
+    beside.expect_problem(401, "bad_jwt");
+    expect_no_cookies(&beside);
+    let taken_back = |answer: &Answer| {
+        let lines = answer.headers.all("set-cookie").join("\n");
+        assert_eq!(lines.matches("=; Path=/; Max-Age=0; ").count(), 2, "{lines}");
+    };
+    let ended = out(&jar).by_own_page().send().await.expect(204);
+    taken_back(&ended);
+    gateway.get("/auth/user").bearer(jar.access()).send().await.expect(401);
+    let mut half = jar.clone();
+    half.0.remove(REFRESH);
+    let refused = out(&half).by_own_page().send().await;
+    refused.expect_problem(401, "no_authorization");
+    taken_back(&refused);
 }
 
 // --- Using -----------------------------------------------------------------------------------
@@ -438,6 +466,26 @@ async fn an_api_key_in_a_cookie_is_no_key() {
     let own = gateway.get("/auth/user").header("Cookie", &cookie).send().await;
     assert_eq!(own.status, 401, "{}", own.text());
     assert_eq!(upstream.count(), 1);
+
+    // Nor is a token that was got for one.
+    let form =
+        [("grant_type", "client_credentials"), ("client_id", &key[..12]), ("client_secret", key)];
+    let got = gateway.post("/auth/oauth/token").form(&form).send().await.expect(200).json();
+    let token = got["access_token"].as_str().expect("a token");
+    gateway.get("/jobs").bearer(token).send().await.expect(200);
+    let cookie = format!("{ACCESS}={token}");
+    gateway.get("/jobs").header("Cookie", &cookie).send().await.expect_problem(401, "bad_jwt");
+    let own = gateway.get("/auth/user").header("Cookie", &cookie).send().await;
+    own.expect_problem(401, "api_key_not_accepted");
+    assert_eq!(upstream.count(), 2);
+    // A browser that has one all the same gets rid of it.
+    for value in [key, token] {
+        let out = gateway.post("/auth/logout").header("Cookie", format!("{ACCESS}={value}"));
+        let out = out.by_own_page().send().await;
+        out.expect_problem(401, "api_key_not_accepted");
+        expect_cleared(&out);
+    }
+    gateway.get("/jobs").bearer(key).send().await.expect(200);
 }
 
 #[tokio::test]
@@ -662,6 +710,24 @@ async fn logging_out_ends_the_session_and_takes_the_cookies_back() {
     // Without any there is nothing to take back.
     expect_no_cookies(&out(&Jar::default(), "").await.expect(401));
 
+    // What is no token goes as well.
+    for (value, status) in [
+        ("", 400),
+        ("\"x\"", 400),
+        ("a,b", 400),
+        ("x; __Host-portcullis-access=y", 400),
+        ("a.b.c", 401),
+    ] {
+        let odd = || gateway.post("/auth/logout").header("Cookie", format!("{ACCESS}={value}"));
+        gateway.advance(Duration::from_hours(2));
+        let refused = odd().by_own_page().send().await;
+        assert_eq!(refused.status, status, "{value}: {}", refused.text());
+        expect_cleared(&refused);
+        let evil = odd().header("Sec-Fetch-Site", "cross-site").send().await;
+        evil.expect_problem(403, "cross_site_request");
+        expect_no_cookies(&evil);
+    }
+
     // A page of another site logs nobody out.
     let expired = jar.clone();
     let mut forgotten = jar.clone();
@@ -676,6 +742,34 @@ async fn logging_out_ends_the_session_and_takes_the_cookies_back() {
     gateway.see(&fresh, "/private/x").await.expect(200);
     let refreshed = gateway.post(REFRESHING).with_cookies(&expired).by_own_page().send().await;
     expect_in_cookies(&refreshed.expect(200));
+}
+
+#[tokio::test]
+async fn cookies_of_two_sessions_end_both() {
+    let (_upstream, gateway) = gateway(ON).await;
+    for (name, query, others) in
+        [("ann", "", false), ("ben", "?scope=global", false), ("cleo", "?scope=others", true)]
+    {
+        let (_, first) = gateway.join(name).await;
+        let (_, second) = gateway.join(&format!("not-{name}")).await;
+        let mut mixed = first.clone();
+        mixed.0.insert(REFRESH.to_owned(), second.refresh().to_owned());
+        let out = gateway.post(&format!("/auth/logout{query}")).with_cookies(&mixed);
+        let out = out.by_own_page().send().await.expect(204);
+        let refresh = gateway.post(REFRESHING).with_cookies(&second).by_own_page().send().await;
+        if others {
+            // Neither is one of the others: both go on.
+            expect_no_cookies(&out);
+            expect_in_cookies(&refresh.expect(200));
+            gateway.see(&first, "/private/x").await.expect(200);
+        } else {
+            expect_cleared(&out);
+            refresh.expect_problem(400, "session_expired");
+            for jar in [&first, &second] {
+                gateway.see(jar, "/private/x").await.expect_problem(401, "session_not_found");
+            }
+        }
+    }
 }
 
 // --- Which pages may act ---------------------------------------------------------------------
@@ -778,6 +872,31 @@ async fn only_pages_of_this_site_act_by_a_cookie() {
 }
 
 #[tokio::test]
+async fn a_page_of_another_site_has_nothing_exported() {
+    let (_upstream, gateway) =
+        gateway(&format!("{ON}[limits]\nuser_data = {{ rate = \"1/hour\", by = \"user\" }}\n"))
+            .await;
+    let (id, jar) = gateway.join("ann").await;
+    give(&gateway, &id, &["admin"]).await;
+    let targets = ["/auth/user/data".to_owned(), format!("/auth/admin/users/{id}/data")];
+    for target in &targets {
+        for site in ["cross-site", "same-site"] {
+            let evil = gateway.get(target).with_cookies(&jar).header(SITE, site).send().await;
+            evil.expect_problem(403, "cross_site_request");
+        }
+        gateway.see(&jar, target).await.expect_problem(403, "cross_site_request");
+    }
+    let exported = EventKind::UserDataExported;
+    assert!(events_of(&gateway.store(), exported).await.is_empty());
+    // Nothing was used up of what the user may have.
+    for target in &targets {
+        gateway.get(target).with_cookies(&jar).by_own_page().send().await.expect(200);
+    }
+    assert_eq!(events_of(&gateway.store(), exported).await.len(), 2);
+    gateway.get(&targets[1]).bearer(jar.access()).send().await.expect(200);
+}
+
+#[tokio::test]
 async fn an_administrator_acts_by_a_cookie_from_own_pages_only() {
     let (_upstream, gateway) = gateway(ON).await;
     let (id, jar) = gateway.join("root").await;
@@ -865,6 +984,15 @@ async fn no_upstream_sees_a_cookie_of_ours_and_all_see_the_others_as_they_are() 
             (vec![format!("{ours}; a=1")], vec!["a=1"]),
             (vec!["a=1".to_owned(), ours.clone(), format!("b=2;{ours}")], vec!["a=1", "b=2"]),
             (vec![format!("{ours}; {ours}")], vec![]),
+            // Of two of one name, each upstream takes one: they stay in their order.
+            (vec![format!("sid=1; {ours}"), "sid=2".to_owned()], vec!["sid=1", "sid=2"]),
+            (
+                vec!["b=1".to_owned(), format!("{ours}; sid=1"), "sid=2".to_owned()],
+                vec!["b=1", "sid=1", "sid=2"],
+            ),
+            // Nobody else may read as ours what is none to us.
+            (vec![format!("a=1, {ACCESS}=x; b=2")], vec!["b=2"]),
+            (vec![format!("\"{ACCESS}\"=x; b=2")], vec!["b=2"]),
             (vec!["a=1;; b=2 ; ".to_owned()], vec!["a=1;; b=2 ;"]),
             (vec!["__host-portcullis-access=x".to_owned()], vec!["__host-portcullis-access=x"]),
         ] {
@@ -944,6 +1072,7 @@ async fn an_upstream_sets_cookies_of_its_own_only() {
         Set-Cookie: __Host-portcullis-access=evil; Path=/; Secure\r\n\
         Set-Cookie: __Host-portcullis-refresh=; Max-Age=0\r\n\
         Set-Cookie: =__Host-portcullis-access=evil\r\n\
+        Set-Cookie: ; __Host-portcullis-access=evil\r\n\
         Set-Cookie: __Host-other=1; Path=/; Secure\r\n\
         Content-Length: 2\r\n\r\nok";
     for config in [ON, ""] {

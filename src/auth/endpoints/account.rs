@@ -3,7 +3,7 @@
 use http::StatusCode;
 use http::header::AUTHORIZATION;
 
-use super::cookies::must_be_ours;
+use super::cookies::{kept, must_be_ours};
 use super::{Auth, AuthAnswer, AuthRequest, Endpoint, Seen, split};
 use crate::auth::Policy;
 use crate::auth::accounts::{Bearer, Issued, Keeper, LogoutScope};
@@ -13,7 +13,7 @@ use crate::auth::input::{self, Fields};
 use crate::auth::shapes;
 use crate::config::Limits;
 use crate::identity::caller::OURS;
-use crate::identity::cookies::REFRESH;
+use crate::identity::cookies::{ACCESS, REFRESH};
 use crate::limit::Caller;
 use crate::model::EventKind;
 
@@ -186,31 +186,45 @@ impl Auth {
         };
         self.accounts.log_out(&bearer, scope, &request.origin()).await?;
         if seen.by_cookie && scope != LogoutScope::Others {
+            self.log_out_of_refresh_cookie(&request, &bearer).await?;
             self.clear_cookies(seen);
         }
         Ok(AuthAnswer::no_content())
     }
 
+    /// Ends the session of the refresh cookie where that is another one than the access cookie's: it
+    /// would live on, and nobody would have its token but whoever copied it.
+    async fn log_out_of_refresh_cookie(
+        &self,
+        request: &AuthRequest,
+        ended: &Bearer,
+    ) -> Result<(), AuthError> {
+        let Ok(Some(token)) = kept(request, REFRESH) else { return Ok(()) };
+        match self.accounts.who_shows(&input::Refresh::of_cookie(token)).await? {
+            Some(other) if other.session_id != ended.session_id => {
+                self.accounts.log_out(&other, LogoutScope::Local, &request.origin()).await
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Who logs out. A browser forgets an access token when that expires, but the session goes on
-    /// with the refresh token, so that tells as well whose it is. Cookies of a session that is over
-    /// are taken back all the same.
+    /// with the refresh token, so that tells as well whose it is. Whatever is wrong with cookies,
+    /// they are taken back, also when `[cookies]` was switched off meanwhile: nobody else can.
     async fn leaving(&self, request: &AuthRequest, seen: &mut Seen) -> Result<Bearer, AuthError> {
         let refused = match self.bearer(request, seen) {
             Ok(bearer) => return Ok(bearer),
             Err(error) => error,
         };
-        let is_over = matches!(
-            refused,
-            AuthError::NoAuthorization | AuthError::BadJwt(_) | AuthError::SessionNotFound
-        );
-        let refresh_token = self.cookie(request, REFRESH)?;
-        let by_cookie = seen.by_cookie || refresh_token.is_some();
-        if !is_over || !by_cookie || request.headers.contains_key(AUTHORIZATION) {
+        let has_cookie = |name| !matches!(kept(request, name), Ok(None));
+        if request.headers.contains_key(AUTHORIZATION)
+            || !(has_cookie(ACCESS) || has_cookie(REFRESH))
+        {
             return Err(refused);
         }
         must_be_ours(request)?;
         seen.by_cookie = true;
-        if let Some(token) = refresh_token
+        if let Ok(Some(token)) = kept(request, REFRESH)
             && let Some(bearer) = self.accounts.who_shows(&input::Refresh::of_cookie(token)).await?
         {
             seen.bearer = Some(bearer.clone());

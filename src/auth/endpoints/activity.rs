@@ -2,6 +2,7 @@
 
 use http::StatusCode;
 
+use super::cookies::must_be_ours_by_cookie;
 use super::place::{EventPage, Place};
 use super::{Auth, AuthAnswer, AuthRequest, Endpoint, Seen};
 use crate::auth::accounts::UserData;
@@ -49,6 +50,7 @@ impl Auth {
         seen: &mut Seen,
     ) -> Result<AuthAnswer, AuthError> {
         let bearer = self.bearer(&request, seen)?;
+        must_be_ours_by_cookie(&request, seen)?;
         let caller = Caller {
             user: Some((OURS, bearer.user_id.as_str())),
             ..Caller::anonymous(request.client, &request.path)

@@ -2,8 +2,8 @@
 //! them, and how they are set and taken back. A token that came in a cookie never leaves in a body,
 //! where a script could read it.
 
+use http::HeaderValue;
 use http::header::COOKIE;
-use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
 
 use super::{Auth, AuthRequest, Seen};
@@ -19,15 +19,18 @@ impl Auth {
     /// Who may ask for cookies is looked at before anything else: a page of another site could log
     /// its visitor in to an account of its own, and wait for what is entered there.
     pub(super) fn keeper(&self, request: &AuthRequest) -> Result<Keeper, AuthError> {
+        let is_enabled = self.rules.load().cookies.enabled;
         match request.filled_parameter("cookies")?.as_deref() {
             None | Some("false") => return Ok(Keeper::Client),
             Some("true") => {}
+            // Where nobody knows of cookies, it is a parameter like any other that means nothing.
+            Some(_) if !is_enabled => return Ok(Keeper::Client),
             Some(_) => {
                 let sentence = "`cookies` is true or false";
                 return Err(AuthError::ValidationFailed(sentence.to_owned()));
             }
         }
-        if !self.rules.load().cookies.enabled {
+        if !is_enabled {
             return Err(AuthError::CookiesDisabled);
         }
         must_be_ours(request)?;
@@ -43,7 +46,7 @@ impl Auth {
         if !self.rules.load().cookies.enabled {
             return Ok(None);
         }
-        sole(lines(&request.headers), name).map_err(|Several| AuthError::MalformedCredential)
+        kept(request, name).map_err(|Several| AuthError::MalformedCredential)
     }
 
     /// Has the browser keep a session.
@@ -70,6 +73,12 @@ impl Auth {
     }
 }
 
+/// Refuses to a page of another site what is a `GET` and yet leaves a trace: a letter, an event, a
+/// count. `bearer` refuses the other methods.
+pub(super) fn must_be_ours_by_cookie(request: &AuthRequest, seen: &Seen) -> Result<(), AuthError> {
+    if seen.by_cookie { must_be_ours(request) } else { Ok(()) }
+}
+
 /// Refuses what a page of another site would do by a cookie.
 pub(super) fn must_be_ours(request: &AuthRequest) -> Result<(), AuthError> {
     match request.page {
@@ -78,8 +87,9 @@ pub(super) fn must_be_ours(request: &AuthRequest) -> Result<(), AuthError> {
     }
 }
 
-fn lines(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes)
+/// The value of a cookie of ours that the browser keeps, also while they are off.
+pub(super) fn kept<'r>(request: &'r AuthRequest, name: &str) -> Result<Option<&'r [u8]>, Several> {
+    sole(request.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes), name)
 }
 
 /// RFC 6265bis §4.1.2, with what `__Host-` asks for: `Secure`, `Path=/` and no `Domain`.

@@ -8,7 +8,7 @@ use serde_json::json;
 use url::Url;
 use url::form_urlencoded::Serializer;
 
-use super::cookies::must_be_ours;
+use super::cookies::must_be_ours_by_cookie;
 use super::{Auth, AuthAnswer, AuthRequest, Endpoint, Seen};
 use crate::auth::accounts::{Keeper, Opened, Wish, word_of};
 use crate::auth::error::AuthError;
@@ -134,10 +134,8 @@ impl Auth {
         seen: &mut Seen,
     ) -> Result<AuthAnswer, AuthError> {
         let bearer = self.bearer(&request, seen)?;
-        if seen.by_cookie {
-            // A GET in Supabase Auth, but it sends a letter.
-            must_be_ours(&request)?;
-        }
+        // A GET in Supabase Auth, but it sends a letter.
+        must_be_ours_by_cookie(&request, seen)?;
         let rules = self.rules.load_full();
         let caller = Caller::anonymous(request.client, &request.path);
         self.count(&[rules.limit("mail")], caller, seen).await?;

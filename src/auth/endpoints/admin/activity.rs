@@ -4,6 +4,7 @@ use http::StatusCode;
 use http::header::LINK;
 use jiff::Timestamp;
 
+use super::super::cookies::must_be_ours_by_cookie;
 use super::super::place::{EventPage, NumberedPage};
 use super::super::{Auth, AuthAnswer, AuthRequest, Endpoint, Seen};
 use super::user_id;
@@ -73,6 +74,7 @@ impl Auth {
         seen: &mut Seen,
     ) -> Result<AuthAnswer, AuthError> {
         let admin = self.administrator(&request, seen).await?;
+        must_be_ours_by_cookie(&request, seen)?;
         let data = self.accounts.data_of(&admin, &user_id(&request)?).await?;
         Ok(self.shown_data(&data))
     }
