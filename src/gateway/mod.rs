@@ -40,7 +40,7 @@ use crate::clock::Clock;
 use crate::config::{Algorithm, Config, Problem};
 use crate::events::webhook::Webhook;
 use crate::events::{EventNotes, EventQueue, queue};
-use crate::identity::keys::{self, KeyError, RemoteKeys};
+use crate::identity::keys::{self, KeyError, RemoteKeys, life};
 use crate::identity::{ApiKeys, KeySet, Revocations, Verifier};
 use crate::limit::{LimitError, Limiter};
 use crate::mail::Mailer;

@@ -3,7 +3,8 @@
 //!
 //! A change and its event commit together or not at all. The store knows neither HTTP nor how
 //! passwords, tokens and keys are made; it decides only what must be decided under a lock, and
-//! both backends decide it in the same functions (`rules`). A call ends within two seconds.
+//! both backends decide it in the same functions (`rules`). A call ends within two seconds, but for those that say otherwise: migrations, and
+//! what goes through all events.
 //!
 //! ```text
 //! Store ─┬─ Postgres   pool of connections, row locks          postgres/

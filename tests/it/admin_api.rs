@@ -227,11 +227,20 @@ async fn accounts_are_made_as_they_are_described() {
     assert_eq!(house.get("/users/row-17").await.expect(200).json()["id"], "row-17");
 
     // A hash of another system is upgraded at the login.
-    let hash = "$2b$10$0uBQHY70ikK/HwsBTKG9XeClgFHXSpfoOTW6aswn/IakEchNI/rnS";
+    let hash =
+        "pbkdf2_sha256$3000$6fYW6ZzWuQZr9U9btVE6PI$1BZK84Dwd8FBbg7FMf4IjkDm2zu53CkYYusacG8MmjI=";
     let body = json!({ "email": "old@example.com", "password_hash": hash });
     let old = house.create(&body).await.expect(200).json();
     assert!(old["email_confirmed_at"].is_null());
-    house.gateway.log_in("old@example.com", "Wrong-Password-1").await.expect(401);
+    let kept = async || {
+        let id = id_of(&old).parse().expect("an id");
+        let account = house.gateway.store().account_by_id(&id).await.expect("read").expect("there");
+        account.password_hash.expect("a hash").0.clone()
+    };
+    house.gateway.log_in("old@example.com", "Xorrect Horse 7").await.expect(401);
+    assert_eq!(kept().await, hash);
+    house.gateway.log_in("old@example.com", "correct Horse 7").await.expect(200);
+    assert!(kept().await.starts_with("$argon2id$"));
 
     let ban = json!({ "email": "off@example.com", "password": PASSWORD, "ban_duration": "1h" });
     let off = house.create(&ban).await.expect(200).json();

@@ -161,6 +161,7 @@ async fn accounts_that_cannot_be_made() {
         &["users", "disable", "u-1", "--until", "tomorrow"],
         &["users", "delete", "u-1"],
         &["events", "list", "--kind", "unknown"],
+        &["events", "list", "--outcome", "unknown"],
         &["sessions", "revoke", "u-1", "--session", "x"],
     ] {
         program.run(arguments).await.expect(2);

@@ -78,6 +78,15 @@ async fn an_account_is_changed_on_the_command_line() {
         let told = program.run(&[&["users", "update"], arguments].concat()).await.expect(code);
         assert!(!told.stderr.is_empty(), "{arguments:?}");
     }
+    let listed = async |arguments: &[&str]| {
+        let list = [&["events", "list", "--json"], arguments].concat();
+        program.run(&list).await.expect(0).json_lines()
+    };
+    let failed = listed(&["--outcome", "failure"]).await;
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    let time = failed[0]["time"].as_str().expect("a time");
+    let before = listed(&["--until", time]).await;
+    assert!(!before.is_empty() && before.iter().all(|event| event["time"] != *time));
     let weak = program.run_with(&["users", "update", "u-1", "--password"], "weak").await.expect(1);
     assert!(weak.stdout.is_empty(), "{weak}");
 }

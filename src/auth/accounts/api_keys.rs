@@ -61,6 +61,11 @@ impl Accounts {
             key_event(EventKind::ApiKeyCreated, key, bearer, origin, now)
         })
         .await
+        // The account of a bearer that is gone is a session that is over.
+        .map_err(|error| match error {
+            AuthError::UserNotFound => AuthError::SessionNotFound,
+            other => other,
+        })
     }
 
     /// Stores a new key of a user who then has at most `max`.

@@ -11,7 +11,7 @@ use clap::Subcommand;
 
 use super::serve::Signals;
 use super::{Admin, Context, Failure, table};
-use crate::model::{EventKind, StoredEvent, UserId};
+use crate::model::{EventKind, Outcome, StoredEvent, UserId};
 use crate::store::{EventCursor, EventFilter};
 
 /// How often `tail` looks.
@@ -39,6 +39,12 @@ enum Action {
         /// Only from this time on, for example 2026-11-21T00:00:00Z
         #[arg(long)]
         since: Option<jiff::Timestamp>,
+        /// Only before this time: that of the last one of the page before
+        #[arg(long)]
+        until: Option<jiff::Timestamp>,
+        /// Only with this outcome: success or failure
+        #[arg(long, value_parser = outcome)]
+        outcome: Option<Outcome>,
         /// Most events
         #[arg(long, default_value_t = 50)]
         limit: u32,
@@ -75,11 +81,14 @@ fn kind(word: &str) -> Result<EventKind, String> {
     })
 }
 
+fn outcome(word: &str) -> Result<Outcome, &'static str> {
+    Outcome::from_word(word).ok_or("an outcome is success or failure")
+}
+
 pub(super) fn run(context: &Context, args: Args) -> Result<(), Failure> {
     context.administer(async |admin| match args.action {
-        Action::List { kind, user, email, since, limit, json } => {
-            let filter =
-                EventFilter { kind, user_id: user, email, since, ..EventFilter::default() };
+        Action::List { kind, user, email, since, until, outcome, limit, json } => {
+            let filter = EventFilter { kind, user_id: user, email, outcome, since, until };
             let events = admin.store.events(&filter, limit, None).await?;
             if json {
                 table::print_json(events.iter().map(StoredEvent::to_json));

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use serde_json::Value;
+use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 
 use super::links::CHANGE_OF_ADDRESS;
@@ -11,7 +12,7 @@ use crate::model::{Event, User, UserId};
 use crate::store::admin::{ChangeUser, UserChange, UserPage};
 use crate::store::cases::Sessions;
 use crate::store::error::StoreError;
-use crate::store::record::{self, Record as _};
+use crate::store::record;
 use crate::store::rules::{Planned, plan, whole_micros};
 
 impl Postgres {
@@ -26,7 +27,7 @@ impl Postgres {
             let sql = "-- user_page: all
                 SELECT count(*) FROM users AS u
                 WHERE $1::text IS NULL OR strpos(u.id, $1) > 0 OR strpos(u.email_key, $2) > 0";
-            let count = |row: &tokio_postgres::Row| Ok(row.number(0).ok().flatten().unwrap_or(0));
+            let count = |row: &Row| record::count(row, "users", 0);
             let total = db.one(sql, &[&filter, &folded], count).await?.unwrap_or(0);
             let sql = concat!(
                 "-- user_page\nSELECT ",

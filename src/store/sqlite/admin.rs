@@ -1,7 +1,7 @@
 //! Administration of accounts on SQLite.
 
 use jiff::Timestamp;
-use rusqlite::params;
+use rusqlite::{Row, params};
 use serde_json::Value;
 
 use super::links::CHANGE_OF_ADDRESS;
@@ -11,7 +11,7 @@ use crate::model::{Email, Event, UserId};
 use crate::store::admin::{ChangeUser, UserChange, UserPage};
 use crate::store::cases::Sessions;
 use crate::store::error::StoreError;
-use crate::store::record::{self, Record as _};
+use crate::store::record;
 use crate::store::rules::{Planned, plan, whole_micros};
 
 impl Sqlite {
@@ -27,9 +27,8 @@ impl Sqlite {
             let sql = "-- user_page: all
                 SELECT count(*) FROM users AS u
                 WHERE ?1 IS NULL OR instr(u.id, ?1) > 0 OR instr(u.email_key, ?2) > 0";
-            let total = db.one(sql, params![filter, folded], |row| {
-                Ok(row.number(0).ok().flatten().unwrap_or(0))
-            })?;
+            let count = |row: &Row<'_>| record::count(row, "users", 0);
+            let total = db.one(sql, params![filter, folded], count)?.unwrap_or(0);
             let sql = concat!(
                 "-- user_page\nSELECT ",
                 user_columns!(),
@@ -40,7 +39,7 @@ impl Sqlite {
             let after = i64::try_from(after).unwrap_or(i64::MAX);
             let users =
                 db.all(sql, params![filter, folded, after, limit], |row| record::user(row, 0))?;
-            Ok(UserPage { users, total: total.and_then(|n| u64::try_from(n).ok()).unwrap_or(0) })
+            Ok(UserPage { users, total: u64::try_from(total).unwrap_or(0) })
         })
         .await
     }

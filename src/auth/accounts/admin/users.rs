@@ -32,7 +32,7 @@ impl Accounts {
     /// with.
     ///
     /// # Errors
-    /// [`AuthError::EmailExists`], [`AuthError::UserAlreadyExists`] for the id,
+    /// [`AuthError::EmailExists`], [`AuthError::IdExists`],
     /// [`AuthError::WeakPassword`], [`AuthError::ValidationFailed`]; what hashing and storing may meet.
     pub async fn create_user(
         &self,
