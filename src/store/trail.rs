@@ -3,6 +3,8 @@
 //! A writer's numbers are 1, 2, 3, …, given in the transactions that store the events. So what is
 //! stored and what the retention removed must together be all numbers up to the last one.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -53,13 +55,26 @@ impl Trail {
     }
 
     /// Adds the numbers at the end that are not there.
-    pub(super) fn with_end(mut self) -> Self {
+    fn with_end(mut self) -> Self {
         let last = self.span.map_or(0, |(_, last)| last).max(self.removed_up_to);
         if last < self.last_number {
             self.missing.push((last + 1, self.last_number));
         }
         self
     }
+}
+
+/// Trails with the numbers that are missing: of each writer from one to another, and those at the end.
+pub(super) fn completed(trails: Vec<Trail>, missing: Vec<(Uuid, i64, i64)>) -> Vec<Trail> {
+    let mut missing_of: HashMap<Uuid, Vec<(i64, i64)>> = HashMap::new();
+    for (writer, from, to) in missing {
+        missing_of.entry(writer).or_default().push((from, to));
+    }
+    let completed = |trail: Trail| {
+        let missing = missing_of.remove(&trail.writer).unwrap_or_default();
+        Trail { missing, ..trail }.with_end()
+    };
+    trails.into_iter().map(completed).collect()
 }
 
 /// Which events an archive has; every condition that is given must hold.

@@ -1,7 +1,5 @@
 //! Events as a whole on PostgreSQL.
 
-use std::collections::HashMap;
-
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -9,7 +7,7 @@ use super::{Param, Postgres};
 use crate::store::error::StoreError;
 use crate::store::record::{self, event_columns};
 use crate::store::rules::whole_micros;
-use crate::store::trail::{EventPage, EventSelection, Trail};
+use crate::store::trail::{EventPage, EventSelection, Trail, completed};
 
 impl Postgres {
     pub(in crate::store) async fn check_events(
@@ -20,15 +18,7 @@ impl Postgres {
             let trails = db.all(record::trails_sql!(), &[], record::trail).await?;
             let params: &[Param<'_>] = &[&i64::from(max_missing)];
             let missing = db.all(record::missing_sql!("$1"), params, record::missing).await?;
-            let mut missing_of: HashMap<Uuid, Vec<(i64, i64)>> = HashMap::new();
-            for (writer, from, to) in missing {
-                missing_of.entry(writer).or_default().push((from, to));
-            }
-            let completed = |trail: Trail| {
-                let missing = missing_of.remove(&trail.writer).unwrap_or_default();
-                Trail { missing, ..trail }.with_end()
-            };
-            Ok(trails.into_iter().map(completed).collect())
+            Ok(completed(trails, missing))
         })
         .await
     }

@@ -1,7 +1,5 @@
 //! Events as a whole on SQLite.
 
-use std::collections::HashMap;
-
 use jiff::Timestamp;
 use rusqlite::params;
 use serde_json::json;
@@ -10,7 +8,7 @@ use uuid::Uuid;
 use super::{Sqlite, micros};
 use crate::store::error::StoreError;
 use crate::store::record::{self, event_columns};
-use crate::store::trail::{EventPage, EventSelection, Trail};
+use crate::store::trail::{EventPage, EventSelection, Trail, completed};
 
 impl Sqlite {
     pub(in crate::store) async fn check_events(
@@ -21,15 +19,7 @@ impl Sqlite {
             let trails = db.all(record::trails_sql!(), [], |row| record::trail(row))?;
             let sql = record::missing_sql!("?1");
             let missing = db.all(sql, [max_missing], |row| record::missing(row))?;
-            let mut missing_of: HashMap<Uuid, Vec<(i64, i64)>> = HashMap::new();
-            for (writer, from, to) in missing {
-                missing_of.entry(writer).or_default().push((from, to));
-            }
-            let completed = |trail: Trail| {
-                let missing = missing_of.remove(&trail.writer).unwrap_or_default();
-                Trail { missing, ..trail }.with_end()
-            };
-            Ok(trails.into_iter().map(completed).collect())
+            Ok(completed(trails, missing))
         })
         .await
     }

@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use super::{Accounts, Bearer, Origin, failed};
 use crate::auth::error::AuthError;
 use crate::identity::{Identity, Rejection};
-use crate::model::{Event, EventKind, Outcome, SessionId, User, UserId};
+use crate::model::{Event, EventKind, Outcome, User, UserId};
 
 pub use self::keys::MadeKey;
 pub use self::limits::LimitState;
@@ -40,7 +40,6 @@ pub enum Asking {
 /// Who may act as an administrator, and from where. Made by [`Accounts::administrator`] alone.
 pub struct Administrator {
     id: UserId,
-    session_id: Option<SessionId>,
     origin: Origin,
 }
 
@@ -48,11 +47,6 @@ impl Administrator {
     /// The user.
     pub fn id(&self) -> &UserId {
         &self.id
-    }
-
-    /// The session, if it is none of a program.
-    pub fn session_id(&self) -> Option<SessionId> {
-        self.session_id
     }
 
     /// Where the request came from.
@@ -92,15 +86,15 @@ impl Accounts {
         asking: Asking,
         origin: Origin,
     ) -> Result<Administrator, AuthError> {
-        let (id, session_id) = match &asking {
-            Asking::Session(bearer) => (bearer.user_id.clone(), Some(bearer.session_id)),
+        let id = match &asking {
+            Asking::Session(bearer) => bearer.user_id.clone(),
             Asking::Program(identity) => {
                 let machine = identity.machine.as_ref();
                 if !machine.is_some_and(|machine| machine.scopes.iter().any(|s| s == ADMIN)) {
                     return Err(AuthError::NotAdmin);
                 }
                 let id = identity.subject.parse();
-                (id.map_err(|_| AuthError::BadJwt(Rejection::Claim("sub")))?, None)
+                id.map_err(|_| AuthError::BadJwt(Rejection::Claim("sub")))?
             }
         };
         let user = self.store.user(&id).await.map_err(failed)?;
@@ -109,11 +103,14 @@ impl Accounts {
         if !is_admin || user.is_disabled(self.clock.now()) {
             return Err(AuthError::NotAdmin);
         }
-        if let Asking::Session(bearer) = &asking {
-            self.running_session(bearer).await?;
-            self.second_factor_was_shown(bearer, &user).await?;
+        match &asking {
+            Asking::Session(bearer) if user.has_second_factor() => {
+                self.second_factor_was_shown(bearer, &user).await?;
+            }
+            Asking::Session(bearer) => drop(self.running_session(bearer).await?),
+            Asking::Program(_) => {}
         }
-        Ok(Administrator { id, session_id, origin })
+        Ok(Administrator { id, origin })
     }
 
     /// The user with this id.

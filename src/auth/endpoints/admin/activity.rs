@@ -1,7 +1,7 @@
 //! Sessions, the record, and all that is stored of somebody.
 
-use http::StatusCode;
 use http::header::LINK;
+use http::{HeaderValue, StatusCode};
 use jiff::Timestamp;
 
 use super::super::cookies::must_be_ours_by_cookie;
@@ -108,15 +108,20 @@ impl Auth {
         let from = usize::try_from(page.after()).unwrap_or(usize::MAX).min(found.len());
         let body = shapes::admin::audit(&found[from..]);
         let mut answer = AuthAnswer::json(StatusCode::OK, &body);
-        if there_is_more && last < MAX_AUDIT {
-            let next =
-                format!("<?page={}&per_page={}>; rel=\"next\"", page.page + 1, page.per_page);
-            if let Ok(next) = next.parse() {
-                answer.headers.insert(LINK, next);
-            }
+        if there_is_more && let Some(next) = page_after(page) {
+            let next = HeaderValue::try_from(next).expect("digits and our own words");
+            answer.headers.insert(LINK, next);
         }
         Ok(answer)
     }
+}
+
+/// `Link` (RFC 8288) to the page after this one; `None`: numbered pages end before it does.
+fn page_after(page: NumberedPage) -> Option<String> {
+    let NumberedPage { page, per_page } = page;
+    let next = NumberedPage { page: page.checked_add(1)?, per_page };
+    let is_whole = next.after() + u64::from(per_page) <= MAX_AUDIT;
+    is_whole.then(|| format!("<?page={}&per_page={per_page}>; rel=\"next\"", next.page))
 }
 
 fn filter(request: &AuthRequest) -> Result<EventFilter, AuthError> {
@@ -149,4 +154,19 @@ fn filter(request: &AuthRequest) -> Result<EventFilter, AuthError> {
 
 fn invalid(sentence: &str) -> AuthError {
     AuthError::ValidationFailed(sentence.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_page_of_the_record_leads_to_one_that_is_refused() {
+        let after = |page, per_page| page_after(NumberedPage { page, per_page });
+        assert_eq!(after(1, 50).as_deref(), Some(r#"<?page=2&per_page=50>; rel="next""#));
+        assert_eq!(after(32, 300).as_deref(), Some(r#"<?page=33&per_page=300>; rel="next""#));
+        assert_eq!(after(33, 300), None, "the next one would end at 10,200");
+        assert_eq!(after(9, 1000).as_deref(), Some(r#"<?page=10&per_page=1000>; rel="next""#));
+        assert_eq!(after(10, 1000), None);
+    }
 }
