@@ -12,6 +12,9 @@ use crate::store::Lane;
 /// Longest label of a count, in bytes: a route may have a long name.
 const MAX_LABEL: usize = 256;
 
+/// What failed logins are called beside the limits, in events and answers.
+pub const LOGIN_GUARD: &str = "login_guard";
+
 /// Logins. Strangers fill up a count of their own, not that of the account's known places.
 pub fn login(email: &Email, lane: &Lane) -> String {
     format!("{} {}", email.key(), lane.name())

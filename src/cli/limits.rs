@@ -7,7 +7,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::{Admin, Context, Failure, table, when};
-use crate::auth::counted::{Counter, NoCounter, Whose};
+use crate::auth::counted::{Counter, LOGIN_GUARD, NoCounter, Whose};
 use crate::config::Limit;
 use crate::identity::caller::OURS;
 use crate::limit::Limiter;
@@ -177,7 +177,7 @@ async fn show_login(admin: &Admin, email: &Email, json: bool) -> Result<(), Fail
 
 async fn reset_login(admin: &Admin, email: &Email) -> Result<(), Failure> {
     let mut event = admin.event(EventKind::LimitReset, None);
-    event.reason = Some("login_guard".to_owned());
+    event.reason = Some(LOGIN_GUARD.to_owned());
     event.email = Some(email.address().to_owned());
     let forgotten = admin.store.clear_guards(email, &event).await?;
     println!("forgot the failed logins of {} from {forgotten} places", email.address());

@@ -6,14 +6,12 @@ use secrecy::SecretString;
 
 use super::hook::{HookError, Profile, Told};
 use super::{Accounts, Issued, MAX_EMAIL, Origin, RETRY_AFTER, failed};
+use crate::auth::counted::LOGIN_GUARD;
 use crate::auth::error::{AuthError, OverLimit};
 use crate::auth::input;
 use crate::auth::password::Verdict;
 use crate::model::{Account, Email, Event, EventKind, Outcome, User, UserId, clean_text};
 use crate::store::{self, Lane, LoginState, NewLogin, StoreError};
-
-/// The name of the pauses after failed logins, beside those of `[limits]`.
-const GUARD: &str = "login_guard";
 
 /// What becomes of the right password of an account whose address is not proved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +50,7 @@ impl Accounts {
             .and_then(|until| Duration::try_from(now.duration_until(until)).ok())
         {
             Some(retry_after) if !retry_after.is_zero() => {
-                let rule = GUARD.to_owned();
+                let rule = LOGIN_GUARD.to_owned();
                 let email = Some(email.address().to_owned());
                 Err(AuthError::OverLimit(OverLimit { rule, retry_after, email }))
             }

@@ -3,7 +3,7 @@
 
 use super::super::{Accounts, failed};
 use super::Administrator;
-use crate::auth::counted::Counter;
+use crate::auth::counted::{Counter, LOGIN_GUARD};
 use crate::auth::error::AuthError;
 use crate::limit::{Decision, LimitError, Limiter};
 use crate::model::{Email, Event, EventKind};
@@ -71,7 +71,7 @@ impl Accounts {
         email: &Email,
     ) -> Result<(), AuthError> {
         let event = Event {
-            reason: Some("login_guard".to_owned()),
+            reason: Some(LOGIN_GUARD.to_owned()),
             email: Some(email.address().to_owned()),
             ..admin.event(EventKind::LimitReset, None, self.clock.now())
         };

@@ -5,13 +5,10 @@ use std::str::FromStr;
 use http::StatusCode;
 
 use super::super::{Auth, AuthAnswer, AuthRequest, Endpoint, Seen};
-use crate::auth::counted::{Counter, NoCounter, Whose};
+use crate::auth::counted::{Counter, LOGIN_GUARD, NoCounter, Whose};
 use crate::auth::error::AuthError;
 use crate::auth::shapes;
 use crate::model::Email;
-
-/// The name by which failed logins are known beside the limits, as in events.
-const LOGIN_GUARD: &str = "login_guard";
 
 pub(super) const ENDPOINTS: &[Endpoint] = &[
     Endpoint::new("GET", "/admin/limits", |auth, request, seen| {
